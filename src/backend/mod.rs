@@ -1,0 +1,351 @@
+//! The one list of operations that training and inference are made of.
+//!
+//! Every operation is given by its formula, the shapes and dtypes of its operands and which outputs are written (`=`)
+//! and which are accumulated (`+=`). [`reference::Reference`] computes them by plain loops in f64 and is the truth that
+//! the others are held to; [`cpu::Cpu`] computes them with SIMD.
+//!
+//! Conventions, for every operation:
+//! - Matrices are row-major and dense. `tokens` counts all tokens of all rows; a row is one sequence of the batch.
+//! - `Act` is the storage type of weights and activations (bf16, f32; f64 in the reference), `Stat` the type of sums,
+//!   statistics, gradients of weights, master weights and moments (f32; f64 in the reference). Products of `Act`s are
+//!   accumulated in `Stat` and rounded once when stored.
+//! - A buffer may be longer than the operation needs; the rest is neither read nor written. A shorter one is refused.
+//! - Outputs come first, then inputs, then sizes. An output never aliases an input unless the operation says "in place".
+//! - Gradients of activations are written (`=`) unless said otherwise; gradients of weights are accumulated (`+=`).
+//! - Same inputs, same backend: the same bits, for any number of threads.
+//! - FLOPs count a multiply-add as two. Bytes are the least that must move, each operand once.
+
+pub mod cpu;
+pub mod reference;
+
+use crate::error::Result;
+use crate::index::{ChunkSpan, DocumentId, RopePosition, TokenId};
+use bytemuck::Pod;
+
+/// What a buffer may hold.
+pub trait Element: Pod + Send + Sync + Default + std::fmt::Debug + 'static {
+    const NAME: &'static str;
+}
+
+/// A number that weights, activations or statistics are kept in.
+pub trait Float: Element + PartialOrd {
+    fn from_f64(x: f64) -> Self;
+    fn to_f64(self) -> f64;
+}
+
+macro_rules! element {
+    ($($ty:ty => $name:literal),* $(,)?) => { $(impl Element for $ty { const NAME: &'static str = $name; })* };
+}
+element! {
+    half::bf16 => "bf16", f32 => "f32", f64 => "f64", u8 => "u8", u64 => "u64",
+    TokenId => "u32", RopePosition => "u32", DocumentId => "u32", ChunkSpan => "2xu32",
+}
+
+impl Float for half::bf16 {
+    #[inline(always)]
+    fn from_f64(x: f64) -> Self {
+        half::bf16::from_f64(x)
+    }
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        f64::from(self)
+    }
+}
+impl Float for f32 {
+    #[inline(always)]
+    fn from_f64(x: f64) -> Self {
+        x as f32
+    }
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        f64::from(self)
+    }
+}
+impl Float for f64 {
+    #[inline(always)]
+    fn from_f64(x: f64) -> Self {
+        x
+    }
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        self
+    }
+}
+
+/// A run of elements in the memory of a backend.
+pub trait Buffer<T>: Send + Sync {
+    fn len(&self) -> usize;
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// y[M,N] from x[M,K] and w[N,K] (and the two products that undo it). FLOPs 2·M·N·K.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MatmulShape {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+}
+
+/// Whether a product overwrites its output or adds to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// `=`: the output is never read.
+    Overwrite,
+    /// `+=`: read, added in `Stat`, rounded once.
+    Accumulate,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct NormShape {
+    pub tokens: usize,
+    pub width: usize,
+    /// Added to the mean square under the root.
+    pub eps: f64,
+}
+
+/// Which elements of a head form the pairs that are rotated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PairLayout {
+    /// (x[i], x[i + rotary_dim/2]): LLaMA and most others.
+    HalfSplit,
+    /// (x[2i], x[2i+1]): GPT-J.
+    Interleaved,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// By +angle, as in the forward pass.
+    Forward,
+    /// By -angle: the gradient of the forward rotation, which is its transpose.
+    Backward,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct RopeShape {
+    pub rows: usize,
+    /// Tokens per row.
+    pub tokens: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// Leading elements of each head that are rotated; even, at most head_dim.
+    pub rotary_dim: usize,
+    pub pairs: PairLayout,
+    /// Multiplies cos and sin (YaRN's attention factor), in both directions; 1 for plain RoPE.
+    pub attention_factor: f64,
+}
+
+/// The rope position of every token, as the kernel takes it.
+pub enum Places<'a, B: Backend> {
+    /// `per_row` spans for each row, [rows, per_row], starts ascending, the first 0.
+    Spans { spans: &'a B::Buf<ChunkSpan>, per_row: usize },
+    /// One position for each token, [rows, tokens].
+    List(&'a B::Buf<RopePosition>),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionShape {
+    /// Sequences; each attends only within itself.
+    pub rows: usize,
+    /// Queries per row. Query i sits at sequence index keys - queries + i and sees keys 0..=that index.
+    pub queries: usize,
+    /// Keys per row, at least `queries`. More than `queries` when the first ones come from a KV cache.
+    pub keys: usize,
+    pub heads: usize,
+    /// Divides `heads`; head h reads key/value head h / (heads / kv_heads).
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// Multiplies the scores before the softmax, 1/sqrt(head_dim) as a rule.
+    pub scale: f64,
+    /// Sliding window: a query sees only keys less than this many places back (itself included). None: all of them.
+    pub window: Option<usize>,
+}
+
+impl AttentionShape {
+    /// Multiply-adds of the causal forward pass, as FLOPs: two products over the visible pairs. Backward takes 2.5 times.
+    pub fn flops(&self) -> f64 {
+        let past = (self.keys - self.queries) as f64;
+        let pairs = self.queries as f64 * past + 0.5 * self.queries as f64 * (self.queries as f64 + 1.0);
+        4.0 * self.rows as f64 * self.heads as f64 * self.head_dim as f64 * pairs
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct HeadShape {
+    pub tokens: usize,
+    pub width: usize,
+    pub vocab: usize,
+}
+
+/// Where [`Backend::head_loss`] leaves gradients.
+pub struct HeadGrad<'a, B: Backend> {
+    /// [tokens, width], `=`.
+    pub dx: &'a mut B::Buf<B::Act>,
+    /// [vocab, width], `+=`.
+    pub dw: &'a mut B::Buf<B::Stat>,
+    /// Multiplies every token's gradient: 1 / (tokens that are scored in the whole optimizer step).
+    pub scale: f64,
+}
+
+/// One parameter in [`Backend::adamw`]. All buffers have the same length.
+pub struct AdamTensor<'a, B: Backend> {
+    /// What the forward pass reads; written.
+    pub param: &'a mut B::Buf<B::Act>,
+    /// The parameter in full precision. None where `Act` is already as fine as `Stat`: then `param` is the master.
+    pub master: Option<&'a mut B::Buf<B::Stat>>,
+    /// First moment.
+    pub m: &'a mut B::Buf<B::Stat>,
+    /// Second moment.
+    pub v: &'a mut B::Buf<B::Stat>,
+    pub grad: &'a B::Buf<B::Stat>,
+    /// Decoupled weight decay of this tensor (0 for norms and biases).
+    pub decay: f64,
+}
+
+/// The step's numbers in [`Backend::adamw`].
+#[derive(Clone, Copy, Debug)]
+pub struct AdamStep {
+    pub lr: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    /// 1, 2, 3, ...: for the bias corrections 1 - beta^step.
+    pub step: u64,
+    /// Multiplies every gradient first: clipping by global norm.
+    pub grad_scale: f64,
+}
+
+/// An operation with its sizes, to ask how much scratch memory it takes.
+#[derive(Clone, Copy, Debug)]
+pub enum ScratchFor {
+    MatmulNt(MatmulShape),
+    MatmulNn(MatmulShape),
+    MatmulTn(MatmulShape),
+    NormBackward(NormShape),
+    Attention(AttentionShape),
+    AttentionBackward(AttentionShape),
+    /// `true` with gradients.
+    HeadLoss(HeadShape, bool),
+}
+
+/// The operations. Sizes in brackets are those of the operands' used part.
+pub trait Backend: Send + Sync + Sized + 'static {
+    type Act: Float;
+    type Stat: Float;
+    type Buf<T: Element>: Buffer<T>;
+
+    /// A zeroed buffer. Zero elements are allowed and take no memory.
+    fn alloc<T: Element>(&self, len: usize) -> Result<Self::Buf<T>>;
+    /// dst[at .. at+src.len()] = src.
+    fn upload<T: Element>(&self, dst: &mut Self::Buf<T>, at: usize, src: &[T]) -> Result<()>;
+    /// dst = src[at .. at+dst.len()].
+    fn download<T: Element>(&self, dst: &mut [T], src: &Self::Buf<T>, at: usize) -> Result<()>;
+    /// dst[dst_at .. dst_at+len] = src[src_at .. src_at+len].
+    fn copy<T: Element>(
+        &self, dst: &mut Self::Buf<T>, dst_at: usize, src: &Self::Buf<T>, src_at: usize, len: usize,
+    ) -> Result<()>;
+    /// x[0..len] = 0.
+    fn zero<T: Element>(&self, x: &mut Self::Buf<T>, len: usize) -> Result<()>;
+
+    /// Bytes of working memory that the operation takes beside its operands.
+    fn scratch_bytes(&self, op: ScratchFor) -> usize;
+    /// Takes the working memory for all operations to come; called once, before the first.
+    fn reserve_scratch(&self, bytes: usize) -> Result<()>;
+
+    /// y[t,:] = table[ids[t],:]. y[tokens,width], table[vocab,width], ids[tokens] below vocab.
+    fn embed(
+        &self, y: &mut Self::Buf<Self::Act>, table: &Self::Buf<Self::Act>, ids: &Self::Buf<TokenId>, s: HeadShape,
+    ) -> Result<()>;
+    /// Undoes `embed`: d_table[ids[t],:] += dy[t,:], tokens in ascending order.
+    fn embed_backward(
+        &self, d_table: &mut Self::Buf<Self::Stat>, dy: &Self::Buf<Self::Act>, ids: &Self::Buf<TokenId>, s: HeadShape,
+    ) -> Result<()>;
+
+    /// y[t,i] = x[t,i]·rstd[t]·w[i], rstd[t] = 1/sqrt(mean_i x[t,i]² + eps). y, x[tokens,width], w[width], rstd[tokens].
+    fn rmsnorm(
+        &self, y: &mut Self::Buf<Self::Act>, rstd: &mut Self::Buf<Self::Stat>, x: &Self::Buf<Self::Act>,
+        w: &Self::Buf<Self::Act>, s: NormShape,
+    ) -> Result<()>;
+    /// Undoes `rmsnorm`: with g = dy·w and x̂ = x·rstd, dx[t,i] += rstd[t]·(g[t,i] − x̂[t,i]·mean_j(g[t,j]·x̂[t,j])),
+    /// dw[i] += Σ_t dy[t,i]·x̂[t,i]. dx is accumulated because it already holds the residual branch's gradient.
+    #[allow(clippy::too_many_arguments)]
+    fn rmsnorm_backward(
+        &self, dx: &mut Self::Buf<Self::Act>, dw: &mut Self::Buf<Self::Stat>, dy: &Self::Buf<Self::Act>,
+        x: &Self::Buf<Self::Act>, rstd: &Self::Buf<Self::Stat>, w: &Self::Buf<Self::Act>, s: NormShape,
+    ) -> Result<()>;
+
+    /// y = x·wᵀ (+ bias) (+ residual). y[m,n], x[m,k], w[n,k], bias[n], residual[m,n].
+    fn matmul_nt(
+        &self, y: &mut Self::Buf<Self::Act>, x: &Self::Buf<Self::Act>, w: &Self::Buf<Self::Act>,
+        bias: Option<&Self::Buf<Self::Act>>, residual: Option<&Self::Buf<Self::Act>>, s: MatmulShape,
+    ) -> Result<()>;
+    /// Undoes `matmul_nt` for x: dx (= or +=) dy·w. dx[m,k], dy[m,n], w[n,k].
+    fn matmul_nn(
+        &self, dx: &mut Self::Buf<Self::Act>, dy: &Self::Buf<Self::Act>, w: &Self::Buf<Self::Act>, write: Write,
+        s: MatmulShape,
+    ) -> Result<()>;
+    /// Undoes `matmul_nt` for w: dw += dyᵀ·x. dw[n,k], dy[m,n], x[m,k].
+    fn matmul_tn(
+        &self, dw: &mut Self::Buf<Self::Stat>, dy: &Self::Buf<Self::Act>, x: &Self::Buf<Self::Act>, s: MatmulShape,
+    ) -> Result<()>;
+    /// Undoes the bias of `matmul_nt`: db[n] += Σ_m dy[m,n].
+    fn bias_backward(&self, db: &mut Self::Buf<Self::Stat>, dy: &Self::Buf<Self::Act>, m: usize, n: usize)
+    -> Result<()>;
+
+    /// In place: each pair (a,b) of q and k becomes f·(a·cos φ − b·sin φ, b·cos φ + a·sin φ), φ = ±position·2π·turns[pair]/2^64
+    /// (wrapping product: exact), f the attention factor. q[rows,tokens,heads,head_dim], k likewise with kv_heads,
+    /// turns[rotary_dim/2]: each pair's frequency in turns per position as a 64-bit binary fraction.
+    fn rope(
+        &self, q: &mut Self::Buf<Self::Act>, k: &mut Self::Buf<Self::Act>, places: Places<'_, Self>,
+        turns: &Self::Buf<u64>, direction: Direction, s: RopeShape,
+    ) -> Result<()>;
+
+    /// y[i] = silu(gate[i])·up[i], silu(x) = x/(1+e^-x).
+    fn swiglu(
+        &self, y: &mut Self::Buf<Self::Act>, gate: &Self::Buf<Self::Act>, up: &Self::Buf<Self::Act>, len: usize,
+    ) -> Result<()>;
+    /// Undoes `swiglu`: with σ = 1/(1+e^-gate), d_gate = dy·up·σ·(1 + gate·(1−σ)), d_up = dy·gate·σ.
+    fn swiglu_backward(
+        &self, d_gate: &mut Self::Buf<Self::Act>, d_up: &mut Self::Buf<Self::Act>, dy: &Self::Buf<Self::Act>,
+        gate: &Self::Buf<Self::Act>, up: &Self::Buf<Self::Act>, len: usize,
+    ) -> Result<()>;
+
+    /// o_i = Σ_j p_ij v_j, p_ij = exp(scale·q_i·k_j − lse_i), over the keys that query i sees: causal by sequence index,
+    /// within the window, of the same document (documents[rows,keys]). o, q[rows,queries,heads,head_dim],
+    /// k, v[rows,keys,kv_heads,head_dim], lse[rows,heads,queries] the log-sum-exp of the scores. Nothing of size T×T exists.
+    #[allow(clippy::too_many_arguments)]
+    fn attention(
+        &self, o: &mut Self::Buf<Self::Act>, lse: &mut Self::Buf<Self::Stat>, q: &Self::Buf<Self::Act>,
+        k: &Self::Buf<Self::Act>, v: &Self::Buf<Self::Act>, documents: Option<&Self::Buf<DocumentId>>,
+        s: AttentionShape,
+    ) -> Result<()>;
+    /// Undoes `attention` (queries == keys): with δ_i = do_i·o_i, ds_ij = p_ij·(do_i·v_j − δ_i),
+    /// dq_i = scale·Σ_j ds_ij k_j, dk_j = scale·Σ_i ds_ij q_i, dv_j = Σ_i p_ij do_i; p is recomputed from lse.
+    #[allow(clippy::too_many_arguments)]
+    fn attention_backward(
+        &self, dq: &mut Self::Buf<Self::Act>, dk: &mut Self::Buf<Self::Act>, dv: &mut Self::Buf<Self::Act>,
+        d_o: &Self::Buf<Self::Act>, o: &Self::Buf<Self::Act>, lse: &Self::Buf<Self::Stat>, q: &Self::Buf<Self::Act>,
+        k: &Self::Buf<Self::Act>, v: &Self::Buf<Self::Act>, documents: Option<&Self::Buf<DocumentId>>,
+        s: AttentionShape,
+    ) -> Result<()>;
+
+    /// Head and cross-entropy in one chunked step: nll[t] = log Σ_j exp(z_tj) − z_t,target, z = x·wᵀ; 0 where the target is
+    /// [`TokenId::IGNORED`]. With `grad`: dx = scale·(softmax(z) − onehot)·w, dw += scale·(softmax(z) − onehot)ᵀ·x, zero
+    /// for ignored tokens. nll[tokens], x[tokens,width], w[vocab,width]. No buffer of size [tokens, vocab] exists.
+    fn head_loss(
+        &self, nll: &mut Self::Buf<Self::Stat>, x: &Self::Buf<Self::Act>, w: &Self::Buf<Self::Act>,
+        targets: &Self::Buf<TokenId>, grad: Option<HeadGrad<'_, Self>>, s: HeadShape,
+    ) -> Result<()>;
+    /// logits = x·wᵀ, unrounded. logits[tokens,vocab] in `Stat`; for a few tokens at a time.
+    fn head_logits(
+        &self, logits: &mut Self::Buf<Self::Stat>, x: &Self::Buf<Self::Act>, w: &Self::Buf<Self::Act>, s: HeadShape,
+    ) -> Result<()>;
+
+    /// Σ x[i]² over 0..len, summed in a fixed order.
+    fn sum_squares(&self, x: &Self::Buf<Self::Stat>, len: usize) -> Result<f64>;
+    /// AdamW (Loshchilov & Hutter, 1711.05101) on every tensor: g = grad·grad_scale, m = β1·m + (1−β1)·g,
+    /// v = β2·v + (1−β2)·g², p −= lr·(m̂/(√v̂ + eps) + decay·p) with m̂ = m/(1−β1^step), v̂ = v/(1−β2^step); param = p rounded.
+    fn adamw(&self, tensors: &mut [AdamTensor<'_, Self>], step: AdamStep) -> Result<()>;
+}
