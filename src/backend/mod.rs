@@ -16,6 +16,7 @@
 //! - FLOPs count a multiply-add as two. Bytes are the least that must move, each operand once.
 
 pub mod cpu;
+pub mod device;
 pub mod reference;
 
 use crate::error::Result;

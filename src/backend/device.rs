@@ -1,0 +1,60 @@
+//! From `--device`, `--dtype` and `--threads` to a backend.
+
+use super::Backend;
+use super::cpu::Cpu;
+use crate::error::{Error, Result};
+
+/// What weights and activations are stored as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum DType {
+    /// bf16 storage, f32 sums, master weights and moments.
+    #[default]
+    Bf16,
+    /// All in f32.
+    F32,
+}
+
+/// Where to compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// The GPU when there is one that this build can use, else the CPU.
+    #[default]
+    Auto,
+    Cpu,
+    Cuda(usize),
+}
+
+impl std::str::FromStr for Device {
+    type Err = String;
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "auto" => Ok(Device::Auto),
+            "cpu" => Ok(Device::Cpu),
+            "cuda" => Ok(Device::Cuda(0)),
+            _ => text
+                .strip_prefix("cuda:")
+                .and_then(|n| n.parse().ok())
+                .map(Device::Cuda)
+                .ok_or_else(|| "must be auto, cpu or cuda:N, as in cuda:0".to_string()),
+        }
+    }
+}
+
+/// Work that runs on whichever backend was chosen.
+pub trait Job {
+    type Out;
+    fn run<B: Backend>(self, backend: &B) -> Result<Self::Out>;
+}
+
+/// Why there is no CUDA here.
+pub const NO_CUDA: &str = "this build has no CUDA kernels; use --device cpu or auto";
+
+/// Runs `job` on the backend for the device and dtype. `threads`: 0 for all cores.
+pub fn dispatch<J: Job>(device: Device, dtype: DType, threads: usize, job: J) -> Result<J::Out> {
+    match (device, dtype) {
+        (Device::Cuda(n), _) => Err(Error::Device { device: format!("cuda:{n}"), problem: NO_CUDA.into() }),
+        (_, DType::Bf16) => job.run(&Cpu::<half::bf16>::new(threads)?),
+        (_, DType::F32) => job.run(&Cpu::<f32>::new(threads)?),
+    }
+}

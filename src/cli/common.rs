@@ -1,0 +1,127 @@
+//! Flags that several commands share, and what they open.
+
+use crate::backend::Backend;
+use crate::backend::device::{DType, Device};
+use crate::checkpoint::Weights;
+use crate::data::Tokenizer;
+use crate::error::{Error, Result};
+use crate::infer::{DEFAULT_CHUNK, Session};
+use crate::memory::{self, Kind, Ledger};
+use crate::model::{Config, Model};
+use crate::rope::{self, Rope, ScalingKind};
+use clap::Args;
+use std::path::PathBuf;
+
+/// Threads and quiet: every command has them.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Threads to compute with [default: all cores]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, help_heading = "General")]
+    pub threads: usize,
+    /// Print results only: no progress bars, no notes
+    #[arg(long, help_heading = "General")]
+    pub quiet: bool,
+}
+
+impl Common {
+    /// A note on standard error.
+    pub fn note(&self, sentence: &str) {
+        if !self.quiet {
+            eprintln!("{sentence}");
+        }
+    }
+}
+
+/// `--json FILE`, where a command produces numbers.
+#[derive(Debug, Args)]
+pub struct Json {
+    /// Write the numbers to this file too
+    #[arg(long, value_name = "FILE", help_heading = "General")]
+    pub json: Option<PathBuf>,
+}
+
+impl Json {
+    pub fn write(&self, value: &impl serde::Serialize) -> Result<()> {
+        let Some(path) = &self.json else { return Ok(()) };
+        let text = serde_json::to_string_pretty(value)
+            .map_err(|e| Error::file(path, format!("a result cannot be written as JSON: {e}")))?;
+        std::fs::write(path, text + "\n").map_err(|e| Error::io(path, "writing the results", e))
+    }
+}
+
+/// Where to compute.
+#[derive(Debug, Args)]
+pub struct Where {
+    /// auto, cpu or cuda:N
+    #[arg(long, default_value = "auto", value_name = "DEVICE", help_heading = "General")]
+    pub device: Device,
+}
+
+/// A model to read with, and a scaling to try on it without training.
+#[derive(Clone, Debug, Args)]
+pub struct Reader {
+    /// Model: a Hugging Face directory (config.json, safetensors, tokenizer.json)
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// What weights and activations are stored as
+    #[arg(long, value_enum, default_value_t = DType::Bf16)]
+    pub dtype: DType,
+    /// Interpolate positions without training [default: as the model has it]
+    #[arg(long)]
+    pub rope: Option<ScalingKind>,
+    /// Interpolation factor [default: longest text / the model's original length]
+    #[arg(long, value_name = "X")]
+    pub rope_factor: Option<f64>,
+}
+
+/// A model's files, read and checked; its weights come later.
+pub struct OpenedReader {
+    pub config: Config,
+    pub tokenizer: Tokenizer,
+    pub rope: Rope,
+    flags: Reader,
+}
+
+impl Reader {
+    /// Reads config and tokenizer; `longest` is the longest text that will be read.
+    pub fn open(&self, longest: usize) -> Result<OpenedReader> {
+        let config = Config::load(&self.model)?;
+        let tokenizer = Tokenizer::load(&self.model)?.or_special_ids(config.bos_token_id, config.eos_token_ids.first().copied());
+        tokenizer.check_vocab(config.vocab_size)?;
+        let kind = self.rope.unwrap_or(ScalingKind::None);
+        if let (ScalingKind::None, Some(factor)) = (kind, self.rope_factor) {
+            let problem = "says by how much to interpolate but --rope is none; choose --rope linear, ntk or yarn";
+            return Err(Error::usage("--rope-factor", factor, problem));
+        }
+        let rope = rope::for_training(&config.rope, kind, longest, config.original_length(), self.rope_factor)?;
+        Ok(OpenedReader { config, tokenizer, rope, flags: self.clone() })
+    }
+}
+
+impl OpenedReader {
+    /// Allocates model and session through `ledger`.
+    pub fn allocate<B: Backend>(
+        &self, b: &B, ledger: &mut Ledger, capacity: usize, spans: usize,
+    ) -> Result<(Model<B>, Session<B>)> {
+        let model = Model::allocate(b, ledger, &self.config, &self.rope)?;
+        let scratch = Session::scratch_bytes(b, &model, DEFAULT_CHUNK, capacity);
+        let session = Session::allocate(b, ledger, &model, DEFAULT_CHUNK, capacity, spans)?;
+        ledger.note(Kind::Scratch, "kernels", &[scratch], "u8", scratch);
+        if !ledger.is_dry() {
+            b.reserve_scratch(scratch)?;
+        }
+        Ok((model, session))
+    }
+
+    /// Plans, checks that it fits, allocates and loads the weights: ready to read up to `capacity` tokens.
+    pub fn load<B: Backend>(&self, b: &B, capacity: usize, spans: usize) -> Result<(Model<B>, Session<B>)> {
+        let mut plan = Ledger::dry();
+        self.allocate(b, &mut plan, capacity, spans)?;
+        if let Some(available) = memory::available_bytes() {
+            memory::check_fits(plan.rows(), available, "memory available")?;
+        }
+        let (mut model, session) = self.allocate(b, &mut Ledger::live(), capacity, spans)?;
+        model.load(b, &Weights::open(&self.flags.model)?)?;
+        Ok((model, session))
+    }
+}

@@ -1,0 +1,117 @@
+//! `pose-engine eval-passkey`.
+
+use super::common::{Common, Json, OpenedReader, Reader, Where};
+use super::output::{size_text, table};
+use super::progress::Progress;
+use crate::backend::Backend;
+use crate::backend::device::{Job, dispatch};
+use crate::error::{Error, Result};
+use crate::eval::{self, Bos, PasskeyProtocol, PasskeyReport, Protocol, ROOM_FOR_ANSWER, proportion_error};
+use crate::recipe::Size;
+use clap::Args;
+use serde_json::json;
+
+/// Measure retrieval of a passkey by length and depth
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  pose-engine eval-passkey --model smollm2-32k --lengths 2k,8k,32k --trials 20 --seed 1")]
+pub struct EvalPasskey {
+    #[command(flatten)]
+    reader: Reader,
+    /// Prompt lengths in tokens
+    #[arg(long, value_delimiter = ',', value_name = "N,...", required = true)]
+    lengths: Vec<Size>,
+    /// Trials for each length
+    #[arg(long, default_value = "10", value_name = "N")]
+    trials: Size,
+    /// Seed of keys and depths
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+    /// Open each prompt with the beginning-of-sequence token
+    #[arg(long, value_enum, default_value_t = Bos::Auto)]
+    bos: Bos,
+    #[command(flatten)]
+    place: Where,
+    #[command(flatten)]
+    json: Json,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl EvalPasskey {
+    pub fn run(self) -> Result<()> {
+        if self.trials.0 == 0 {
+            return Err(Error::usage("--trials", 0, "must be at least 1"));
+        }
+        let lengths: Vec<usize> = self.lengths.iter().map(|l| l.0).collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let opened = self.reader.open(longest)?;
+        let bos = Protocol::bos_token(self.bos, &opened.tokenizer)?;
+        let protocol = PasskeyProtocol { lengths, trials: self.trials.0, seed: self.seed, bos };
+        let bar = Progress::new("passkey", protocol.lengths.len() * protocol.trials, "trials", self.common.quiet);
+        let job = PasskeyJob { opened: &opened, protocol: &protocol, longest, bar: &bar };
+        let report = dispatch(self.place.device, self.reader.dtype, self.common.threads, job)?;
+        bar.finish();
+        print_report(&report);
+        let by_length: Vec<_> = protocol.lengths.iter().map(|&l| accuracy(&report, l)).collect();
+        self.json.write(&json!({
+            "model": self.reader.model, "dtype": self.reader.dtype, "protocol": protocol, "by_length": by_length,
+            "by_depth": (0..DEPTHS).map(|d| depth_accuracy(&report, d)).collect::<Vec<_>>(), "trials": report.trials,
+        }))
+    }
+}
+
+const DEPTHS: usize = 5;
+
+fn accuracy(report: &PasskeyReport, length: usize) -> serde_json::Value {
+    let (accuracy, trials) = report.accuracy(|t| t.length == length);
+    json!({ "length": length, "accuracy": accuracy, "standard_error": proportion_error(accuracy, trials), "trials": trials })
+}
+
+/// Which fifth of the prompt a depth is in.
+fn fifth(depth: f64) -> usize {
+    ((depth * DEPTHS as f64) as usize).min(DEPTHS - 1)
+}
+
+fn depth_accuracy(report: &PasskeyReport, d: usize) -> serde_json::Value {
+    let (accuracy, trials) = report.accuracy(|t| fifth(t.depth) == d);
+    let accuracy = (trials > 0).then_some(accuracy);
+    json!({ "from": d as f64 / DEPTHS as f64, "to": (d + 1) as f64 / DEPTHS as f64, "accuracy": accuracy, "trials": trials })
+}
+
+struct PasskeyJob<'a> {
+    opened: &'a OpenedReader,
+    protocol: &'a PasskeyProtocol,
+    longest: usize,
+    bar: &'a Progress,
+}
+
+impl Job for PasskeyJob<'_> {
+    type Out = PasskeyReport;
+    fn run<B: Backend>(self, b: &B) -> Result<PasskeyReport> {
+        let (model, mut session) = self.opened.load(b, self.longest + ROOM_FOR_ANSWER, 1)?;
+        let mut right = 0;
+        let mut progress = |trial: &eval::PasskeyTrial| {
+            right += usize::from(trial.correct);
+            self.bar.advance(1, &format!("{right} right"));
+        };
+        eval::passkey(b, &model, &mut session, &self.opened.tokenizer, self.protocol, &mut progress)
+    }
+}
+
+fn print_report(report: &PasskeyReport) {
+    let cell = |length: Option<usize>, depth: Option<usize>| {
+        let (accuracy, trials) =
+            report.accuracy(|t| length.is_none_or(|l| t.length == l) && depth.is_none_or(|d| fifth(t.depth) == d));
+        if trials == 0 { "-".to_string() } else { format!("{:.0}% of {trials}", 100.0 * accuracy) }
+    };
+    let row = |name: String, length| {
+        let depths = (0..DEPTHS).map(|d| cell(length, Some(d)));
+        [name, cell(length, None)].into_iter().chain(depths).collect::<Vec<_>>()
+    };
+    let mut rows: Vec<Vec<String>> = report.protocol.lengths.iter().map(|&l| row(size_text(l), Some(l))).collect();
+    rows.push(row("all".into(), None));
+    let headings =
+        ["length", "correct", "depth 0-20%", "20-40%", "40-60%", "60-80%", "80-100%"];
+    print!("{}", table(&headings, &rows));
+}

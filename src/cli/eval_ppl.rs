@@ -1,0 +1,175 @@
+//! `pose-engine eval-ppl`.
+
+use super::common::{Common, Json, OpenedReader, Reader, Where};
+use super::output::{seconds_text, size_text, table};
+use super::progress::Progress;
+use crate::backend::Backend;
+use crate::backend::device::{Job, dispatch};
+use crate::data::{Corpus, LoadOptions};
+use crate::error::{Error, Result};
+use crate::eval::{self, Bos, Mode, Protocol, WindowReport};
+use crate::recipe::Size;
+use clap::Args;
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Measure perplexity by window
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  pose-engine eval-ppl --model smollm2-32k --data book.txt --windows 2k,8k,32k --tokens 64k")]
+pub struct EvalPpl {
+    #[command(flatten)]
+    pub reader: Reader,
+    /// Held-out text: .txt (one document a file), .jsonl, each also .gz or .zst, or directories of these
+    #[arg(long, num_args = 1.., value_name = "PATH", required = true)]
+    data: Vec<PathBuf>,
+    /// Field of a .jsonl line that holds the text
+    #[arg(long, default_value = "text", value_name = "FIELD")]
+    text_field: String,
+    #[command(flatten)]
+    pub protocol: ProtocolFlags,
+    /// Tokens of each document that are used [default: all]
+    #[arg(long, value_name = "N")]
+    tokens: Option<Size>,
+    /// Documents that are used, the first ones [default: all]
+    #[arg(long, value_name = "N")]
+    docs: Option<Size>,
+    /// Leave out documents with fewer tokens
+    #[arg(long, value_name = "N")]
+    min_tokens: Option<Size>,
+    #[command(flatten)]
+    place: Where,
+    #[command(flatten)]
+    json: Json,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Which tokens are scored, and with how much before them.
+#[derive(Debug, Args)]
+pub struct ProtocolFlags {
+    /// Windows in tokens, as in 2k,4k,8k
+    #[arg(long, value_delimiter = ',', value_name = "N,...", required = true)]
+    pub windows: Vec<Size>,
+    /// Tokens from one window's begin to the next's [default: half the window]
+    #[arg(long, value_name = "N")]
+    stride: Option<Size>,
+    /// Slide over the whole text, or take each document's first window only
+    #[arg(long, value_enum, default_value_t = Mode::Sliding)]
+    mode: Mode,
+    /// Open each window with the beginning-of-sequence token: auto does what the tokenizer does by itself
+    #[arg(long, value_enum, default_value_t = Bos::Auto)]
+    bos: Bos,
+}
+
+impl ProtocolFlags {
+    pub fn longest(&self) -> Result<usize> {
+        match self.windows.iter().find(|w| w.0 < 2) {
+            Some(w) => Err(Error::usage("--windows", w, "a window needs at least 2 tokens")),
+            None => Ok(self.windows.iter().map(|w| w.0).max().unwrap_or(2)),
+        }
+    }
+
+    fn resolve(&self, opened: &OpenedReader) -> Result<Protocol> {
+        if self.stride.is_some_and(|s| s.0 == 0) {
+            return Err(Error::usage("--stride", 0, "must be at least 1"));
+        }
+        let bos = Protocol::bos_token(self.bos, &opened.tokenizer)?;
+        Ok(Protocol { mode: self.mode, stride: self.stride.map(|s| s.0), bos })
+    }
+}
+
+impl EvalPpl {
+    pub fn run(self) -> Result<()> {
+        let longest = self.protocol.longest()?;
+        let opened = self.reader.open(longest)?;
+        let protocol = self.protocol.resolve(&opened)?;
+        let corpus = self.corpus(&opened)?;
+        self.common.note(&format!("protocol: {}", protocol.describe()));
+        let capacity = longest.min(corpus.documents.iter().map(|d| d.tokens.len() + 1).max().unwrap_or(longest));
+        let job = PplJob { flags: &self, opened: &opened, protocol: &protocol, corpus: &corpus, capacity };
+        let reports = dispatch(self.place.device, self.reader.dtype, self.common.threads, job)?;
+        print_reports(&reports);
+        self.json.write(&json!({
+            "model": self.reader.model, "dtype": self.reader.dtype, "protocol": protocol,
+            "protocol_text": protocol.describe(), "rope_scaling": opened.rope.scaling.name(), "results": reports,
+        }))
+    }
+
+    /// The documents, cut and chosen as the flags say.
+    fn corpus(&self, opened: &OpenedReader) -> Result<Corpus> {
+        let options = LoadOptions { text_field: self.text_field.clone(), ..LoadOptions::default() };
+        let (mut corpus, warnings) = Corpus::load(&self.data, &opened.tokenizer, &options, None)?;
+        warnings.iter().for_each(|w| self.common.note(w));
+        if let Some(least) = self.min_tokens {
+            let dropped = corpus.retain_at_least(least.0, "--min-tokens")?;
+            self.common.note(&format!("{dropped} documents have fewer than {least} tokens and are left out"));
+        }
+        if let Some(docs) = self.docs {
+            corpus.documents.truncate(docs.0);
+        }
+        for document in &mut corpus.documents {
+            document.tokens.truncate(self.tokens.map_or(usize::MAX, |n| n.0));
+        }
+        if corpus.documents.iter().all(|d| d.tokens.len() < 2) {
+            return Err(Error::usage("--data", "", "there is no token to score: every document is shorter than 2 tokens"));
+        }
+        Ok(corpus)
+    }
+}
+
+struct PplJob<'a> {
+    flags: &'a EvalPpl,
+    opened: &'a OpenedReader,
+    protocol: &'a Protocol,
+    corpus: &'a Corpus,
+    capacity: usize,
+}
+
+impl Job for PplJob<'_> {
+    type Out = Vec<WindowReport>;
+    fn run<B: Backend>(self, b: &B) -> Result<Vec<WindowReport>> {
+        let (model, mut session) = self.opened.load(b, self.capacity, 1)?;
+        let mut reports = Vec::new();
+        for window in &self.flags.protocol.windows {
+            let label = format!("window {}", size_text(window.0));
+            let bar = Progress::new(&label, self.reads(window.0), "tokens", self.flags.common.quiet);
+            let mut progress = |tokens| bar.advance(tokens, "");
+            let report =
+                eval::perplexity(b, &model, &mut session, self.corpus, self.protocol, window.0, &mut progress)?;
+            bar.finish();
+            reports.push(report);
+        }
+        Ok(reports)
+    }
+}
+
+impl PplJob<'_> {
+    /// Tokens that go through the model at one window.
+    fn reads(&self, window: usize) -> usize {
+        let stride = self.protocol.stride_of(window);
+        let of = |n| eval::windows_of(n, window, stride, self.protocol.mode).iter().map(|w| w.0.len()).sum::<usize>();
+        self.corpus.documents.iter().map(|d| of(d.tokens.len())).sum()
+    }
+}
+
+fn print_reports(reports: &[WindowReport]) {
+    let rows: Vec<Vec<String>> = reports
+        .iter()
+        .map(|r| {
+            let error = r.standard_error.map_or("-".into(), |e| format!("{e:.4}"));
+            vec![
+                size_text(r.window),
+                format!("{:.4}", r.ppl),
+                format!("{:.6}", r.nll),
+                format!("{:.4}", r.mean_ppl),
+                error,
+                r.documents.len().to_string(),
+                r.scored.to_string(),
+                seconds_text(r.seconds),
+            ]
+        })
+        .collect();
+    let headings = ["window", "ppl", "nll", "mean over docs", "+/- s.e.", "docs", "scored", "time"];
+    print!("{}", table(&headings, &rows));
+}

@@ -1,0 +1,106 @@
+//! `pose-engine generate`.
+
+use super::common::{Common, Json, OpenedReader, Reader, Where};
+use crate::backend::Backend;
+use crate::backend::device::{Job, dispatch};
+use crate::error::{Error, Result};
+use crate::eval::{Bos, Protocol};
+use crate::index::TokenId;
+use crate::infer::{Sampling, generate};
+use crate::recipe::Size;
+use clap::Args;
+use serde_json::json;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// Continue a text
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  pose-engine generate --model smollm2 --prompt \"The capital of France is\" --max-new-tokens 32")]
+pub struct Generate {
+    #[command(flatten)]
+    reader: Reader,
+    /// The text to continue
+    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_file", required_unless_present = "prompt_file")]
+    prompt: Option<String>,
+    /// A file with the text to continue
+    #[arg(long, value_name = "FILE")]
+    prompt_file: Option<PathBuf>,
+    /// Stop after so many tokens, if the end-of-text token does not come first
+    #[arg(long, default_value = "128", value_name = "N")]
+    max_new_tokens: Size,
+    /// 0 takes the likeliest token each time
+    #[arg(long, default_value_t = 0.0, value_name = "X")]
+    temperature: f64,
+    /// Draw from the smallest set of likeliest tokens that reaches this probability
+    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    top_p: f64,
+    /// Seed of what is drawn
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+    /// Open the text with the beginning-of-sequence token
+    #[arg(long, value_enum, default_value_t = Bos::Auto)]
+    bos: Bos,
+    #[command(flatten)]
+    place: Where,
+    #[command(flatten)]
+    json: Json,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Generate {
+    pub fn run(self) -> Result<()> {
+        let sampling = Sampling { temperature: self.temperature, top_p: self.top_p, seed: self.seed };
+        sampling.check()?;
+        let text = match (&self.prompt, &self.prompt_file) {
+            (Some(text), _) => text.clone(),
+            (None, Some(path)) => {
+                std::fs::read_to_string(path).map_err(|e| Error::io(path, "reading the prompt", e))?
+            }
+            (None, None) => String::new(),
+        };
+        // the length of the text is not known before its tokens are, and they do not depend on the scaling
+        let plain = Reader { rope: None, rope_factor: None, ..self.reader.clone() }.open(0)?;
+        let bos = Protocol::bos_token(self.bos, &plain.tokenizer)?;
+        let prompt: Vec<TokenId> =
+            bos.map(TokenId).into_iter().chain(plain.tokenizer.encode(&text)?).collect();
+        if prompt.is_empty() {
+            return Err(Error::usage("--prompt", "\"\"", "is empty; give at least one token to continue"));
+        }
+        let opened = self.reader.open(prompt.len() + self.max_new_tokens.0)?;
+        let stop: Vec<TokenId> = opened.config.eos_token_ids.iter().map(|&id| TokenId(id)).collect();
+        let job = GenerateJob { opened: &opened, prompt: &prompt, most: self.max_new_tokens.0, stop: &stop, sampling };
+        let ids = dispatch(self.place.device, self.reader.dtype, self.common.threads, job)?;
+        let plain_ids: Vec<u32> = ids.iter().map(|id| id.0).collect();
+        self.json.write(&json!({
+            "prompt_tokens": prompt.len(), "ids": plain_ids, "text": opened.tokenizer.decode(&ids, false)?,
+        }))
+    }
+}
+
+struct GenerateJob<'a> {
+    opened: &'a OpenedReader,
+    prompt: &'a [TokenId],
+    most: usize,
+    stop: &'a [TokenId],
+    sampling: Sampling,
+}
+
+impl Job for GenerateJob<'_> {
+    type Out = Vec<TokenId>;
+    fn run<B: Backend>(self, b: &B) -> Result<Vec<TokenId>> {
+        let (model, mut session) = self.opened.load(b, self.prompt.len() + self.most, 1)?;
+        let mut decoder = self.opened.tokenizer.decoder(true);
+        let mut out = std::io::stdout();
+        // a closed pipe ends the text, not the program with an error
+        let mut emit = |token: TokenId| {
+            let piece = if self.stop.contains(&token) { String::new() } else { decoder.push(token)? };
+            Ok(out.write_all(piece.as_bytes()).and_then(|()| out.flush()).is_ok())
+        };
+        let ids =
+            generate(b, &model, &mut session, self.prompt, self.most, self.stop, &self.sampling, &mut emit)?;
+        println!("{}", decoder.finish()?);
+        Ok(ids)
+    }
+}

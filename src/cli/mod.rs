@@ -1,0 +1,66 @@
+//! The command line: one file a subcommand, which holds its flags and its printing and nothing else.
+
+mod common;
+mod coverage;
+mod devices;
+mod eval_passkey;
+mod eval_ppl;
+mod generate;
+mod logits;
+mod output;
+mod plan;
+mod progress;
+mod quickstart;
+pub mod size;
+mod train;
+
+use crate::error::Result;
+use clap::{Parser, Subcommand};
+
+/// Lengthens the context window of RoPE language models by PoSE, on kernels written by hand.
+#[derive(Debug, Parser)]
+#[command(name = "pose-engine", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Sizes may be written 2048, 2k or 128k. Exit codes: 0 done, 1 failed, 2 bad usage, \
+                        3 does not fit in memory, 130 interrupted after a clean checkpoint.")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show PoSE at work in five minutes: train a small model, extend it 16x, measure, write a report
+    Quickstart(quickstart::Quickstart),
+    /// Train a model: by PoSE, at full length, with random positions or plainly
+    Train(train::Train),
+    /// Measure perplexity by window
+    EvalPpl(eval_ppl::EvalPpl),
+    /// Measure retrieval of a passkey by length and depth
+    EvalPasskey(eval_passkey::EvalPasskey),
+    /// Continue a text
+    Generate(generate::Generate),
+    /// Show which relative distances a way of drawing positions trains
+    Coverage(coverage::Coverage),
+    /// Show every buffer that a training or an evaluation would allocate, without running it
+    Plan(plan::Plan),
+    /// Write the logits of given token ids at given positions, to compare with other software
+    Logits(logits::Logits),
+    /// Show what this build can run on, and why not on the rest
+    Devices(devices::Devices),
+}
+
+impl Cli {
+    pub fn run(self) -> Result<()> {
+        match self.command {
+            Command::Quickstart(c) => c.run(),
+            Command::Train(c) => c.run(),
+            Command::EvalPpl(c) => c.run(),
+            Command::EvalPasskey(c) => c.run(),
+            Command::Generate(c) => c.run(),
+            Command::Coverage(c) => c.run(),
+            Command::Plan(c) => c.run(),
+            Command::Logits(c) => c.run(),
+            Command::Devices(c) => c.run(),
+        }
+    }
+}

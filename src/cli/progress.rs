@@ -1,0 +1,64 @@
+//! Progress bars on standard error; where that is no terminal, a line now and then.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// A bar with a label, or its stand-in.
+pub struct Progress {
+    bar: ProgressBar,
+    label: String,
+    /// When the last line was printed, where there is no terminal.
+    lines: Option<Mutex<Instant>>,
+}
+
+/// How often a line is printed where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+impl Progress {
+    /// `unit` follows the counts, as in "tokens".
+    pub fn new(label: &str, total: usize, unit: &str, quiet: bool) -> Progress {
+        let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
+        let template = format!("{{prefix}} {{wide_bar}} {{pos}}/{{len}} {unit} {{msg}} {{elapsed}} ETA {{eta}}");
+        bar.set_style(ProgressStyle::with_template(&template).expect("the template is a constant"));
+        bar.set_prefix(label.to_string());
+        if quiet {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        let lines = (!quiet && !std::io::stderr().is_terminal()).then(|| Mutex::new(Instant::now()));
+        Progress { bar, label: label.into(), lines }
+    }
+
+    /// `by` more are done; `message` stands beside the count.
+    pub fn advance(&self, by: usize, message: &str) {
+        self.bar.inc(by as u64);
+        if !message.is_empty() {
+            self.bar.set_message(message.to_string());
+        }
+        let Some(lines) = &self.lines else { return };
+        let mut last = lines.lock().unwrap_or_else(|e| e.into_inner());
+        if last.elapsed() >= LINE_EVERY {
+            *last = Instant::now();
+            eprintln!("{} {}/{} {message}", self.label, self.bar.position(), self.bar.length().unwrap_or(0));
+        }
+    }
+
+    /// Sets how many are done already.
+    pub fn start_at(&self, done: usize) {
+        self.bar.set_position(done as u64);
+        self.bar.reset_eta();
+    }
+
+    /// A sentence above the bar.
+    pub fn note(&self, sentence: &str) {
+        match &self.lines {
+            Some(_) => eprintln!("{sentence}"),
+            None => self.bar.println(sentence),
+        }
+    }
+
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}

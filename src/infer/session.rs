@@ -1,0 +1,183 @@
+//! One text being read: chunked prefill, then token by token.
+
+use crate::backend::Backend;
+use crate::error::{Error, Result};
+use crate::index::TokenId;
+use crate::infer::Sampling;
+use crate::memory::{Kind, Ledger};
+use crate::model::buffers::ReadBuffers;
+use crate::model::{Model, PlacedBatch, download_f32, places_at, places_from, scratch};
+
+/// Tokens that go through the model together while a long text is read: enough to keep the kernels busy, few enough that
+/// activations stay small beside the cache.
+pub const DEFAULT_CHUNK: usize = 512;
+
+/// Rows of logits that exist at a time when all of them are asked for.
+const LOGIT_ROWS: usize = 16;
+
+/// A KV cache, what has been read into it, and the buffers to read on with.
+pub struct Session<B: Backend> {
+    buffers: ReadBuffers<B>,
+    batch: PlacedBatch<B>,
+    logits: B::Buf<B::Stat>, // [LOGIT_ROWS, vocab]
+    last: B::Buf<B::Act>,    // [LOGIT_ROWS, d]
+    past: usize,
+}
+
+/// The losses of a run of tokens: `nll[i]` is that of token `first + i` of the text given.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scored {
+    pub first: usize,
+    pub nll: Vec<f32>,
+}
+
+impl<B: Backend> Session<B> {
+    /// Room for texts of up to `capacity` tokens, read `chunk` at a time. Scratch must be reserved by the caller for
+    /// [`Session::scratch_bytes`].
+    /// `spans`: how often positions may jump within a chunk, 1 for plain reading.
+    pub fn allocate(
+        b: &B, ledger: &mut Ledger, model: &Model<B>, chunk: usize, capacity: usize, spans: usize,
+    ) -> Result<Self> {
+        let c = &model.config;
+        let chunk = chunk.min(capacity).max(1);
+        let buffers = ReadBuffers::new(b, ledger, c, chunk, capacity)?;
+        let batch = PlacedBatch::new(b, ledger, 1, chunk, spans)?;
+        let logits = ledger.buf(b, Kind::Work, "logits", &[LOGIT_ROWS, c.vocab_size])?;
+        let last = ledger.buf(b, Kind::Work, "last", &[LOGIT_ROWS, c.hidden_size])?;
+        Ok(Session { buffers, batch, logits, last, past: 0 })
+    }
+
+    /// Working memory that the kernels take for such a session.
+    pub fn scratch_bytes(b: &B, model: &Model<B>, chunk: usize, capacity: usize) -> usize {
+        scratch::reading(b, &model.config, chunk.min(capacity).max(1), capacity)
+    }
+
+    /// Tokens in the cache.
+    pub fn past(&self) -> usize {
+        self.past
+    }
+
+    /// Forgets what was read after the first `tokens` tokens.
+    pub fn rewind(&mut self, tokens: usize) {
+        self.past = self.past.min(tokens);
+    }
+
+    /// Reads on, chunk by chunk. `targets` are each token's successors (ignored ones cost nothing), or empty; after each
+    /// chunk `visit` is given the chunk's range in `ids`.
+    fn read_chunks(
+        &mut self, b: &B, model: &Model<B>, ids: &[TokenId], positions: Option<&[u32]>, targets: &[TokenId],
+        visit: &mut dyn FnMut(&mut Self, std::ops::Range<usize>) -> Result<()>,
+    ) -> Result<()> {
+        if self.past + ids.len() > self.buffers.capacity {
+            return Err(Error::Device {
+                device: "cache".into(),
+                problem: format!(
+                    "holds {} tokens and was asked to read {} after {}",
+                    self.buffers.capacity,
+                    ids.len(),
+                    self.past
+                ),
+            });
+        }
+        let mut at = 0;
+        while at < ids.len() {
+            let range = at..(at + self.buffers.chunk).min(ids.len());
+            let places = match positions {
+                Some(positions) => places_at(&positions[range.clone()]),
+                None => places_from(1, self.past),
+            };
+            let targets = if targets.is_empty() { targets } else { &targets[range.clone()] };
+            self.batch.fill(b, 1, &ids[range.clone()], targets, &places)?;
+            model.read(b, &mut self.buffers, &self.batch, self.past)?;
+            self.past += range.len();
+            at = range.end;
+            visit(self, range)?;
+        }
+        Ok(())
+    }
+
+    /// Reads `ids` on and returns the logits after the last of them, [vocab].
+    pub fn feed(
+        &mut self, b: &B, model: &Model<B>, ids: &[TokenId], progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<f32>> {
+        let (d, mut rows) = (model.config.hidden_size, 0);
+        self.read_chunks(b, model, ids, None, &[], &mut |_, range| {
+            rows = range.len();
+            progress(range.len());
+            Ok(())
+        })?;
+        b.copy(&mut self.last, 0, &self.buffers.work.normed, (rows.max(1) - 1) * d, d)?;
+        let head = model.param(model.ids.head_weight());
+        b.head_logits(&mut self.logits, &self.last, head, model.head_shape(1))?;
+        download_f32::<B, B::Stat>(b, &self.logits, 0, model.config.vocab_size)
+    }
+
+    /// Reads `ids` from an empty cache and returns the losses of tokens `first..`, where `first` is at least 1. Only the
+    /// states that predict those go through the head.
+    pub fn score(
+        &mut self, b: &B, model: &Model<B>, ids: &[TokenId], first: usize, progress: &mut dyn FnMut(usize),
+    ) -> Result<Scored> {
+        self.past = 0;
+        let d = model.config.hidden_size;
+        let mut nll = Vec::with_capacity(ids.len() - first.min(ids.len()));
+        self.read_chunks(b, model, ids, None, &[], &mut |session, range| {
+            let from = range.start.max(first - 1);
+            let to = range.end.min(ids.len() - 1);
+            progress(range.len());
+            if from >= to {
+                return Ok(());
+            }
+            let ReadBuffers { y, work, .. } = &mut session.buffers;
+            // y is free once a chunk has been read: the states to score are moved to its front
+            b.copy(y, 0, &work.normed, (from - range.start) * d, (to - from) * d)?;
+            b.upload(&mut session.batch.targets, 0, &ids[from + 1..to + 1])?;
+            let head = model.param(model.ids.head_weight());
+            b.head_loss(&mut work.nll, y, head, &session.batch.targets, None, model.head_shape(to - from))?;
+            nll.extend(download_f32::<B, B::Stat>(b, &work.nll, 0, to - from)?);
+            Ok(())
+        })?;
+        Ok(Scored { first, nll })
+    }
+
+    /// Reads `ids`, rotated at `positions`, from an empty cache and hands each token's logits [vocab] to `visit`.
+    pub fn all_logits(
+        &mut self, b: &B, model: &Model<B>, ids: &[TokenId], positions: &[u32],
+        visit: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<()> {
+        self.past = 0;
+        let (d, vocab) = (model.config.hidden_size, model.config.vocab_size);
+        self.read_chunks(b, model, ids, Some(positions), &[], &mut |session, range| {
+            for row in (0..range.len()).step_by(LOGIT_ROWS) {
+                let rows = LOGIT_ROWS.min(range.len() - row);
+                b.copy(&mut session.last, 0, &session.buffers.work.normed, row * d, rows * d)?;
+                let head = model.param(model.ids.head_weight());
+                b.head_logits(&mut session.logits, &session.last, head, model.head_shape(rows))?;
+                let logits = download_f32::<B, B::Stat>(b, &session.logits, 0, rows * vocab)?;
+                logits.chunks_exact(vocab).try_for_each(&mut *visit)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Writes on after `prompt`, at most `most` tokens or until one of `stop`; each new token is handed to `emit`, which may
+/// end it by returning false. Returns the new tokens.
+#[allow(clippy::too_many_arguments)]
+pub fn generate<B: Backend>(
+    b: &B, model: &Model<B>, session: &mut Session<B>, prompt: &[TokenId], most: usize, stop: &[TokenId],
+    sampling: &Sampling, emit: &mut dyn FnMut(TokenId) -> Result<bool>,
+) -> Result<Vec<TokenId>> {
+    let mut out: Vec<TokenId> = Vec::new();
+    let mut logits = session.feed(b, model, prompt, &mut |_| {})?;
+    while out.len() < most {
+        let token = sampling.choose(&mut logits, out.len() as u64)?;
+        out.push(token);
+        if !emit(token)? || stop.contains(&token) {
+            break;
+        }
+        if out.len() < most {
+            logits = session.feed(b, model, &[token], &mut |_| {})?;
+        }
+    }
+    Ok(out)
+}

@@ -1,0 +1,128 @@
+//! Allocation that keeps account of itself.
+
+use crate::backend::{Backend, Element};
+use crate::error::Result;
+
+/// What a buffer is for, and so when it lives and what shrinks it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    Weights,
+    MasterWeights,
+    Moments,
+    Gradients,
+    /// Kept from the forward pass for the backward pass.
+    Activations,
+    /// Shared by all layers.
+    Work,
+    KvCache,
+    /// The kernels' own working memory.
+    Scratch,
+    Batch,
+    /// The program itself: code, threads, tokenizer, corpus.
+    Program,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 10] = [
+        Kind::Weights,
+        Kind::MasterWeights,
+        Kind::Moments,
+        Kind::Gradients,
+        Kind::Activations,
+        Kind::Work,
+        Kind::KvCache,
+        Kind::Scratch,
+        Kind::Batch,
+        Kind::Program,
+    ];
+
+    /// The flag that makes buffers of this kind smaller.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Kind::Weights => "--dtype bf16 halves the weights",
+            Kind::MasterWeights | Kind::Moments | Kind::Gradients => "a smaller model is needed for full training here",
+            Kind::Activations => "--recompute keeps one layer's activations, a smaller --batch keeps fewer rows",
+            Kind::Work | Kind::Batch => "a smaller --batch (with more --grad-accum) or --train-len shrinks what a step holds",
+            Kind::KvCache => "shorter --windows or --lengths shrink the cache",
+            Kind::Scratch => "fewer --threads need less working memory",
+            Kind::Program => "fewer or smaller --data files keep less text in memory",
+        }
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Kind::Weights => "weights",
+            Kind::MasterWeights => "master weights",
+            Kind::Moments => "moments",
+            Kind::Gradients => "gradients",
+            Kind::Activations => "activations",
+            Kind::Work => "work",
+            Kind::KvCache => "KV cache",
+            Kind::Scratch => "scratch",
+            Kind::Batch => "batch",
+            Kind::Program => "program",
+        })
+    }
+}
+
+/// One buffer of the plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub kind: Kind,
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub dtype: &'static str,
+    pub bytes: usize,
+}
+
+/// Hands out buffers and writes down each one.
+#[derive(Debug)]
+pub struct Ledger {
+    dry: bool,
+    rows: Vec<Row>,
+}
+
+impl Ledger {
+    /// Allocates for real.
+    pub fn live() -> Self {
+        Ledger { dry: false, rows: Vec::new() }
+    }
+
+    /// Allocates nothing: every buffer is empty, every row is written.
+    pub fn dry() -> Self {
+        Ledger { dry: true, rows: Vec::new() }
+    }
+
+    pub fn is_dry(&self) -> bool {
+        self.dry
+    }
+
+    /// A zeroed buffer of the product of `shape`, entered as `name`.
+    pub fn buf<B: Backend, T: Element>(
+        &mut self, backend: &B, kind: Kind, name: &str, shape: &[usize],
+    ) -> Result<B::Buf<T>> {
+        let len: usize = shape.iter().product();
+        self.note(kind, name, shape, T::NAME, len * size_of::<T>());
+        backend.alloc(if self.dry { 0 } else { len })
+    }
+
+    /// Enters memory that something else allocates.
+    pub fn note(&mut self, kind: Kind, name: &str, shape: &[usize], dtype: &'static str, bytes: usize) {
+        self.rows.push(Row { kind, name: name.into(), shape: shape.to_vec(), dtype, bytes });
+    }
+
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    pub fn total(&self) -> usize {
+        self.rows.iter().map(|row| row.bytes).sum()
+    }
+
+    /// Bytes of one kind.
+    pub fn of(&self, kind: Kind) -> usize {
+        self.rows.iter().filter(|row| row.kind == kind).map(|row| row.bytes).sum()
+    }
+}

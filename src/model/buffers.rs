@@ -1,0 +1,147 @@
+//! Every buffer that a forward or backward pass works in, allocated through the ledger.
+
+use crate::backend::Backend;
+use crate::error::Result;
+use crate::memory::{Kind, Ledger};
+use crate::model::Config;
+
+/// What a block keeps from its forward pass for its backward pass, beside its input.
+pub struct Inner<B: Backend> {
+    pub rstd_in: B::Buf<B::Stat>,  // [T]
+    pub q: B::Buf<B::Act>,         // [T, h, c], rotated
+    pub k: B::Buf<B::Act>,         // [T, g, c], rotated
+    pub v: B::Buf<B::Act>,         // [T, g, c]
+    pub o: B::Buf<B::Act>,         // [T, h, c]
+    pub lse: B::Buf<B::Stat>,      // [rows, h, T/rows]
+    pub mid: B::Buf<B::Act>,       // [T, d]
+    pub rstd_mid: B::Buf<B::Stat>, // [T]
+    pub gate: B::Buf<B::Act>,      // [T, f]
+    pub up: B::Buf<B::Act>,        // [T, f]
+}
+
+impl<B: Backend> Inner<B> {
+    fn new(b: &B, ledger: &mut Ledger, kind: Kind, prefix: &str, c: &Config, tokens: usize) -> Result<Self> {
+        let (q, kv) = ([tokens, c.num_attention_heads, c.head_dim], [tokens, c.num_key_value_heads, c.head_dim]);
+        let (hidden, wide) = ([tokens, c.hidden_size], [tokens, c.intermediate_size]);
+        let mut act = |name: &str, shape: &[usize]| ledger.buf(b, kind, &format!("{prefix}.{name}"), shape);
+        let (q, k, v, o) = (act("q", &q)?, act("k", &kv)?, act("v", &kv)?, act("o", &q)?);
+        let (mid, gate, up) = (act("mid", &hidden)?, act("gate", &wide)?, act("up", &wide)?);
+        let mut stat = |name: &str, shape: &[usize]| ledger.buf(b, kind, &format!("{prefix}.{name}"), shape);
+        let rstd_in = stat("rstd_in", &[tokens])?;
+        let (lse, rstd_mid) = (stat("lse", &[tokens, c.num_attention_heads])?, stat("rstd_mid", &[tokens])?);
+        Ok(Inner { rstd_in, q, k, v, o, lse, mid, rstd_mid, gate, up })
+    }
+}
+
+/// Shared by all layers.
+pub struct Work<B: Backend> {
+    pub normed: B::Buf<B::Act>, // [T, d]
+    pub act: B::Buf<B::Act>,    // [T, f]
+    pub rstd: B::Buf<B::Stat>,  // [T], of the final norm
+    pub nll: B::Buf<B::Stat>,   // [T]
+    pub backward: Backward<B>,
+}
+
+/// Gradients of activations; empty where there is no backward pass.
+pub struct Backward<B: Backend> {
+    pub dx: B::Buf<B::Act>,       // [T, d], the residual stream's
+    pub d_normed: B::Buf<B::Act>, // [T, d]
+    pub d_act: B::Buf<B::Act>,    // [T, f]
+    pub d_gate: B::Buf<B::Act>,   // [T, f]
+    pub d_up: B::Buf<B::Act>,     // [T, f]
+    pub d_o: B::Buf<B::Act>,      // [T, h, c]
+    pub dq: B::Buf<B::Act>,       // [T, h, c]
+    pub dk: B::Buf<B::Act>,       // [T, g, c]
+    pub dv: B::Buf<B::Act>,       // [T, g, c]
+}
+
+impl<B: Backend> Work<B> {
+    fn new(b: &B, ledger: &mut Ledger, c: &Config, tokens: usize, with_backward: bool) -> Result<Self> {
+        let (hidden, wide) = ([tokens, c.hidden_size], [tokens, c.intermediate_size]);
+        let normed = ledger.buf(b, Kind::Work, "work.normed", &hidden)?;
+        let act = ledger.buf(b, Kind::Work, "work.act", &wide)?;
+        let rstd = ledger.buf(b, Kind::Work, "work.rstd", &[tokens])?;
+        let nll = ledger.buf(b, Kind::Work, "work.nll", &[tokens])?;
+        let backward = Backward::new(b, ledger, c, if with_backward { tokens } else { 0 })?;
+        Ok(Work { normed, act, rstd, nll, backward })
+    }
+}
+
+impl<B: Backend> Backward<B> {
+    fn new(b: &B, ledger: &mut Ledger, c: &Config, tokens: usize) -> Result<Self> {
+        let (hidden, wide) = ([tokens, c.hidden_size], [tokens, c.intermediate_size]);
+        let (q, kv) = ([tokens, c.num_attention_heads, c.head_dim], [tokens, c.num_key_value_heads, c.head_dim]);
+        let mut act = |name: &str, shape: &[usize]| match tokens {
+            0 => b.alloc(0),
+            _ => ledger.buf(b, Kind::Work, &format!("work.{name}"), shape),
+        };
+        Ok(Backward {
+            dx: act("dx", &hidden)?,
+            d_normed: act("d_normed", &hidden)?,
+            d_act: act("d_act", &wide)?,
+            d_gate: act("d_gate", &wide)?,
+            d_up: act("d_up", &wide)?,
+            d_o: act("d_o", &q)?,
+            dq: act("dq", &q)?,
+            dk: act("dk", &kv)?,
+            dv: act("dv", &kv)?,
+        })
+    }
+}
+
+/// The activations of one training step's micro-batch.
+pub struct TrainBuffers<B: Backend> {
+    /// The residual stream before each block and after the last, [layers + 1][T, d].
+    pub x: Vec<B::Buf<B::Act>>,
+    /// One for each layer, or a single one that the backward pass fills again, layer by layer (`recompute`).
+    pub inner: Vec<Inner<B>>,
+    pub work: Work<B>,
+}
+
+impl<B: Backend> TrainBuffers<B> {
+    pub fn new(b: &B, ledger: &mut Ledger, c: &Config, tokens: usize, recompute: bool) -> Result<Self> {
+        let hidden = [tokens, c.hidden_size];
+        let x = (0..=c.num_hidden_layers).map(|i| ledger.buf(b, Kind::Activations, &format!("x.{i}"), &hidden));
+        let x = x.collect::<Result<_>>()?;
+        let kept = if recompute { 1 } else { c.num_hidden_layers };
+        let inner = (0..kept).map(|i| Inner::new(b, ledger, Kind::Activations, &format!("layers.{i}"), c, tokens));
+        let inner = inner.collect::<Result<_>>()?;
+        Ok(TrainBuffers { x, inner, work: Work::new(b, ledger, c, tokens, true)? })
+    }
+}
+
+/// One layer's keys and values, [capacity, g, c] each.
+pub struct Cache<B: Backend> {
+    pub k: B::Buf<B::Act>,
+    pub v: B::Buf<B::Act>,
+}
+
+/// What reading (prefill and decoding) works in: bounded by the chunk, but for the cache.
+pub struct ReadBuffers<B: Backend> {
+    pub x: B::Buf<B::Act>,
+    pub y: B::Buf<B::Act>,
+    pub inner: Inner<B>,
+    pub work: Work<B>,
+    pub caches: Vec<Cache<B>>,
+    /// Tokens read at a time.
+    pub chunk: usize,
+    /// Tokens that the cache can hold.
+    pub capacity: usize,
+}
+
+impl<B: Backend> ReadBuffers<B> {
+    pub fn new(b: &B, ledger: &mut Ledger, c: &Config, chunk: usize, capacity: usize) -> Result<Self> {
+        let hidden = [chunk, c.hidden_size];
+        let x = ledger.buf(b, Kind::Work, "x", &hidden)?;
+        let y = ledger.buf(b, Kind::Work, "y", &hidden)?;
+        let inner = Inner::new(b, ledger, Kind::Work, "layer", c, chunk)?;
+        let work = Work::new(b, ledger, c, chunk, false)?;
+        let kv = [capacity, c.num_key_value_heads, c.head_dim];
+        let mut cache = |i: usize| -> Result<Cache<B>> {
+            let k = ledger.buf(b, Kind::KvCache, &format!("cache.{i}.k"), &kv)?;
+            Ok(Cache { k, v: ledger.buf(b, Kind::KvCache, &format!("cache.{i}.v"), &kv)? })
+        };
+        let caches = (0..c.num_hidden_layers).map(&mut cache).collect::<Result<_>>()?;
+        Ok(ReadBuffers { x, y, inner, work, caches, chunk, capacity })
+    }
+}

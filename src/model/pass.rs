@@ -1,0 +1,125 @@
+//! The whole model: forward with loss, backward, and reading on through a KV cache.
+
+use super::block::Keys;
+use super::buffers::{ReadBuffers, TrainBuffers};
+use super::{Gradients, Model, PlacedBatch};
+use crate::backend::{AttentionShape, Backend, Direction, HeadGrad, HeadShape, NormShape, PairLayout, RopeShape};
+use crate::error::Result;
+
+impl<B: Backend> Model<B> {
+    /// Loss of every token into `buffers.work.nll` [rows, tokens], and the gradients of Σ nll·`scale` added to `grads`.
+    pub fn forward_backward(
+        &self, b: &B, buffers: &mut TrainBuffers<B>, grads: &mut Gradients<B>, batch: &PlacedBatch<B>, scale: f64,
+    ) -> Result<()> {
+        self.forward(b, buffers, batch)?;
+        let TrainBuffers { x, work, .. } = buffers;
+        let last = &x[self.config.num_hidden_layers];
+        // loss = cross-entropy(rmsnorm(x)·headᵀ), and at once its gradient
+        let norm = self.norm_shape(batch.len());
+        b.rmsnorm(&mut work.normed, &mut work.rstd, last, self.param(self.ids.final_norm), norm)?;
+        let back = &mut work.backward;
+        let grad = HeadGrad { dx: &mut back.d_normed, dw: grads.of(self.ids.head_weight()), scale };
+        let (head, shape) = (self.param(self.ids.head_weight()), self.head_shape(batch.len()));
+        b.head_loss(&mut work.nll, &work.normed, head, &batch.targets, Some(grad), shape)?;
+        // normed = rmsnorm(x): nothing else reads the last x, so its gradient starts from zero
+        b.zero(&mut back.dx, batch.len() * self.config.hidden_size)?;
+        let (d_weight, weight) = (grads.of(self.ids.final_norm), self.param(self.ids.final_norm));
+        b.rmsnorm_backward(&mut back.dx, d_weight, &back.d_normed, last, &work.rstd, weight, norm)?;
+        for layer in (0..self.config.num_hidden_layers).rev() {
+            self.undo_layer(b, layer, buffers, grads, batch)?;
+        }
+        // x = embed(ids)
+        let dx = &buffers.work.backward.dx;
+        b.embed_backward(grads.of(self.ids.embed), dx, &batch.ids, shape)
+    }
+
+    /// Loss of every token into `buffers.work.nll`, without gradients.
+    pub fn forward_loss(&self, b: &B, buffers: &mut TrainBuffers<B>, batch: &PlacedBatch<B>) -> Result<()> {
+        self.forward(b, buffers, batch)?;
+        let TrainBuffers { x, work, .. } = buffers;
+        let (norm, weight) = (self.norm_shape(batch.len()), self.param(self.ids.final_norm));
+        b.rmsnorm(&mut work.normed, &mut work.rstd, &x[self.config.num_hidden_layers], weight, norm)?;
+        let (head, shape) = (self.param(self.ids.head_weight()), self.head_shape(batch.len()));
+        b.head_loss(&mut work.nll, &work.normed, head, &batch.targets, None, shape)
+    }
+
+    /// The residual stream through all blocks, kept in `buffers.x`.
+    fn forward(&self, b: &B, buffers: &mut TrainBuffers<B>, batch: &PlacedBatch<B>) -> Result<()> {
+        let TrainBuffers { x, inner, work } = buffers;
+        b.embed(&mut x[0], self.param(self.ids.embed), &batch.ids, self.head_shape(batch.len()))?;
+        for layer in 0..self.config.num_hidden_layers {
+            let (before, after) = x.split_at_mut(layer + 1);
+            let inner = &mut inner[if inner.len() == 1 { 0 } else { layer }];
+            self.block_inner(b, layer, &before[layer], inner, work, batch, Keys::Own)?;
+            self.block_out(b, layer, &mut after[0], inner, work, batch.len())?;
+        }
+        Ok(())
+    }
+
+    fn undo_layer(
+        &self, b: &B, layer: usize, buffers: &mut TrainBuffers<B>, grads: &mut Gradients<B>, batch: &PlacedBatch<B>,
+    ) -> Result<()> {
+        let TrainBuffers { x, inner, work } = buffers;
+        let recompute = inner.len() < self.config.num_hidden_layers;
+        let inner = &mut inner[if recompute { 0 } else { layer }];
+        if recompute {
+            self.block_inner(b, layer, &x[layer], inner, work, batch, Keys::Own)?;
+        }
+        self.block_backward(b, layer, &x[layer], inner, work, grads, batch)
+    }
+
+    /// Reads one chunk of a single row whose first `past` tokens are in the caches. Leaves the normed final state of the
+    /// chunk in `buffers.work.normed` [tokens, d].
+    pub fn read(&self, b: &B, buffers: &mut ReadBuffers<B>, batch: &PlacedBatch<B>, past: usize) -> Result<()> {
+        b.embed(&mut buffers.x, self.param(self.ids.embed), &batch.ids, self.head_shape(batch.len()))?;
+        for layer in 0..self.config.num_hidden_layers {
+            let ReadBuffers { x, y, inner, work, caches, .. } = buffers;
+            let keys = Keys::Cached { layer: &mut caches[layer], past };
+            self.block_inner(b, layer, x, inner, work, batch, keys)?;
+            self.block_out(b, layer, y, inner, work, batch.len())?;
+            std::mem::swap(x, y);
+        }
+        let (norm, weight) = (self.norm_shape(batch.len()), self.param(self.ids.final_norm));
+        b.rmsnorm(&mut buffers.work.normed, &mut buffers.work.rstd, &buffers.x, weight, norm)
+    }
+
+    /// In place on q and k, by the batch's places.
+    pub(super) fn rotate(
+        &self, b: &B, q: &mut B::Buf<B::Act>, k: &mut B::Buf<B::Act>, batch: &PlacedBatch<B>, direction: Direction,
+    ) -> Result<()> {
+        let c = &self.config;
+        let shape = RopeShape {
+            rows: batch.rows,
+            tokens: batch.tokens,
+            heads: c.num_attention_heads,
+            kv_heads: c.num_key_value_heads,
+            head_dim: c.head_dim,
+            rotary_dim: c.head_dim,
+            pairs: PairLayout::HalfSplit,
+            attention_factor: self.attention_factor,
+        };
+        b.rope(q, k, batch.places(), &self.turns, direction, shape)
+    }
+
+    pub fn head_shape(&self, tokens: usize) -> HeadShape {
+        HeadShape { tokens, width: self.config.hidden_size, vocab: self.config.vocab_size }
+    }
+
+    pub(super) fn norm_shape(&self, tokens: usize) -> NormShape {
+        NormShape { tokens, width: self.config.hidden_size, eps: self.config.rms_norm_eps }
+    }
+
+    pub fn attention_shape(&self, rows: usize, queries: usize, keys: usize) -> AttentionShape {
+        let c = &self.config;
+        AttentionShape {
+            rows,
+            queries,
+            keys,
+            heads: c.num_attention_heads,
+            kv_heads: c.num_key_value_heads,
+            head_dim: c.head_dim,
+            scale: 1.0 / (c.head_dim as f64).sqrt(),
+            window: None,
+        }
+    }
+}

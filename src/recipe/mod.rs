@@ -1,0 +1,38 @@
+//! Everything a training run depends on: parse → validate → print.
+//!
+//! [`Settings`] is what was asked for (flags over a TOML file over defaults, syntax only); [`Recipe`] is what will be
+//! done, checked as a whole, and is saved with the run so that `--resume` continues the same one.
+
+mod settings;
+mod validate;
+
+pub use settings::{Settings, Size};
+pub use validate::{Recipe, Source};
+
+use crate::error::{Error, Result};
+use std::path::Path;
+
+impl Settings {
+    /// Reads a TOML file with the same keys as the flags.
+    pub fn from_file(path: &Path) -> Result<Settings> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "reading the recipe", e))?;
+        toml::from_str(&text).map_err(|e| Error::file(path, format!("is not a recipe: {}", first_lines(&e))))
+    }
+
+    /// These settings, and `below`'s where these say nothing.
+    pub fn over(&self, below: &Settings) -> Settings {
+        let mut merged = as_table(below);
+        merged.extend(as_table(self));
+        toml::Table::try_into(merged).expect("both tables were made from settings")
+    }
+}
+
+fn as_table(settings: &Settings) -> toml::Table {
+    toml::Table::try_from(settings).expect("settings are plain keys and values")
+}
+
+/// A TOML error on one line.
+fn first_lines(error: &toml::de::Error) -> String {
+    let text = error.to_string();
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,176 @@
+//! The keys of a recipe: one list for the flags of `train` and `plan`, the TOML file and the saved run.
+
+use crate::backend::device::DType;
+use crate::cli::size::parse_size;
+use crate::optim::ScheduleKind;
+use crate::positions::{ChunkLengths, Content, Method};
+use crate::rope::ScalingKind;
+use serde::{Deserialize, Deserializer, Serialize};
+use std::path::PathBuf;
+
+/// A number of tokens, steps or examples: 2048, 2k, 128k.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct Size(pub usize);
+
+impl std::str::FromStr for Size {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        parse_size(text).map(Size)
+    }
+}
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            Number(usize),
+            Text(String),
+        }
+        match Either::deserialize(d)? {
+            Either::Number(n) => Ok(Size(n)),
+            Either::Text(text) => text.parse().map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+/// What was asked for. Every key may be missing; flags win over a recipe file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Settings {
+    /// Model to start from: a Hugging Face directory (config.json, safetensors, tokenizer.json)
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<PathBuf>,
+    /// Built-in architecture to train from scratch on bytes
+    #[arg(long, value_name = "NAME", help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preset: Option<String>,
+    /// Take config and tokenizer from --model, but draw the weights anew
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from_scratch: Option<bool>,
+    /// What weights and activations are stored as [default: bf16]
+    #[arg(long, help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<DType>,
+
+    /// Training text: .txt (one document a file), .jsonl, each also .gz or .zst, or directories of these
+    #[arg(long, num_args = 1.., value_name = "PATH", help_heading = "Data")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<Vec<PathBuf>>,
+    /// Field of a .jsonl line that holds the text [default: text]
+    #[arg(long, value_name = "FIELD", help_heading = "Data")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text_field: Option<String>,
+    /// Held-out text for perplexity at the target length during training
+    #[arg(long, num_args = 1.., value_name = "PATH", help_heading = "Data")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_data: Option<Vec<PathBuf>>,
+    /// Tokens of each held-out document that are read [default: the target length]
+    #[arg(long, value_name = "N", help_heading = "Data")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_tokens: Option<Size>,
+
+    /// How the tokens of a row get their positions [default: pose]
+    #[arg(long, help_heading = "Positions")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<Method>,
+    /// Training window Lc in tokens [default: 2k]
+    #[arg(long, value_name = "N", help_heading = "Positions")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train_len: Option<Size>,
+    /// Target context length Lt in tokens [default: the training window]
+    #[arg(long, value_name = "N", help_heading = "Positions")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_len: Option<Size>,
+    /// Chunks that PoSE splits the window into [default: 2]
+    #[arg(long, value_name = "N", help_heading = "Positions")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chunks: Option<usize>,
+    /// Chunk lengths as in the paper or as in its authors' code [default: paper]
+    #[arg(long, help_heading = "Positions")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chunk_lengths: Option<ChunkLengths>,
+    /// Where the chunks' text is cut [default: uniform]
+    #[arg(long, help_heading = "Positions")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<Content>,
+    /// How positions are interpolated [default: none]
+    #[arg(long, help_heading = "Positions")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rope: Option<ScalingKind>,
+    /// Interpolation factor [default: target length / the model's original length]
+    #[arg(long, value_name = "X", help_heading = "Positions")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rope_factor: Option<f64>,
+
+    /// Optimizer steps [default: 1000]
+    #[arg(long, value_name = "N", help_heading = "Optimisation")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<Size>,
+    /// Rows that go through the model together [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Optimisation")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch: Option<Size>,
+    /// Batches whose gradients are added up before a step [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Optimisation")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grad_accum: Option<Size>,
+    /// Peak learning rate [default: 2e-5]
+    #[arg(long, value_name = "X", help_heading = "Optimisation")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr: Option<f64>,
+    /// Steps over which the learning rate rises from zero [default: 10]
+    #[arg(long, value_name = "N", help_heading = "Optimisation")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup: Option<Size>,
+    /// What the learning rate does after the warm-up [default: constant]
+    #[arg(long, help_heading = "Optimisation")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<ScheduleKind>,
+    /// Decoupled weight decay of matrices [default: 0]
+    #[arg(long, value_name = "X", help_heading = "Optimisation")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_decay: Option<f64>,
+    /// Largest global gradient norm; 0 switches clipping off [default: 1]
+    #[arg(long, value_name = "X", help_heading = "Optimisation")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip: Option<f64>,
+    /// First moment's decay [default: 0.9]
+    #[arg(long, value_name = "X", help_heading = "Optimisation")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beta1: Option<f64>,
+    /// Second moment's decay [default: 0.95]
+    #[arg(long, value_name = "X", help_heading = "Optimisation")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beta2: Option<f64>,
+    /// Seed of everything random [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Optimisation")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// Keep only each block's input and compute the rest again in the backward pass
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Optimisation")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recompute: Option<bool>,
+
+    /// Directory for the result; must not exist yet, but for --resume
+    #[arg(long, value_name = "DIR", help_heading = "Run")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub out: Option<PathBuf>,
+    /// Steps between perplexities on --eval-data [default: only after the last]
+    #[arg(long, value_name = "N", help_heading = "Run")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_every: Option<Size>,
+    /// Steps between checkpoints [default: only after the last, or when interrupted]
+    #[arg(long, value_name = "N", help_heading = "Run")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub save_every: Option<Size>,
+}

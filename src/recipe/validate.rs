@@ -1,0 +1,191 @@
+//! Settings → a recipe that can be run, or a sentence that says why not.
+
+use super::{Settings, Size};
+use crate::backend::device::DType;
+use crate::error::{Error, Result};
+use crate::optim::{AdamHyper, Schedule};
+use crate::positions::{ChunkLengths, Content, Method, Sampler};
+use crate::rope::ScalingKind;
+use std::path::PathBuf;
+
+/// Where the model comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    /// A Hugging Face directory, with its weights.
+    Checkpoint(PathBuf),
+    /// A Hugging Face directory without regard to its weights.
+    Architecture(PathBuf),
+    /// A built-in architecture with the byte tokenizer.
+    Preset(String),
+}
+
+/// A training run, checked as a whole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
+    pub source: Source,
+    pub dtype: DType,
+    pub data: Vec<PathBuf>,
+    pub text_field: String,
+    pub eval_data: Vec<PathBuf>,
+    pub eval_tokens: usize,
+    pub sampler: Sampler,
+    pub rope: ScalingKind,
+    pub rope_factor: Option<f64>,
+    pub batch: usize,
+    pub grad_accum: usize,
+    pub schedule: Schedule,
+    pub adam: AdamHyper,
+    pub seed: u64,
+    pub recompute: bool,
+    pub out: PathBuf,
+    pub eval_every: Option<u64>,
+    pub save_every: Option<u64>,
+    /// The settings that this was made from, defaults filled in: what is printed and saved.
+    pub settings: Settings,
+}
+
+/// A finite number within [low, high], or a sentence.
+fn number(flag: &str, value: f64, low: f64, high: f64) -> Result<f64> {
+    if value.is_finite() && value >= low && value <= high {
+        return Ok(value);
+    }
+    let range = if high == f64::MAX { format!("of at least {low}") } else { format!("between {low} and {high}") };
+    Err(Error::usage(flag, value, format!("must be a finite number {range}")))
+}
+
+fn at_least_one(flag: &str, size: Size) -> Result<usize> {
+    if size.0 == 0 {
+        return Err(Error::usage(flag, 0, "must be at least 1"));
+    }
+    Ok(size.0)
+}
+
+impl Recipe {
+    /// Checks everything that can be checked without opening a file. `need_out` is false for `plan`.
+    pub fn validate(asked: &Settings, need_out: bool) -> Result<Recipe> {
+        let s = asked.with_defaults();
+        let source = source(&s)?;
+        let sampler = sampler(&s)?;
+        let data = s.data.clone().unwrap_or_default();
+        if data.is_empty() && need_out {
+            return Err(Error::usage("--data", "(missing)", "name the text to train on: files or directories"));
+        }
+        if s.out.is_none() && need_out {
+            return Err(Error::usage("--out", "(missing)", "name a directory for the trained model"));
+        }
+        let rope = s.rope.unwrap_or(ScalingKind::None);
+        if rope == ScalingKind::None && s.rope_factor.is_some() {
+            let problem = "says by how much to interpolate but --rope is none; choose --rope linear, ntk or yarn";
+            return Err(Error::usage("--rope-factor", s.rope_factor.unwrap_or(0.0), problem));
+        }
+        let rope_factor = s.rope_factor.map(|f| number("--rope-factor", f, 1.0, 1e6)).transpose()?;
+        Ok(Recipe {
+            source,
+            dtype: s.dtype.unwrap_or_default(),
+            data,
+            text_field: s.text_field.clone().unwrap_or_default(),
+            eval_data: s.eval_data.clone().unwrap_or_default(),
+            eval_tokens: s.eval_tokens.map_or(sampler.target_len(), |n| n.0),
+            sampler,
+            rope,
+            rope_factor,
+            batch: at_least_one("--batch", s.batch.unwrap_or(Size(1)))?,
+            grad_accum: at_least_one("--grad-accum", s.grad_accum.unwrap_or(Size(1)))?,
+            schedule: schedule(&s)?,
+            adam: adam(&s)?,
+            seed: s.seed.unwrap_or(0),
+            recompute: s.recompute.unwrap_or(false),
+            out: s.out.clone().unwrap_or_default(),
+            eval_every: s.eval_every.map(|n| at_least_one("--eval-every", n)).transpose()?.map(|n| n as u64),
+            save_every: s.save_every.map(|n| at_least_one("--save-every", n)).transpose()?.map(|n| n as u64),
+            settings: s,
+        })
+    }
+
+    /// Rows in each optimizer step.
+    pub fn rows_per_step(&self) -> usize {
+        self.batch * self.grad_accum
+    }
+
+    /// The recipe as the TOML that would repeat it.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(&self.settings).expect("settings are plain keys and values")
+    }
+}
+
+fn source(s: &Settings) -> Result<Source> {
+    let scratch = s.from_scratch.unwrap_or(false);
+    match (&s.model, &s.preset) {
+        (Some(dir), None) if scratch => Ok(Source::Architecture(dir.clone())),
+        (Some(dir), None) => Ok(Source::Checkpoint(dir.clone())),
+        (None, Some(name)) => Ok(Source::Preset(name.clone())),
+        (Some(_), Some(name)) => Err(Error::usage("--preset", name, "and --model exclude each other; give one")),
+        (None, None) => {
+            Err(Error::usage("--model", "(missing)", "name a model directory to extend, or a --preset to train"))
+        }
+    }
+}
+
+fn sampler(s: &Settings) -> Result<Sampler> {
+    let (train_len, target_len) = (s.train_len.unwrap_or(Size(2048)).0, s.target_len.unwrap_or(Size(2048)).0);
+    Sampler::new(
+        s.method.unwrap_or(Method::Pose),
+        train_len,
+        target_len,
+        s.chunks.unwrap_or(2),
+        s.chunk_lengths.unwrap_or(ChunkLengths::Paper),
+        s.content.unwrap_or(Content::Uniform),
+    )
+}
+
+fn schedule(s: &Settings) -> Result<Schedule> {
+    let steps = at_least_one("--steps", s.steps.unwrap_or(Size(1000)))? as u64;
+    Ok(Schedule {
+        kind: s.schedule.unwrap_or_default(),
+        peak: number("--lr", s.lr.unwrap_or(2e-5), 0.0, 1e3)?,
+        warmup: (s.warmup.unwrap_or(Size(10)).0 as u64).min(steps),
+        steps,
+    })
+}
+
+fn adam(s: &Settings) -> Result<AdamHyper> {
+    Ok(AdamHyper {
+        beta1: number("--beta1", s.beta1.unwrap_or(0.9), 0.0, 0.999_999)?,
+        beta2: number("--beta2", s.beta2.unwrap_or(0.95), 0.0, 0.999_999_9)?,
+        eps: 1e-8,
+        weight_decay: number("--weight-decay", s.weight_decay.unwrap_or(0.0), 0.0, 1e3)?,
+        clip: number("--clip", s.clip.unwrap_or(1.0), 0.0, f64::MAX)?,
+    })
+}
+
+impl Settings {
+    /// Every key that has a default, filled in.
+    fn with_defaults(&self) -> Settings {
+        let train_len = self.train_len.unwrap_or(Size(2048));
+        self.over(&Settings {
+            dtype: Some(DType::default()),
+            text_field: Some("text".into()),
+            method: Some(Method::Pose),
+            train_len: Some(train_len),
+            target_len: Some(train_len),
+            chunks: Some(2),
+            chunk_lengths: Some(ChunkLengths::Paper),
+            content: Some(Content::Uniform),
+            rope: Some(ScalingKind::None),
+            steps: Some(Size(1000)),
+            batch: Some(Size(1)),
+            grad_accum: Some(Size(1)),
+            lr: Some(2e-5),
+            warmup: Some(Size(10)),
+            schedule: Some(Default::default()),
+            weight_decay: Some(0.0),
+            clip: Some(1.0),
+            beta1: Some(0.9),
+            beta2: Some(0.95),
+            seed: Some(0),
+            recompute: Some(false),
+            from_scratch: Some(false),
+            ..Settings::default()
+        })
+    }
+}

@@ -1,0 +1,73 @@
+//! Training, on one page: open what the recipe names, plan the memory, then step by step.
+
+mod metrics;
+mod save;
+mod setup;
+mod step;
+
+pub use metrics::{StepMetrics, Summary};
+pub use setup::{Opened, State, plan};
+
+use crate::backend::Backend;
+use crate::error::{Error, Result};
+use crate::memory;
+use crate::recipe::Recipe;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Who looks on: the progress bar.
+pub trait Watch: Sync {
+    /// The plan, before anything is allocated.
+    fn planned(&self, _ledger: &memory::Ledger) {}
+    /// One sentence that is worth knowing.
+    fn note(&self, _sentence: &str) {}
+    /// A step is done.
+    fn stepped(&self, _metrics: &StepMetrics) {}
+    /// Set from a signal handler: finish the step, save, stop.
+    fn interrupted(&self) -> Option<&AtomicBool> {
+        None
+    }
+}
+
+/// Runs a recipe to its end, or on from its last checkpoint with `resume`.
+pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch) -> Result<Summary> {
+    let opened = Opened::open(recipe, watch)?;
+    let dry = plan(b, recipe, &opened)?;
+    watch.planned(&dry);
+    setup::check_fits(&dry)?;
+    let directory = save::RunDirectory::open(recipe, &opened, resume)?;
+
+    memory::reset_peak();
+    let mut state = State::allocate(b, recipe, &opened, &mut memory::Ledger::live())?;
+    match directory.latest()? {
+        Some(checkpoint) => state.restore(b, recipe, &checkpoint, watch)?,
+        None => state.fill(b, recipe)?,
+    }
+    let mut log = metrics::Log::open(directory.path(), state.steps_done)?;
+    let start = Instant::now();
+    while state.steps_done < recipe.schedule.steps {
+        let metrics = state.step(b, recipe, &opened.loader, &directory)?;
+        watch.stepped(&metrics);
+        log.step(&metrics)?;
+        let (done, last) = (state.steps_done, state.steps_done == recipe.schedule.steps);
+        if !opened.eval.documents.is_empty() && (last || recipe.eval_every.is_some_and(|n| done.is_multiple_of(n))) {
+            let report = state.evaluate(b, recipe, &opened)?;
+            watch.note(&format!("step {done}: perplexity {:.4} at {} tokens", report.ppl, report.window));
+            log.eval(done, report)?;
+        }
+        let interrupted = watch.interrupted().is_some_and(|flag| flag.load(Ordering::Relaxed));
+        if interrupted || (!last && recipe.save_every.is_some_and(|n| done.is_multiple_of(n))) {
+            let saved = directory.save_checkpoint(b, &state, recipe, &opened)?;
+            watch.note(&format!("step {done}: saved {}", saved.display()));
+        }
+        if interrupted && !last {
+            return Err(Error::Interrupted(format!(
+                "interrupted after step {done} of {}; continue with --resume",
+                recipe.schedule.steps
+            )));
+        }
+    }
+    let warnings = directory.save_final(b, &state, recipe, &opened)?;
+    warnings.iter().for_each(|w| watch.note(w));
+    log.summary(recipe, &opened, &dry, start.elapsed())
+}

@@ -1,0 +1,177 @@
+//! From a recipe to open files and allocated buffers.
+
+use super::Watch;
+use crate::backend::Backend;
+use crate::checkpoint::Weights;
+use crate::data::{Corpus, LoadOptions, Loader, Tokenizer};
+use crate::error::{Error, Result};
+use crate::eval::{self, Mode, Protocol, WindowReport};
+use crate::infer::{DEFAULT_CHUNK, Session};
+use crate::memory::{self, Kind, Ledger};
+use crate::model::buffers::TrainBuffers;
+use crate::model::{Config, Gradients, Model, PlacedBatch, scratch};
+use crate::optim::AdamState;
+use crate::recipe::{Recipe, Source};
+use crate::rope::{self, Rope};
+
+/// Everything that a recipe names, read and checked.
+pub struct Opened {
+    pub config: Config,
+    pub tokenizer: Tokenizer,
+    pub loader: Loader,
+    /// Held-out documents; may be none.
+    pub eval: Corpus,
+    /// The rotation that is trained with.
+    pub rope: Rope,
+    pub planned_bytes: usize,
+}
+
+impl Opened {
+    pub fn open(recipe: &Recipe, watch: &dyn Watch) -> Result<Opened> {
+        let (config, tokenizer) = open_model(&recipe.source)?;
+        let rope = rope_for(recipe, &config)?;
+        let loader = open_loader(recipe, &tokenizer, watch)?;
+        let mut eval = load_corpus(&recipe.eval_data, recipe, &tokenizer, watch)?;
+        for document in &mut eval.documents {
+            document.tokens.truncate(recipe.eval_tokens);
+        }
+        Ok(Opened { config, tokenizer, loader, eval, rope, planned_bytes: 0 })
+    }
+
+    /// The same, but for the text: what `plan` needs.
+    pub fn without_data(recipe: &Recipe) -> Result<(Config, Tokenizer, Rope)> {
+        let (config, tokenizer) = open_model(&recipe.source)?;
+        let rope = rope_for(recipe, &config)?;
+        Ok((config, tokenizer, rope))
+    }
+}
+
+fn open_model(source: &Source) -> Result<(Config, Tokenizer)> {
+    let (config, tokenizer) = match source {
+        Source::Preset(name) => (Config::preset(name)?, Tokenizer::bytes()),
+        Source::Checkpoint(dir) | Source::Architecture(dir) => (Config::load(dir)?, Tokenizer::load(dir)?),
+    };
+    tokenizer.check_vocab(config.vocab_size)?;
+    Ok((config, tokenizer))
+}
+
+fn rope_for(recipe: &Recipe, config: &Config) -> Result<Rope> {
+    let target = recipe.sampler.target_len();
+    rope::for_training(&config.rope, recipe.rope, target, config.original_length(), recipe.rope_factor)
+}
+
+fn load_corpus(
+    paths: &[std::path::PathBuf], recipe: &Recipe, tokenizer: &Tokenizer, watch: &dyn Watch,
+) -> Result<Corpus> {
+    if paths.is_empty() {
+        return Ok(Corpus::default());
+    }
+    let options = LoadOptions { text_field: recipe.text_field.clone(), ..LoadOptions::default() };
+    let (corpus, warnings) = Corpus::load(paths, tokenizer, &options, None)?;
+    warnings.iter().for_each(|w| watch.note(w));
+    Ok(corpus)
+}
+
+fn open_loader(recipe: &Recipe, tokenizer: &Tokenizer, watch: &dyn Watch) -> Result<Loader> {
+    let corpus = load_corpus(&recipe.data, recipe, tokenizer, watch)?;
+    let (documents, tokens) = (corpus.documents.len(), corpus.tokens());
+    let (loader, dropped) = Loader::new(corpus, recipe.sampler, recipe.seed)?;
+    watch.note(&format!("{documents} documents, {tokens} tokens"));
+    dropped.iter().for_each(|w| watch.note(w));
+    Ok(loader)
+}
+
+/// Everything that a training run allocates.
+pub struct State<B: Backend> {
+    pub model: Model<B>,
+    pub grads: Gradients<B>,
+    pub adam: AdamState<B>,
+    pub buffers: TrainBuffers<B>,
+    pub batch: PlacedBatch<B>,
+    /// For perplexity during training; None without held-out text.
+    pub session: Option<Session<B>>,
+    pub steps_done: u64,
+    pub tokens_seen: u64,
+}
+
+impl<B: Backend> State<B> {
+    /// Takes all the memory of the run through `ledger`.
+    pub fn allocate_for(
+        b: &B, recipe: &Recipe, config: &Config, rope: &Rope, with_eval: bool, ledger: &mut Ledger,
+    ) -> Result<State<B>> {
+        let (rows, tokens) = (recipe.batch, recipe.sampler.window());
+        let model = Model::allocate(b, ledger, config, rope)?;
+        let grads = Gradients::allocate(b, ledger, &model.specs)?;
+        let adam = AdamState::allocate(b, ledger, &model)?;
+        let buffers = TrainBuffers::new(b, ledger, config, rows * tokens, recipe.recompute)?;
+        let batch = PlacedBatch::new(b, ledger, rows, tokens, recipe.sampler.spans_per_row().unwrap_or(0))?;
+        let mut scratch = scratch::training(b, config, rows, tokens);
+        let session = if with_eval {
+            let window = recipe.sampler.target_len();
+            scratch = scratch.max(Session::scratch_bytes(b, &model, DEFAULT_CHUNK, window));
+            Some(Session::allocate(b, ledger, &model, DEFAULT_CHUNK, window, 1)?)
+        } else {
+            None
+        };
+        ledger.note(Kind::Scratch, "kernels", &[scratch], "u8", scratch);
+        if !ledger.is_dry() {
+            b.reserve_scratch(scratch)?;
+        }
+        Ok(State { model, grads, adam, buffers, batch, session, steps_done: 0, tokens_seen: 0 })
+    }
+
+    pub fn allocate(b: &B, recipe: &Recipe, opened: &Opened, ledger: &mut Ledger) -> Result<State<B>> {
+        Self::allocate_for(b, recipe, &opened.config, &opened.rope, !opened.eval.documents.is_empty(), ledger)
+    }
+
+    /// The model's weights as the recipe wants them at step 0.
+    pub fn fill(&mut self, b: &B, recipe: &Recipe) -> Result<()> {
+        match &recipe.source {
+            Source::Checkpoint(dir) => self.model.load(b, &Weights::open(dir)?)?,
+            Source::Architecture(_) | Source::Preset(_) => self.model.initialise(b, recipe.seed)?,
+        }
+        self.adam.start_masters(b, &self.model)
+    }
+
+    /// Perplexity of the held-out documents at the target length, as the model is now.
+    pub fn evaluate(&mut self, b: &B, recipe: &Recipe, opened: &Opened) -> Result<WindowReport> {
+        let protocol = Protocol { mode: Mode::Sliding, stride: None, bos: None };
+        let session = self.session.as_mut().expect("allocated whenever there is held-out text");
+        eval::perplexity(b, &self.model, session, &opened.eval, &protocol, recipe.sampler.target_len(), &mut |_| {})
+    }
+}
+
+/// The plan of a run: every buffer, and the program itself.
+pub fn plan<B: Backend>(b: &B, recipe: &Recipe, opened: &Opened) -> Result<Ledger> {
+    let mut ledger = Ledger::dry();
+    State::allocate(b, recipe, opened, &mut ledger)?;
+    let text = 4 * (opened.loader.corpus().tokens() + opened.eval.tokens()) as usize;
+    ledger.note(Kind::Program, "tokenized text", &[text / 4], "u32", text);
+    note_program(&mut ledger, &opened.tokenizer);
+    Ok(ledger)
+}
+
+/// What the process takes beside its buffers: measured on Linux, see docs/numerics.md.
+pub fn note_program(ledger: &mut Ledger, tokenizer: &Tokenizer) {
+    const CODE_AND_THREADS: usize = 12 << 20;
+    ledger.note(Kind::Program, "code and threads", &[], "u8", CODE_AND_THREADS);
+    let tokenizer = tokenizer.resident_bytes();
+    ledger.note(Kind::Program, "tokenizer", &[], "u8", tokenizer);
+}
+
+/// Refuses a plan that is larger than the memory that is free now.
+pub fn check_fits(ledger: &Ledger) -> Result<()> {
+    match memory::available_bytes() {
+        Some(available) => memory::check_fits(ledger.rows(), available, "memory available"),
+        None => Ok(()),
+    }
+}
+
+/// An error for a directory that is neither empty nor a run.
+pub fn refuse_existing(path: &std::path::Path) -> Error {
+    Error::usage(
+        "--out",
+        path.display(),
+        "exists already and is never overwritten; name a new directory, or add --resume to continue the run in it",
+    )
+}

@@ -1,0 +1,69 @@
+//! One optimizer step: micro-batches, gradient norm, update.
+
+use super::save::RunDirectory;
+use super::{State, StepMetrics};
+use crate::backend::Backend;
+use crate::data::Loader;
+use crate::error::{Error, Result};
+use crate::model::download_f32;
+use crate::optim::AdamState;
+use crate::recipe::Recipe;
+use std::time::Instant;
+
+impl<B: Backend> State<B> {
+    /// Step `steps_done + 1`. A loss or gradient that is no number stops the run before the update.
+    pub(super) fn step(
+        &mut self, b: &B, recipe: &Recipe, loader: &Loader, directory: &RunDirectory,
+    ) -> Result<StepMetrics> {
+        let start = Instant::now();
+        let step = self.steps_done + 1;
+        let tokens = recipe.rows_per_step() * recipe.sampler.window();
+        self.grads.zero(b, &self.model.specs)?;
+        let mut losses = Vec::with_capacity(recipe.rows_per_step());
+        for micro in 0..recipe.grad_accum {
+            let rows = (micro * recipe.batch) as u32..((micro + 1) * recipe.batch) as u32;
+            losses.extend(self.micro_batch(b, loader, step, rows, tokens)?);
+        }
+        let norm = AdamState::global_norm(b, &self.model, &self.grads)?;
+        let loss = losses.iter().sum::<f64>() / losses.len() as f64;
+        if !loss.is_finite() || !norm.is_finite() {
+            return Err(broken(step, loss, norm, &losses, loader, directory));
+        }
+        let lr = recipe.schedule.rate(step);
+        self.adam.step(b, &mut self.model, &self.grads, recipe.adam, step, lr, norm)?;
+        self.steps_done = step;
+        self.tokens_seen += tokens as u64;
+        let seconds = start.elapsed().as_secs_f64();
+        let tokens_per_second = tokens as f64 / seconds;
+        Ok(StepMetrics { step, loss, grad_norm: norm, lr, tokens: self.tokens_seen, seconds, tokens_per_second })
+    }
+
+    /// Forward and backward over some rows of the step; the mean loss of each row. All `step_tokens` tokens of the step
+    /// weigh the same, whichever micro-batch they are in.
+    fn micro_batch(
+        &mut self, b: &B, loader: &Loader, step: u64, rows: std::ops::Range<u32>, step_tokens: usize,
+    ) -> Result<Vec<f64>> {
+        let host = loader.batch(step, rows)?;
+        self.batch.fill(b, host.rows, &host.tokens, &host.targets, &host.places)?;
+        let scale = 1.0 / step_tokens as f64;
+        self.model.forward_backward(b, &mut self.buffers, &mut self.grads, &self.batch, scale)?;
+        let nll = download_f32::<B, B::Stat>(b, &self.buffers.work.nll, 0, host.tokens.len())?;
+        let mean = |row: &[f32]| row.iter().map(|&l| f64::from(l)).sum::<f64>() / row.len() as f64;
+        Ok(nll.chunks_exact(host.window).map(mean).collect())
+    }
+}
+
+/// The sentence for a loss or gradient that is no number: the step, the sample that did it, the last good checkpoint.
+fn broken(step: u64, loss: f64, norm: f64, losses: &[f64], loader: &Loader, directory: &RunDirectory) -> Error {
+    let worst = |a: &(usize, &f64), b: &(usize, &f64)| a.1.abs().total_cmp(&b.1.abs());
+    let row = losses.iter().enumerate().find(|(_, l)| !l.is_finite()).or(losses.iter().enumerate().max_by(worst));
+    let sample = loader.describe(step, row.map_or(0, |(row, _)| row as u32));
+    let good = match directory.latest() {
+        Ok(Some(path)) => format!("the last good checkpoint is {}", path.display()),
+        _ => "there is no checkpoint yet".into(),
+    };
+    Error::NonFinite(format!(
+        "step {step}: the loss is {loss} and the gradient norm {norm}; nothing was updated; the sample is {sample}; {good}; \
+         a lower --lr or --clip may help"
+    ))
+}
