@@ -22,7 +22,9 @@ pub fn parse_size(text: &str) -> Result<usize, String> {
 
 /// Sizes separated by commas, as in `2k,4k,8k`.
 pub fn parse_sizes(text: &str) -> Result<Vec<usize>, String> {
-    text.split(',').map(|part| parse_size(part).map_err(|problem| format!("\"{}\": {problem}", part.trim()))).collect()
+    text.split(',')
+        .map(|part| parse_size(part).map_err(|problem| format!("\"{}\": {problem}", part.trim())))
+        .collect()
 }
 
 /// Bytes of memory: `80GiB` and `80G` (1024³), `512MB` (1000²), `1.5GiB`, `4096` or `4096B`. Units in any case.

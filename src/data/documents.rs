@@ -46,7 +46,11 @@ pub struct Text {
 /// Errors: a path that does not exist, a named file of unknown kind, a directory without documents, no path at all.
 pub fn find(paths: &[PathBuf]) -> Result<Vec<Source>> {
     if paths.is_empty() {
-        return Err(Error::usage("PATH", "", format!("name at least one file or directory of documents ({KINDS})")));
+        return Err(Error::usage(
+            "PATH",
+            "",
+            format!("name at least one file or directory of documents ({KINDS})"),
+        ));
     }
     let mut found = Vec::new();
     for path in paths {
@@ -60,7 +64,10 @@ pub fn find(paths: &[PathBuf]) -> Result<Vec<Source>> {
         } else if let Some(source) = Source::of(path) {
             found.push(source);
         } else {
-            return Err(Error::file(path, format!("not a kind of document that can be read; they are {KINDS}")));
+            return Err(Error::file(
+                path,
+                format!("not a kind of document that can be read; they are {KINDS}"),
+            ));
         }
     }
     Ok(found)
@@ -133,7 +140,10 @@ impl Source {
     }
 
     fn read_lines(
-        &self, reader: &mut dyn BufRead, text_field: &str, sink: &mut dyn FnMut(Text) -> Result<()>,
+        &self,
+        reader: &mut dyn BufRead,
+        text_field: &str,
+        sink: &mut dyn FnMut(Text) -> Result<()>,
     ) -> Result<()> {
         let mut any = false;
         for line in 1.. {
@@ -147,7 +157,11 @@ impl Source {
                 any = true;
             }
         }
-        if any { Ok(()) } else { Err(Error::file(&self.path, "the file has no lines; remove it or leave it out")) }
+        if any {
+            Ok(())
+        } else {
+            Err(Error::file(&self.path, "the file has no lines; remove it or leave it out"))
+        }
     }
 
     fn field(&self, json: &str, text_field: &str, line: u64) -> Result<String> {
@@ -155,7 +169,9 @@ impl Source {
         let mut value: serde_json::Value = serde_json::from_str(json)
             .map_err(|e| problem(format!("not valid JSON at column {}: {}", e.column(), category(&e))))?;
         let Some(object) = value.as_object_mut() else {
-            return Err(problem(format!("not a JSON object; one with the text in \"{text_field}\" is expected")));
+            return Err(problem(format!(
+                "not a JSON object; one with the text in \"{text_field}\" is expected"
+            )));
         };
         match object.get_mut(text_field).map(serde_json::Value::take) {
             Some(serde_json::Value::String(text)) => Ok(text),
@@ -196,7 +212,10 @@ impl Source {
         let mut text = String::from_utf8(bytes).map_err(|e| {
             let byte = e.utf8_error().valid_up_to();
             let place = if line == 0 { format!("byte {byte}") } else { format!("line {line}, byte {byte}") };
-            Error::file(&self.path, format!("not UTF-8 at {place}; convert it, with iconv -t UTF-8 for example"))
+            Error::file(
+                &self.path,
+                format!("not UTF-8 at {place}; convert it, with iconv -t UTF-8 for example"),
+            )
         })?;
         if line <= 1 && text.starts_with('\u{FEFF}') {
             text.drain(..'\u{FEFF}'.len_utf8());

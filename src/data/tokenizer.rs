@@ -95,7 +95,8 @@ impl Tokenizer {
         let id = |key: &str| -> Result<Option<u32>> {
             let value = &config[key];
             let Some(token) = value.as_str().or_else(|| value["content"].as_str()) else { return Ok(None) };
-            let missing = || Error::file(path, format!("{key} is \"{token}\", which is not in tokenizer.json"));
+            let missing =
+                || Error::file(path, format!("{key} is \"{token}\", which is not in tokenizer.json"));
             self.token_id(token).ok_or_else(missing).map(Some)
         };
         (self.bos, self.eos) = (id("bos_token")?, id("eos_token")?);
@@ -118,7 +119,8 @@ impl Tokenizer {
             Kind::Bytes => Ok(text.bytes().map(|b| TokenId(b.into())).collect()),
             Kind::HuggingFace(inner) => {
                 let encoding = inner.encode_fast(text, false);
-                let encoding = encoding.map_err(|e| Error::file(&self.path, format!("tokenizing failed: {e}")))?;
+                let encoding =
+                    encoding.map_err(|e| Error::file(&self.path, format!("tokenizing failed: {e}")))?;
                 Ok(encoding.get_ids().iter().map(|&id| TokenId(id)).collect())
             }
         }
@@ -216,7 +218,8 @@ pub fn bytes_as_json() -> String {
     // Byte-level vocabularies spell each byte as a printable character: itself where it is one, else one from 256 on.
     let printable = |b: &u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     let mut spare = 256..;
-    let mut spell = |b: u8| if printable(&b) { Some(b.into()) } else { spare.next().and_then(char::from_u32) };
+    let mut spell =
+        |b: u8| if printable(&b) { Some(b.into()) } else { spare.next().and_then(char::from_u32) };
     let mut vocab: serde_json::Map<String, Value> =
         (0..=255u8).filter_map(|b| Some((spell(b)?.to_string(), Value::from(b)))).collect();
     vocab.extend(BYTE_SPECIAL.map(|(id, name)| (name.to_string(), Value::from(id))));

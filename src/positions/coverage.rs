@@ -95,7 +95,8 @@ fn two_chunks(sampler: &Sampler, d: usize) -> f64 {
     // l in 1..=lengths with l <= window - 1 - d or l > d; the two overlap for small d.
     let (short, long) = ((window - 1).saturating_sub(d).min(lengths), lengths.saturating_sub(d));
     let within = (short + long).min(lengths) as f64 / lengths as f64;
-    let across = (d.min(longest + 1)).saturating_sub((d + 1).saturating_sub(window)) as f64 / (longest + 1) as f64;
+    let across =
+        (d.min(longest + 1)).saturating_sub((d + 1).saturating_sub(window)) as f64 / (longest + 1) as f64;
     1.0 - (1.0 - within) * (1.0 - across)
 }
 

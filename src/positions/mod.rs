@@ -100,7 +100,11 @@ impl Sampler {
     ///
     /// Errors: a length that is no length, a target below the window, fewer than 2 chunks or more than tokens.
     pub fn new(
-        method: Method, train_len: usize, target_len: usize, chunks: usize, chunk_lengths: ChunkLengths,
+        method: Method,
+        train_len: usize,
+        target_len: usize,
+        chunks: usize,
+        chunk_lengths: ChunkLengths,
         content: Content,
     ) -> Result<Self> {
         let usage = |flag, value: usize, problem: String| Err(Error::usage(flag, value, problem));
@@ -115,14 +119,20 @@ impl Sampler {
             return usage("--target-len", target_len, problem);
         }
         if u32::try_from(target_len).is_err() {
-            return usage("--target-len", target_len, format!("positions go up to {}; ask for less", u32::MAX));
+            return usage(
+                "--target-len",
+                target_len,
+                format!("positions go up to {}; ask for less", u32::MAX),
+            );
         }
         if method == Method::Pose && chunks < 2 {
-            let problem = "PoSE skips between chunks, so it needs at least 2; take 2, or --method plain".into();
+            let problem =
+                "PoSE skips between chunks, so it needs at least 2; take 2, or --method plain".into();
             return usage("--chunks", chunks, problem);
         }
         if method == Method::Pose && chunks > train_len {
-            let problem = format!("a window of {train_len} tokens has room for at most that many chunks; take 2");
+            let problem =
+                format!("a window of {train_len} tokens has room for at most that many chunks; take 2");
             return usage("--chunks", chunks, problem);
         }
         Ok(Sampler { method, train_len, target_len, chunks, chunk_lengths, content })
@@ -140,6 +150,11 @@ impl Sampler {
     /// Tokens of a row: Lc, or Lt for [`Method::Full`].
     pub fn window(&self) -> usize {
         if self.method == Method::Full { self.target_len } else { self.train_len }
+    }
+
+    /// The flag that sets the window.
+    pub fn window_flag(&self) -> &'static str {
+        if self.method == Method::Full { "--target-len" } else { "--train-len" }
     }
 
     /// Tokens that a document must have: the window and the last token's target.
@@ -183,18 +198,16 @@ impl Sampler {
                  shorten the window or leave the document out",
                 self.document_len()
             );
-            let flag = if self.method == Method::Full { "--target-len" } else { "--train-len" };
-            return Err(Error::usage(flag, self.window(), problem));
+            return Err(Error::usage(self.window_flag(), self.window(), problem));
         };
         let placement = self.placement(seed, step, row);
         let stream = &mut Stream::new(seed, Purpose::Content, step, row);
-        let content = match &placement {
-            Placement::Spans(spans) => content::ranges(stream, self.content, spans, self.window(), room),
-            Placement::List(list) => {
-                let start = stream.below_usize(room + 1);
-                vec![start..start + list.len()]
-            }
+        let whole = [ChunkSpan::default()];
+        let (rule, spans) = match &placement {
+            Placement::Spans(spans) => (self.content, spans.as_slice()),
+            Placement::List(_) => (Content::Contiguous, whole.as_slice()),
         };
+        let content = content::ranges(stream, rule, spans, self.window(), room);
         Ok(Sample { placement, content })
     }
 }
@@ -209,7 +222,10 @@ pub fn rope_positions(spans: &[ChunkSpan], len: usize) -> Vec<RopePosition> {
 }
 
 /// Each chunk's tokens in a row of `len` tokens, with its span.
-pub(crate) fn span_ranges(spans: &[ChunkSpan], len: usize) -> impl Iterator<Item = (Range<usize>, &ChunkSpan)> {
+pub(crate) fn span_ranges(
+    spans: &[ChunkSpan],
+    len: usize,
+) -> impl Iterator<Item = (Range<usize>, &ChunkSpan)> {
     spans.iter().enumerate().map(move |(i, span)| {
         let end = spans.get(i + 1).map_or(len, |next| next.start.0 as usize);
         (span.start.0 as usize..end, span)
