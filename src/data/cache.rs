@@ -118,8 +118,11 @@ pub fn read(dir: &Path, key: Key) -> Lookup {
     }
 }
 
+fn wrong<T>(what: &'static str) -> io::Result<T> {
+    Err(io::Error::new(io::ErrorKind::InvalidData, what))
+}
+
 fn read_checked(file: &File, key: Key) -> io::Result<Vec<Entry>> {
-    let wrong = |what: &'static str| Err(io::Error::new(io::ErrorKind::InvalidData, what));
     let bytes = file.metadata()?.len();
     let mut reader = BufReader::with_capacity(1 << 17, file);
     if bytes < HEADER_BYTES {
@@ -140,19 +143,7 @@ fn read_checked(file: &File, key: Key) -> io::Result<Vec<Entry>> {
     }
     let hash: [u8; 32] = array(&mut reader)?;
     let mut hasher = blake3::Hasher::new();
-    let mut table = Vec::new();
-    let mut left = tokens;
-    for _ in 0..documents {
-        let record: [u8; 16] = array(&mut reader)?;
-        hasher.update(&record);
-        let (line, len) = (number(&mut &record[..8])?, number(&mut &record[8..])?);
-        let Some(rest) = left.checked_sub(len) else { return wrong("documents longer than the file") };
-        left = rest;
-        table.push((line, len));
-    }
-    if left != 0 {
-        return wrong("tokens that belong to no document");
-    }
+    let table = read_table(&mut reader, &mut hasher, documents, tokens)?;
     let mut entries = Vec::with_capacity(table.len());
     for (line, len) in table {
         let mut tokens = vec![TokenId::default(); len as usize];
@@ -166,6 +157,26 @@ fn read_checked(file: &File, key: Key) -> io::Result<Vec<Entry>> {
     } else {
         Ok(entries)
     }
+}
+
+/// Line and number of tokens of each document; the numbers sum to `tokens`.
+fn read_table(
+    reader: &mut impl Read,
+    hasher: &mut blake3::Hasher,
+    documents: u64,
+    tokens: u64,
+) -> io::Result<Vec<(u64, u64)>> {
+    let mut table = Vec::new();
+    let mut left = tokens;
+    for _ in 0..documents {
+        let record: [u8; 16] = array(reader)?;
+        hasher.update(&record);
+        let (line, len) = (number(&mut &record[..8])?, number(&mut &record[8..])?);
+        let Some(rest) = left.checked_sub(len) else { return wrong("documents longer than the file") };
+        left = rest;
+        table.push((line, len));
+    }
+    if left == 0 { Ok(table) } else { wrong("tokens that belong to no document") }
 }
 
 fn array<const N: usize>(reader: &mut impl Read) -> io::Result<[u8; N]> {

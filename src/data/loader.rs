@@ -10,9 +10,9 @@ use std::ops::Range;
 /// One row of T = [`Sampler::window`] tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Example {
-    /// [T]
+    /// `[T]`
     pub tokens: Vec<TokenId>,
-    /// [T]: what follows each token in the document, at the end of a chunk too.
+    /// `[T]`: what follows each token in the document, at the end of a chunk too.
     pub targets: Vec<TokenId>,
     pub placement: Placement,
     /// Index into the corpus' documents.
@@ -27,21 +27,21 @@ pub struct Batch {
     pub rows: usize,
     /// T, tokens of each row.
     pub window: usize,
-    /// [rows, T]
+    /// `[rows, T]`
     pub tokens: Vec<TokenId>,
-    /// [rows, T]
+    /// `[rows, T]`
     pub targets: Vec<TokenId>,
     pub places: BatchPlaces,
-    /// [rows]: indices into the corpus' documents.
+    /// `[rows]`: indices into the corpus' documents.
     pub documents: Vec<usize>,
 }
 
 /// The rope positions of a [`Batch`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BatchPlaces {
-    /// [rows, per_row]
+    /// `[rows, per_row]`
     Spans { spans: Vec<ChunkSpan>, per_row: usize },
-    /// [rows, T]
+    /// `[rows, T]`
     List(Vec<RopePosition>),
 }
 

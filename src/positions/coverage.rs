@@ -12,7 +12,7 @@ use std::ops::Range;
 /// The probability that one row trains each distance.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Coverage {
-    /// [target_len], by distance.
+    /// `[target_len]`, by distance.
     pub probability: Vec<f64>,
     /// Rows that were drawn, 0 where the probability is exact.
     pub rows: usize,
