@@ -2,5 +2,9 @@
 //! arXiv 2309.10400), on kernels written by hand. docs/architecture.md is the map of these rooms.
 
 pub mod backend;
+pub mod cli;
+pub mod data;
 pub mod error;
 pub mod index;
+pub mod positions;
+pub mod random;

@@ -1,0 +1,15 @@
+//! From files of text to batches: documents -> tokens (cached by content) -> rows of a training step.
+
+pub mod cache;
+pub mod corpus;
+pub mod documents;
+pub mod loader;
+pub mod tokenizer;
+
+mod decoder;
+mod zstd;
+
+pub use corpus::{Corpus, Document, LoadOptions, Progress};
+pub use decoder::Decoder;
+pub use loader::{Batch, BatchPlaces, Example, Loader};
+pub use tokenizer::Tokenizer;

@@ -1,0 +1,240 @@
+//! Text to tokens and back: a Hugging Face tokenizer.json, or bytes.
+
+use super::decoder::Decoder;
+use crate::error::{Error, Result};
+use crate::index::TokenId;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// First token of a document in the byte tokenizer.
+const BYTE_BOS: u32 = 256;
+/// Last token of a document in the byte tokenizer.
+const BYTE_EOS: u32 = 257;
+const BYTE_SPECIAL: [(u32, &str); 2] = [(BYTE_BOS, "<bos>"), (BYTE_EOS, "<eos>")];
+
+/// A tokenizer with its special tokens and a hash that says which one it is.
+pub struct Tokenizer {
+    kind: Kind,
+    /// For messages.
+    path: PathBuf,
+    vocab_size: usize,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    fingerprint: [u8; 32],
+}
+
+enum Kind {
+    HuggingFace(Box<tokenizers::Tokenizer>),
+    Bytes,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tokenizer({}, {} tokens)", self.path.display(), self.vocab_size)
+    }
+}
+
+impl Tokenizer {
+    /// Token b is byte b; 256 starts a document and 257 ends it. For the presets, which have no tokenizer of their own.
+    pub fn bytes() -> Self {
+        Tokenizer {
+            kind: Kind::Bytes,
+            path: "byte tokenizer".into(),
+            vocab_size: 258,
+            bos: Some(BYTE_BOS),
+            eos: Some(BYTE_EOS),
+            fingerprint: *blake3::hash(b"pose-engine byte tokenizer 1").as_bytes(),
+        }
+    }
+
+    /// tokenizer.json of a model's directory, with bos and eos from tokenizer_config.json where they are named there.
+    ///
+    /// Errors: no tokenizer.json, one that cannot be used, a special token that is not in it.
+    pub fn load(model_dir: &Path) -> Result<Self> {
+        let path = model_dir.join("tokenizer.json");
+        let bytes = std::fs::read(&path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::file(model_dir, no_tokenizer(model_dir)),
+            _ => Error::io(&path, "reading the tokenizer", e),
+        })?;
+        let mut tokenizer = Self::from_json(&bytes, &path)?;
+        let config = model_dir.join("tokenizer_config.json");
+        if config.is_file() {
+            tokenizer.special_tokens(&config)?;
+        }
+        Ok(tokenizer)
+    }
+
+    /// From the bytes of a tokenizer.json; `path` is for messages. Has no bos or eos yet.
+    ///
+    /// Errors: what the `tokenizers` crate cannot use.
+    pub fn from_json(json: &[u8], path: &Path) -> Result<Self> {
+        let refused = |e| Error::file(path, format!("not a tokenizer that can be used: {e}"));
+        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(refused)?;
+        // A file saved after fine-tuning may say to cut every text at 512 tokens, or to fill it up to them.
+        inner.with_truncation(None).map_err(refused)?.with_padding(None);
+        // The largest id, not the number of entries: ids may have gaps.
+        let vocab_size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        if vocab_size == 0 {
+            return Err(Error::file(path, "the tokenizer has no tokens"));
+        }
+        Ok(Tokenizer {
+            kind: Kind::HuggingFace(Box::new(inner)),
+            path: path.into(),
+            vocab_size,
+            bos: None,
+            eos: None,
+            fingerprint: *blake3::hash(json).as_bytes(),
+        })
+    }
+
+    /// Takes bos and eos from tokenizer_config.json: a string, or an object with the string in "content".
+    fn special_tokens(&mut self, path: &Path) -> Result<()> {
+        let text = std::fs::read(path).map_err(|e| Error::io(path, "reading the special tokens", e))?;
+        let config: Value =
+            serde_json::from_slice(&text).map_err(|e| Error::file(path, format!("not valid JSON: {e}")))?;
+        let id = |key: &str| -> Result<Option<u32>> {
+            let value = &config[key];
+            let Some(token) = value.as_str().or_else(|| value["content"].as_str()) else { return Ok(None) };
+            let missing =
+                || Error::file(path, format!("{key} is \"{token}\", which is not in tokenizer.json"));
+            self.token_id(token).ok_or_else(missing).map(Some)
+        };
+        (self.bos, self.eos) = (id("bos_token")?, id("eos_token")?);
+        Ok(())
+    }
+
+    /// The ids of the model's config.json where the tokenizer's own files name none.
+    pub fn or_special_ids(mut self, bos: Option<u32>, eos: Option<u32>) -> Self {
+        self.bos = self.bos.or(bos);
+        self.eos = self.eos.or(eos);
+        self
+    }
+
+    /// The tokens of a text, no special ones added. (Special tokens that are spelled out in the text are recognized, as in
+    /// transformers.)
+    ///
+    /// Errors: a text that the tokenizer cannot express.
+    pub fn encode(&self, text: &str) -> Result<Vec<TokenId>> {
+        match &self.kind {
+            Kind::Bytes => Ok(text.bytes().map(|b| TokenId(b.into())).collect()),
+            Kind::HuggingFace(inner) => {
+                let encoding = inner.encode_fast(text, false);
+                let encoding =
+                    encoding.map_err(|e| Error::file(&self.path, format!("tokenizing failed: {e}")))?;
+                Ok(encoding.get_ids().iter().map(|&id| TokenId(id)).collect())
+            }
+        }
+    }
+
+    /// The text of some tokens; bytes that are no UTF-8 become U+FFFD, ids that do not exist nothing.
+    ///
+    /// Errors: what the tokenizer's decoder refuses.
+    pub fn decode(&self, tokens: &[TokenId], skip_special: bool) -> Result<String> {
+        match &self.kind {
+            Kind::Bytes => Ok(decode_bytes(tokens, skip_special)),
+            Kind::HuggingFace(inner) => inner
+                .decode(bytemuck::cast_slice(tokens), skip_special)
+                .map_err(|e| Error::file(&self.path, format!("decoding failed: {e}"))),
+        }
+    }
+
+    /// Decodes token by token, for text that is printed as it is generated.
+    pub fn decoder(&self, skip_special: bool) -> Decoder<'_> {
+        Decoder::new(self, skip_special)
+    }
+
+    /// The id of a token spelled as in the vocabulary.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        match &self.kind {
+            Kind::Bytes => BYTE_SPECIAL.iter().find(|(_, name)| *name == token).map(|(id, _)| *id),
+            Kind::HuggingFace(inner) => inner.token_to_id(token),
+        }
+    }
+
+    /// One more than the largest id.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// The token that starts a document.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The token that ends a document.
+    pub fn eos_id(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// blake3 of tokenizer.json: what a token cache is valid for.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        self.fingerprint
+    }
+
+    /// Errors: ids, bos and eos included, that a model with `model_vocab` embeddings has no row for. (Spare rows in the
+    /// model are common and fine.)
+    pub fn check_vocab(&self, model_vocab: usize) -> Result<()> {
+        let special = self.bos.max(self.eos).map_or(0, |id| id as usize + 1);
+        let needed = self.vocab_size.max(special);
+        if needed <= model_vocab {
+            return Ok(());
+        }
+        let problem = format!(
+            "the tokenizer has ids up to {}, the model's embedding only {model_vocab} rows; they do not belong together: \
+             take the tokenizer files of this very model",
+            needed - 1
+        );
+        Err(Error::file(&self.path, problem))
+    }
+}
+
+fn no_tokenizer(dir: &Path) -> String {
+    if dir.join("tokenizer.model").is_file() {
+        "no tokenizer.json here, only a SentencePiece tokenizer.model; make one with transformers: \
+         AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+            .into()
+    } else {
+        "no tokenizer.json here; copy it from the model's repository".into()
+    }
+}
+
+fn decode_bytes(tokens: &[TokenId], skip_special: bool) -> String {
+    let mut bytes = Vec::with_capacity(tokens.len());
+    for token in tokens {
+        match u8::try_from(token.0) {
+            Ok(byte) => bytes.push(byte),
+            Err(_) if skip_special => (),
+            Err(_) => {
+                let name = BYTE_SPECIAL.iter().find(|(id, _)| *id == token.0);
+                bytes.extend(name.map_or("", |(_, name)| name).bytes());
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The byte tokenizer as a tokenizer.json, so that other software can use the model too: the same ids for every text.
+pub fn bytes_as_json() -> String {
+    // Byte-level vocabularies spell each byte as a printable character: itself where it is one, else one from 256 on.
+    let printable = |b: &u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    let mut spare = 256..;
+    let mut spell =
+        |b: u8| if printable(&b) { Some(b.into()) } else { spare.next().and_then(char::from_u32) };
+    let mut vocab: serde_json::Map<String, Value> =
+        (0..=255u8).filter_map(|b| Some((spell(b)?.to_string(), Value::from(b)))).collect();
+    vocab.extend(BYTE_SPECIAL.map(|(id, name)| (name.to_string(), Value::from(id))));
+    let added = BYTE_SPECIAL.map(|(id, name)| {
+        serde_json::json!({ "id": id, "content": name, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true })
+    });
+    let level = serde_json::json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+        "use_regex": false });
+    let json = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
+        "pre_tokenizer": level, "post_processor": null, "decoder": level,
+        "model": { "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+            "vocab": vocab, "merges": [] },
+    });
+    format!("{json:#}\n")
+}

@@ -1,0 +1,156 @@
+//! How often each relative distance is trained (the paper's figure 5, over the very sampler that the training uses).
+//!
+//! A row trains distance d when some token of it attends to a token whose rope position is d less. d = 0 (a token attends to
+//! itself) is always trained.
+
+use super::chunks::reference_limit;
+use super::{ChunkLengths, Method, Placement, Sampler, span_ranges};
+use crate::index::{ChunkSpan, RopePosition};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// The probability that one row trains each distance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Coverage {
+    /// `[target_len]`, by distance.
+    pub probability: Vec<f64>,
+    /// Rows that were drawn, 0 where the probability is exact.
+    pub rows: usize,
+}
+
+/// A [`Coverage`] in a line.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    pub min: f64,
+    pub mean: f64,
+    /// The distances with probability 0 (of a drawn coverage: those that no row happened to train), as ascending ranges.
+    pub never: Vec<Range<usize>>,
+}
+
+impl Coverage {
+    /// By drawing `rows` rows (at least one), those of step 0 under `seed`.
+    pub fn drawn(sampler: &Sampler, seed: u64, rows: usize) -> Coverage {
+        let rows = rows.clamp(1, u32::MAX as usize);
+        let len = sampler.target_len();
+        // Counts are whole numbers, so the sum is the same in any order. A share of rows per task, because each task has
+        // an array of target_len of its own.
+        let share = rows.div_ceil(4 * rayon::current_num_threads()).max(1);
+        let tasks = (0..rows).step_by(share).collect::<Vec<_>>();
+        let steps = tasks
+            .into_par_iter()
+            .map(|first| {
+                let mut steps = vec![0i64; len + 1];
+                for row in first..rows.min(first + share) {
+                    let placement = sampler.placement(seed, 0, row as u32);
+                    for range in trained(&placement, sampler.window(), len) {
+                        steps[range.start] += 1;
+                        steps[range.end] -= 1;
+                    }
+                }
+                steps
+            })
+            .reduce(|| vec![0; len + 1], |a, b| a.iter().zip(&b).map(|(a, b)| a + b).collect());
+        let mut count = 0;
+        let running = |step: &i64| {
+            count += step;
+            count as f64 / rows as f64
+        };
+        Coverage { probability: steps[..len].iter().map(running).collect(), rows }
+    }
+
+    /// By formula, where there is an easy one: PoSE with two chunks, and the methods that draw nothing.
+    pub fn exact(sampler: &Sampler) -> Option<Coverage> {
+        let window = sampler.window();
+        let probability = |d: usize| match (sampler.method, sampler.chunks) {
+            (Method::Pose, 2) => Some(two_chunks(sampler, d)),
+            (Method::Full | Method::Plain, _) => Some(if d < window { 1.0 } else { 0.0 }),
+            _ => None,
+        };
+        let probability = (0..sampler.target_len()).map(probability).collect::<Option<_>>()?;
+        Some(Coverage { probability, rows: 0 })
+    }
+
+    pub fn summary(&self) -> Summary {
+        let mut never: Vec<Range<usize>> = Vec::new();
+        for (d, _) in self.probability.iter().enumerate().filter(|(_, p)| **p == 0.0) {
+            match never.last_mut() {
+                Some(last) if last.end == d => last.end = d + 1,
+                _ => never.push(d..d + 1),
+            }
+        }
+        let min = self.probability.iter().copied().fold(f64::INFINITY, f64::min);
+        let mean = self.probability.iter().sum::<f64>() / self.probability.len() as f64;
+        Summary { min, mean, never }
+    }
+}
+
+/// 1 - (1 - P(within a chunk))·(1 - P(across)): the length l decides the one and the bias u the other, independently.
+/// Within: d < max(l, Lc - l). Across: from u + 1 (last token of the first chunk to the first of the second) to u + Lc - 1.
+fn two_chunks(sampler: &Sampler, d: usize) -> f64 {
+    let (window, longest) = (sampler.train_len, sampler.target_len - sampler.train_len);
+    let lengths = match sampler.chunk_lengths {
+        ChunkLengths::Paper => window - 1,
+        ChunkLengths::Reference => reference_limit(window, 2),
+    };
+    // l in 1..=lengths with l <= window - 1 - d or l > d; the two overlap for small d.
+    let (short, long) = ((window - 1).saturating_sub(d).min(lengths), lengths.saturating_sub(d));
+    let within = (short + long).min(lengths) as f64 / lengths as f64;
+    let across =
+        (d.min(longest + 1)).saturating_sub((d + 1).saturating_sub(window)) as f64 / (longest + 1) as f64;
+    1.0 - (1.0 - within) * (1.0 - across)
+}
+
+/// The distances that one row trains, as disjoint ascending ranges below `target_len`.
+fn trained(placement: &Placement, window: usize, target_len: usize) -> Vec<Range<usize>> {
+    match placement {
+        Placement::Spans(spans) => between_chunks(spans, window),
+        Placement::List(positions) => between_positions(positions, target_len),
+    }
+}
+
+/// Two chunks are two runs of consecutive positions, so the distances between them are one run too.
+fn between_chunks(spans: &[ChunkSpan], window: usize) -> Vec<Range<usize>> {
+    let places = |(range, span): (Range<usize>, &ChunkSpan)| {
+        let bias = span.bias as usize;
+        range.start + bias..range.end + bias
+    };
+    let chunks: Vec<Range<usize>> = span_ranges(spans, window).map(places).collect();
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for (i, late) in chunks.iter().enumerate() {
+        runs.push(0..late.len());
+        runs.extend(chunks[..i].iter().map(|early| late.start + 1 - early.end..late.end - early.start));
+    }
+    runs.sort_unstable_by_key(|run| run.start);
+    runs.into_iter().fold(Vec::new(), |mut joined: Vec<Range<usize>>, run| {
+        match joined.last_mut() {
+            Some(last) if run.start <= last.end => last.end = last.end.max(run.end),
+            _ => joined.push(run),
+        }
+        joined
+    })
+}
+
+/// All differences of a set of positions: the set as bits, shifted down by each of its members and joined.
+fn between_positions(positions: &[RopePosition], target_len: usize) -> Vec<Range<usize>> {
+    let mut set = vec![0u64; target_len.div_ceil(64) + 1];
+    for p in positions {
+        set[p.0 as usize / 64] |= 1 << (p.0 % 64);
+    }
+    let mut distances = vec![0u64; set.len()];
+    for p in positions {
+        let (word, bit) = (p.0 as usize / 64, p.0 % 64);
+        for (to, from) in distances.iter_mut().zip(set[word..].windows(2)) {
+            // Shifting by 1 and by 63 - bit instead of by 64 - bit: a shift by 64 is no shift.
+            *to |= from[0] >> bit | (from[1] << 1) << (63 - bit);
+        }
+    }
+    let is_set = |d: usize| distances[d / 64] >> (d % 64) & 1 == 1;
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for d in (0..target_len).filter(|&d| is_set(d)) {
+        match runs.last_mut() {
+            Some(last) if last.end == d => last.end = d + 1,
+            _ => runs.push(d..d + 1),
+        }
+    }
+    runs
+}
