@@ -4,4 +4,5 @@
 pub mod backend;
 pub mod error;
 pub mod index;
+pub mod model;
 pub mod rope;
