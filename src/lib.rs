@@ -2,9 +2,18 @@
 //! arXiv 2309.10400), on kernels written by hand. docs/architecture.md is the map of these rooms.
 
 pub mod backend;
+pub mod checkpoint;
 pub mod cli;
 pub mod data;
 pub mod error;
+pub mod eval;
 pub mod index;
+pub mod infer;
+pub mod memory;
+pub mod model;
+pub mod optim;
 pub mod positions;
 pub mod random;
+pub mod recipe;
+pub mod rope;
+pub mod train;

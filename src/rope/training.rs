@@ -1,0 +1,121 @@
+//! Which rotation a run trains with: the model's own, scaled for the target length.
+
+use super::{Llama3, Rope, Scaling, Yarn};
+use crate::error::{Error, Result};
+use std::fmt;
+use std::str::FromStr;
+
+/// A scaling by its name alone, as a recipe gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScalingKind {
+    None,
+    Linear,
+    Ntk,
+    Yarn,
+    YarnRevised,
+    Llama3,
+}
+
+impl ScalingKind {
+    pub const ALL: [ScalingKind; 6] = [
+        ScalingKind::None,
+        ScalingKind::Linear,
+        ScalingKind::Ntk,
+        ScalingKind::Yarn,
+        ScalingKind::YarnRevised,
+        ScalingKind::Llama3,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            ScalingKind::None => "none",
+            ScalingKind::Linear => "linear",
+            ScalingKind::Ntk => "ntk",
+            ScalingKind::Yarn => "yarn",
+            ScalingKind::YarnRevised => "yarn-revised",
+            ScalingKind::Llama3 => "llama3",
+        }
+    }
+}
+
+impl fmt::Display for ScalingKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for ScalingKind {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        ScalingKind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
+            let known = ScalingKind::ALL.map(ScalingKind::name).join(", ");
+            match name {
+                "dynamic" | "longrope" => {
+                    format!("\"{name}\" is known but not supported yet; supported are {known}")
+                }
+                _ => format!("there is no such scaling; supported are {known}"),
+            }
+        })
+    }
+}
+
+/// The rotation to train with, for a context of `target_len` tokens where `original_len` were trained.
+///
+/// `none` keeps `base` as it is, whatever that is. Any other kind starts from an unscaled base and scales it by
+/// target_len / original_len, or by `factor` where given.
+///
+/// # Errors
+/// A base that is scaled already (its frequencies would be scaled twice), a factor for `none`, a factor of 1 or less, or
+/// a scaling that changes no frequency of this base.
+pub fn for_training(
+    base: &Rope,
+    kind: ScalingKind,
+    target_len: usize,
+    original_len: usize,
+    factor: Option<f64>,
+) -> Result<Rope> {
+    let refuse = |problem: String| Err(Error::usage("--scaling", kind, problem));
+    if kind == ScalingKind::None {
+        return match factor {
+            Some(factor) => {
+                refuse(format!("a factor of {factor} is given, but none scales nothing; drop one of them"))
+            }
+            None => Ok(base.clone()),
+        };
+    }
+    if base.scaling != Scaling::None {
+        return refuse(format!(
+            "the model is scaled already (\"{}\", factor {}), and scaling twice would give frequencies that neither \
+             length was trained with; choose none to go on with the scaling it has, or start from the unscaled model",
+            base.scaling.name(),
+            base.scaling.factor().unwrap_or(1.0),
+        ));
+    }
+    if original_len == 0 {
+        return refuse("the original context length is 0; it must be at least 1".into());
+    }
+    let s = factor.unwrap_or(target_len as f64 / original_len as f64);
+    if s <= 1.0 && factor.is_none() {
+        return refuse(format!(
+            "the target length {target_len} is not above the model's {original_len}, so there is nothing to scale; \
+             choose none, a longer target or an explicit factor"
+        ));
+    }
+    let scaling = match kind {
+        ScalingKind::None => Scaling::None,
+        ScalingKind::Linear => Scaling::Linear { factor: s },
+        ScalingKind::Ntk => Scaling::Ntk { factor: s },
+        ScalingKind::Yarn => Scaling::Yarn(Yarn::new(s, original_len)),
+        ScalingKind::YarnRevised => Scaling::YarnRevised(Yarn::new(s, original_len)),
+        ScalingKind::Llama3 => Scaling::Llama3(Llama3 {
+            factor: s,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original: original_len,
+        }),
+    };
+    let rope = Rope { scaling, ..base.clone() };
+    rope.check().or_else(|problem| Err(Error::usage("--scaling", kind, problem)))?;
+    Ok(rope)
+}
