@@ -15,5 +15,6 @@ pub mod optim;
 pub mod positions;
 pub mod random;
 pub mod recipe;
+pub mod report;
 pub mod rope;
 pub mod train;

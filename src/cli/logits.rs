@@ -100,7 +100,7 @@ impl Job for LogitsJob<'_> {
         let mut file = NpyWriter::create(&self.flags.out, &shape)?;
         for (ids, positions) in self.ids.rows.iter().zip(&self.positions.rows) {
             let ids: Vec<TokenId> = ids.iter().map(|&id| TokenId(id)).collect();
-            session.all_logits(b, &model, &ids, positions, &mut |row| file.write(row))?;
+            session.all_logits(b, &model, &ids, positions, &mut |row| file.append(row))?;
         }
         file.finish()?;
         drop((model, session));

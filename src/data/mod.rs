@@ -12,4 +12,4 @@ mod zstd;
 pub use corpus::{Corpus, Document, LoadOptions, Progress};
 pub use decoder::Decoder;
 pub use loader::{Batch, BatchPlaces, Example, Loader};
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{Tokenizer, bytes_as_json};

@@ -20,6 +20,8 @@ pub struct Tokenizer {
     vocab_size: usize,
     bos: Option<u32>,
     eos: Option<u32>,
+    /// Length of tokenizer.json.
+    file_bytes: usize,
     fingerprint: [u8; 32],
 }
 
@@ -43,6 +45,7 @@ impl Tokenizer {
             vocab_size: 258,
             bos: Some(BYTE_BOS),
             eos: Some(BYTE_EOS),
+            file_bytes: 0,
             fingerprint: *blake3::hash(b"pose-engine byte tokenizer 1").as_bytes(),
         }
     }
@@ -83,6 +86,7 @@ impl Tokenizer {
             vocab_size,
             bos: None,
             eos: None,
+            file_bytes: json.len(),
             fingerprint: *blake3::hash(json).as_bytes(),
         })
     }
@@ -164,6 +168,22 @@ impl Tokenizer {
     /// The token that ends a document.
     pub fn eos_id(&self) -> Option<u32> {
         self.eos
+    }
+
+    /// Whether the tokenizer's own post-processing puts bos in front of a text.
+    pub fn adds_bos(&self) -> bool {
+        match (&self.kind, self.bos) {
+            (Kind::HuggingFace(inner), Some(bos)) => {
+                inner.encode_fast("a", true).is_ok_and(|e| e.get_ids().first() == Some(&bos) && e.len() > 1)
+            }
+            _ => false,
+        }
+    }
+
+    /// About what the tokenizer takes in memory: a multiple of its file, measured with vocabularies of 32k to 128k.
+    pub fn resident_bytes(&self) -> usize {
+        const TIMES_FILE: usize = 12;
+        self.file_bytes * TIMES_FILE
     }
 
     /// blake3 of tokenizer.json: what a token cache is valid for.

@@ -123,6 +123,12 @@ impl Config {
         self.rope.check()
     }
 
+    /// The context length that the rotation's frequencies were trained for, in tokens: a scaling's original length, or
+    /// all of it where nothing is scaled.
+    pub fn original_length(&self) -> usize {
+        self.rope.scaling.original().unwrap_or(self.max_position_embeddings)
+    }
+
     /// The same model with another rotation and context length: what a run trains and saves.
     pub fn extended(&self, rope: Rope, max_position_embeddings: usize) -> Config {
         Config { rope, max_position_embeddings, ..self.clone() }

@@ -49,7 +49,8 @@ impl<B: Backend> Model<B> {
         b.embed(&mut x[0], self.param(self.ids.embed), &batch.ids, self.head_shape(batch.len()))?;
         for layer in 0..self.config.num_hidden_layers {
             let (before, after) = x.split_at_mut(layer + 1);
-            let inner = &mut inner[if inner.len() == 1 { 0 } else { layer }];
+            let kept = if inner.len() == 1 { 0 } else { layer };
+            let inner = &mut inner[kept];
             self.block_inner(b, layer, &before[layer], inner, work, batch, Keys::Own)?;
             self.block_out(b, layer, &mut after[0], inner, work, batch.len())?;
         }

@@ -157,6 +157,15 @@ impl Scaling {
         }
     }
 
+    /// The context length that was trained before scaling, where the scaling says it.
+    pub fn original(&self) -> Option<usize> {
+        match self {
+            Scaling::None | Scaling::Linear { .. } | Scaling::Ntk { .. } => None,
+            Scaling::Yarn(y) | Scaling::YarnRevised(y) => Some(y.original),
+            Scaling::Llama3(l) => Some(l.original),
+        }
+    }
+
     pub(super) fn attention_factor(&self) -> f64 {
         match self {
             Scaling::Yarn(y) | Scaling::YarnRevised(y) => y.attention(),

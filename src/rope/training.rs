@@ -6,7 +6,8 @@ use std::fmt;
 use std::str::FromStr;
 
 /// A scaling by its name alone, as a recipe gives it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ScalingKind {
     None,
     Linear,
@@ -75,7 +76,7 @@ pub fn for_training(
     original_len: usize,
     factor: Option<f64>,
 ) -> Result<Rope> {
-    let refuse = |problem: String| Err(Error::usage("--scaling", kind, problem));
+    let refuse = |problem: String| Err(Error::usage("--rope", kind, problem));
     if kind == ScalingKind::None {
         return match factor {
             Some(factor) => {
@@ -116,6 +117,6 @@ pub fn for_training(
         }),
     };
     let rope = Rope { scaling, ..base.clone() };
-    rope.check().or_else(|problem| Err(Error::usage("--scaling", kind, problem)))?;
+    rope.check().or_else(|problem| Err(Error::usage("--rope", kind, problem)))?;
     Ok(rope)
 }

@@ -1,6 +1,5 @@
 //! metrics.jsonl, a line for each step, and the summary of a run.
 
-use super::Opened;
 use crate::error::{Error, Result};
 use crate::eval::WindowReport;
 use crate::memory::{self, Ledger};
@@ -85,7 +84,7 @@ impl Log {
         self.line(&line)
     }
 
-    pub fn summary(self, recipe: &Recipe, _opened: &Opened, plan: &Ledger, elapsed: Duration) -> Result<Summary> {
+    pub fn summary(self, recipe: &Recipe, plan: &Ledger, elapsed: Duration) -> Result<Summary> {
         let mut seconds: Vec<f64> = self.steps.iter().map(|m| m.seconds).collect();
         seconds.sort_by(f64::total_cmp);
         let median = seconds.get(seconds.len() / 2).copied();

@@ -6,7 +6,8 @@ mod setup;
 mod step;
 
 pub use metrics::{StepMetrics, Summary};
-pub use setup::{Opened, State, plan};
+pub use save::saved_settings;
+pub use setup::{Opened, OpenedModel, State, note_program, plan};
 
 use crate::backend::Backend;
 use crate::error::{Error, Result};
@@ -40,7 +41,7 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
     memory::reset_peak();
     let mut state = State::allocate(b, recipe, &opened, &mut memory::Ledger::live())?;
     match directory.latest()? {
-        Some(checkpoint) => state.restore(b, recipe, &checkpoint, watch)?,
+        Some(checkpoint) => state.restore(b, &directory, &checkpoint, watch)?,
         None => state.fill(b, recipe)?,
     }
     let mut log = metrics::Log::open(directory.path(), state.steps_done)?;
@@ -69,5 +70,5 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
     }
     let warnings = directory.save_final(b, &state, recipe, &opened)?;
     warnings.iter().for_each(|w| watch.note(w));
-    log.summary(recipe, &opened, &dry, start.elapsed())
+    log.summary(recipe, &dry, start.elapsed())
 }

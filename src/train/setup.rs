@@ -14,35 +14,43 @@ use crate::optim::AdamState;
 use crate::recipe::{Recipe, Source};
 use crate::rope::{self, Rope};
 
-/// Everything that a recipe names, read and checked.
-pub struct Opened {
+/// The model that a recipe names: architecture and tokenizer, without weights.
+pub struct OpenedModel {
     pub config: Config,
     pub tokenizer: Tokenizer,
+    /// The rotation that is trained with.
+    pub rope: Rope,
+}
+
+impl OpenedModel {
+    pub fn open(recipe: &Recipe) -> Result<OpenedModel> {
+        let (config, tokenizer) = open_model(&recipe.source)?;
+        let (target, original) = (recipe.sampler.target_len(), config.original_length());
+        let rope = rope::for_training(&config.rope, recipe.rope, target, original, recipe.rope_factor)?;
+        Ok(OpenedModel { config, tokenizer, rope })
+    }
+}
+
+/// Everything that a recipe names, read and checked.
+pub struct Opened {
+    pub model: OpenedModel,
     pub loader: Loader,
     /// Held-out documents; may be none.
     pub eval: Corpus,
-    /// The rotation that is trained with.
-    pub rope: Rope,
-    pub planned_bytes: usize,
 }
 
 impl Opened {
     pub fn open(recipe: &Recipe, watch: &dyn Watch) -> Result<Opened> {
-        let (config, tokenizer) = open_model(&recipe.source)?;
-        let rope = rope_for(recipe, &config)?;
-        let loader = open_loader(recipe, &tokenizer, watch)?;
-        let mut eval = load_corpus(&recipe.eval_data, recipe, &tokenizer, watch)?;
+        Self::with_data(recipe, OpenedModel::open(recipe)?, watch)
+    }
+
+    pub fn with_data(recipe: &Recipe, model: OpenedModel, watch: &dyn Watch) -> Result<Opened> {
+        let loader = open_loader(recipe, &model.tokenizer, watch)?;
+        let mut eval = load_corpus(&recipe.eval_data, recipe, &model.tokenizer, watch)?;
         for document in &mut eval.documents {
             document.tokens.truncate(recipe.eval_tokens);
         }
-        Ok(Opened { config, tokenizer, loader, eval, rope, planned_bytes: 0 })
-    }
-
-    /// The same, but for the text: what `plan` needs.
-    pub fn without_data(recipe: &Recipe) -> Result<(Config, Tokenizer, Rope)> {
-        let (config, tokenizer) = open_model(&recipe.source)?;
-        let rope = rope_for(recipe, &config)?;
-        Ok((config, tokenizer, rope))
+        Ok(Opened { model, loader, eval })
     }
 }
 
@@ -53,11 +61,6 @@ fn open_model(source: &Source) -> Result<(Config, Tokenizer)> {
     };
     tokenizer.check_vocab(config.vocab_size)?;
     Ok((config, tokenizer))
-}
-
-fn rope_for(recipe: &Recipe, config: &Config) -> Result<Rope> {
-    let target = recipe.sampler.target_len();
-    rope::for_training(&config.rope, recipe.rope, target, config.original_length(), recipe.rope_factor)
 }
 
 fn load_corpus(
@@ -97,8 +100,9 @@ pub struct State<B: Backend> {
 impl<B: Backend> State<B> {
     /// Takes all the memory of the run through `ledger`.
     pub fn allocate_for(
-        b: &B, recipe: &Recipe, config: &Config, rope: &Rope, with_eval: bool, ledger: &mut Ledger,
+        b: &B, recipe: &Recipe, opened: &OpenedModel, with_eval: bool, ledger: &mut Ledger,
     ) -> Result<State<B>> {
+        let (config, rope) = (&opened.config, &opened.rope);
         let (rows, tokens) = (recipe.batch, recipe.sampler.window());
         let model = Model::allocate(b, ledger, config, rope)?;
         let grads = Gradients::allocate(b, ledger, &model.specs)?;
@@ -121,7 +125,7 @@ impl<B: Backend> State<B> {
     }
 
     pub fn allocate(b: &B, recipe: &Recipe, opened: &Opened, ledger: &mut Ledger) -> Result<State<B>> {
-        Self::allocate_for(b, recipe, &opened.config, &opened.rope, !opened.eval.documents.is_empty(), ledger)
+        Self::allocate_for(b, recipe, &opened.model, !opened.eval.documents.is_empty(), ledger)
     }
 
     /// The model's weights as the recipe wants them at step 0.
@@ -147,7 +151,7 @@ pub fn plan<B: Backend>(b: &B, recipe: &Recipe, opened: &Opened) -> Result<Ledge
     State::allocate(b, recipe, opened, &mut ledger)?;
     let text = 4 * (opened.loader.corpus().tokens() + opened.eval.tokens()) as usize;
     ledger.note(Kind::Program, "tokenized text", &[text / 4], "u32", text);
-    note_program(&mut ledger, &opened.tokenizer);
+    note_program(&mut ledger, &opened.model.tokenizer);
     Ok(ledger)
 }
 
