@@ -31,7 +31,11 @@ fn against_transformers<B: Backend>(b: &B, bound: f64) {
                     within(relative(&gradient, &all[i]), 4.0 * bound, &what(&spec.name));
                 }
             }
-            within(relative(&logits(b, &bench, &case.ids, &case.positions), &case.logits), bound, &what("logits"));
+            within(
+                relative(&logits(b, &bench, &case.ids, &case.positions), &case.logits),
+                bound,
+                &what("logits"),
+            );
         }
     }
 }
@@ -83,7 +87,13 @@ fn placements() -> Vec<(&'static str, BatchPlaces)> {
     let list = |row: u32| (0..13).map(move |t| RopePosition(row * 3 + t * t));
     vec![
         ("plain", BatchPlaces::Spans { spans: vec![span(0, 0); 2], per_row: 1 }),
-        ("pose", BatchPlaces::Spans { spans: vec![span(0, 0), span(4, 57), span(0, 0), span(11, 200)], per_row: 2 }),
+        (
+            "pose",
+            BatchPlaces::Spans {
+                spans: vec![span(0, 0), span(4, 57), span(0, 0), span(11, 200)],
+                per_row: 2,
+            },
+        ),
         ("randpos", BatchPlaces::List((0..2).flat_map(list).collect())),
     ]
 }
@@ -112,7 +122,11 @@ fn gradients_of_the_reference_are_its_finite_differences() {
             }
             let sampled: Vec<f64> = gradient.iter().step_by(7).copied().collect();
             let differences: Vec<f64> = differences.into_iter().step_by(7).collect();
-            assert!(sampled.iter().any(|g| g.abs() > 1e-9), "{} has no gradient to speak of", bench.model.specs[p].name);
+            assert!(
+                sampled.iter().any(|g| g.abs() > 1e-9),
+                "{} has no gradient to speak of",
+                bench.model.specs[p].name
+            );
             within(relative(&sampled, &differences), 1e-7, &format!("{name} {}", bench.model.specs[p].name));
         }
     }

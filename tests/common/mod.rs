@@ -94,7 +94,13 @@ impl<'a, B: Backend> Bench<'a, B> {
     }
 
     /// For rows placed as `places` are.
-    pub fn for_places(b: &'a B, config: &Config, tokens: usize, recompute: bool, places: &BatchPlaces) -> Self {
+    pub fn for_places(
+        b: &'a B,
+        config: &Config,
+        tokens: usize,
+        recompute: bool,
+        places: &BatchPlaces,
+    ) -> Self {
         let spans = if matches!(places, BatchPlaces::List(_)) { 0 } else { tokens };
         Self::placed(b, config, 2, tokens, recompute, spans)
     }
@@ -120,7 +126,9 @@ impl<'a, B: Backend> Bench<'a, B> {
         self.batch.fill(self.b, rows, ids, targets, places).unwrap();
         self.grads.zero(self.b, &self.model.specs).unwrap();
         let (model, b) = (&self.model, self.b);
-        model.forward_backward(b, &mut self.buffers, &mut self.grads, &self.batch, 1.0 / scored as f64).unwrap();
+        model
+            .forward_backward(b, &mut self.buffers, &mut self.grads, &self.batch, 1.0 / scored as f64)
+            .unwrap();
         self.mean_loss(ids.len(), scored)
     }
 
