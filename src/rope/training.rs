@@ -116,6 +116,6 @@ pub fn for_training(
         }),
     };
     let rope = Rope { scaling, ..base.clone() };
-    rope.check().or_else(|problem| Err(Error::usage("--scaling", kind, problem)))?;
+    rope.check().map_err(|problem| Error::usage("--scaling", kind, problem))?;
     Ok(rope)
 }
