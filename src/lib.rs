@@ -13,6 +13,7 @@ pub mod memory;
 pub mod model;
 pub mod optim;
 pub mod positions;
+pub mod quickstart;
 pub mod random;
 pub mod recipe;
 pub mod report;

@@ -6,6 +6,8 @@ mod dtype;
 mod fields;
 mod preset;
 mod rope_json;
+#[cfg(test)]
+mod tests;
 
 pub use dtype::Dtype;
 pub use preset::preset_names;
@@ -62,7 +64,8 @@ impl Config {
     /// names the key.
     pub fn load(dir: &Path) -> Result<Config> {
         let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "reading the model's config", e))?;
+        let text =
+            std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "reading the model's config", e))?;
         Config::from_json(&text, &path)
     }
 
@@ -93,7 +96,9 @@ impl Config {
             ("head_dim", self.head_dim, MOST_WIDTH),
             ("max_position_embeddings", self.max_position_embeddings, u32::MAX as usize),
         ];
-        if let Some((name, value, most)) = sizes.into_iter().find(|&(_, value, most)| value == 0 || value > most) {
+        if let Some((name, value, most)) =
+            sizes.into_iter().find(|&(_, value, most)| value == 0 || value > most)
+        {
             return Err(format!("{name} is {value}, but it should be a whole number from 1 to {most}"));
         }
         if !heads.is_multiple_of(kv_heads) {
@@ -103,13 +108,19 @@ impl Config {
         }
         if !self.hidden_size.is_multiple_of(heads) {
             // transformers refuses it too, even where head_dim is given
-            return Err(format!("num_attention_heads {heads} does not divide hidden_size {}", self.hidden_size));
+            return Err(format!(
+                "num_attention_heads {heads} does not divide hidden_size {}",
+                self.hidden_size
+            ));
         }
         if !self.head_dim.is_multiple_of(2) {
             return Err(format!("head_dim is {}, but it must be even: rotation turns pairs", self.head_dim));
         }
         if heads.saturating_mul(self.head_dim) > MOST_WIDTH {
-            return Err(format!("num_attention_heads {heads} times head_dim {} is above {MOST_WIDTH}", self.head_dim));
+            return Err(format!(
+                "num_attention_heads {heads} times head_dim {} is above {MOST_WIDTH}",
+                self.head_dim
+            ));
         }
         if self.rope.rotary_dim != self.head_dim {
             return Err(format!("{} rotated elements in heads of {}", self.rope.rotary_dim, self.head_dim));
@@ -118,7 +129,10 @@ impl Config {
             return Err(format!("rms_norm_eps is {}, but it should lie between 0 and 1", self.rms_norm_eps));
         }
         if !(self.initializer_range >= 0.0 && self.initializer_range <= 1.0) {
-            return Err(format!("initializer_range is {}, but it should lie between 0 and 1", self.initializer_range));
+            return Err(format!(
+                "initializer_range is {}, but it should lie between 0 and 1",
+                self.initializer_range
+            ));
         }
         self.rope.check()
     }
@@ -186,7 +200,9 @@ fn refuse_other_models(f: &mut Fields<'_>) -> Result<()> {
     }
     match f.text("hidden_act")?.as_deref() {
         None | Some("silu" | "swish") => {}
-        Some(other) => return Err(f.error(format!("hidden_act \"{other}\" is not supported; supported is silu"))),
+        Some(other) => {
+            return Err(f.error(format!("hidden_act \"{other}\" is not supported; supported is silu")));
+        }
     }
     if f.boolean("mlp_bias")?.unwrap_or(false) {
         return Err(f.error("mlp_bias true is not supported: the feed-forward block has no biases here"));
@@ -198,7 +214,9 @@ fn refuse_other_models(f: &mut Fields<'_>) -> Result<()> {
         return Err(f.error("partial_rotary_factor other than 1 is not supported"));
     }
     if f.map.get("quantization_config").is_some_and(|q| !q.is_null()) {
-        return Err(f.error("quantization_config: quantized checkpoints are not supported; use the full-precision model"));
+        return Err(f.error(
+            "quantization_config: quantized checkpoints are not supported; use the full-precision model",
+        ));
     }
     f.take("architectures");
     Ok(())
@@ -251,12 +269,14 @@ fn read(f: &mut Fields<'_>) -> Result<Config> {
 /// `dtype` (5.x) or `torch_dtype` (4.x).
 fn read_dtype(f: &mut Fields<'_>) -> Result<Option<Dtype>> {
     let (new, old) = (f.text("dtype")?, f.text("torch_dtype")?);
-    let Some(name) = f.agree(("dtype", new), ("torch_dtype", old), |n| format!("\"{n}\""))? else { return Ok(None) };
+    let Some(name) = f.agree(("dtype", new), ("torch_dtype", old), |n| format!("\"{n}\""))? else {
+        return Ok(None);
+    };
     match Dtype::from_hf_name(&name) {
         Some(dtype) => Ok(Some(dtype)),
         None if name == "auto" => Ok(None),
-        None => {
-            Err(f.error(format!("dtype \"{name}\" is not supported; supported are float32, float16, bfloat16")))
-        }
+        None => Err(
+            f.error(format!("dtype \"{name}\" is not supported; supported are float32, float16, bfloat16"))
+        ),
     }
 }

@@ -117,6 +117,6 @@ pub fn for_training(
         }),
     };
     let rope = Rope { scaling, ..base.clone() };
-    rope.check().or_else(|problem| Err(Error::usage("--rope", kind, problem)))?;
+    rope.check().map_err(|problem| Error::usage("--rope", kind, problem))?;
     Ok(rope)
 }

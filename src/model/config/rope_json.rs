@@ -56,7 +56,9 @@ fn original_of(scaling: &Scaling) -> Option<usize> {
 /// One `rope_scaling` or `rope_parameters` object: its theta, where it has one, and its scaling.
 fn spec(mut f: Fields<'_>, top_original: Option<usize>, positions: usize) -> Result<(Option<f64>, Scaling)> {
     if let Some((layers, _)) = f.map.iter().find(|(_, v)| v.is_object()) {
-        return Err(f.error(format!("{}{layers}: rope that differs from layer to layer is not supported", f.prefix)));
+        return Err(
+            f.error(format!("{}{layers}: rope that differs from layer to layer is not supported", f.prefix))
+        );
     }
     let theta = f.number("rope_theta")?;
     if f.number("partial_rotary_factor")?.is_some_and(|p| p != 1.0) {
@@ -76,7 +78,9 @@ fn spec(mut f: Fields<'_>, top_original: Option<usize>, positions: usize) -> Res
                 "dynamic" | "longrope" | "su" => "is known but not supported yet",
                 _ => "is unknown",
             };
-            return Err(f.error(format!("{}rope_type \"{other}\" {problem}; supported are {known}", f.prefix)));
+            return Err(
+                f.error(format!("{}rope_type \"{other}\" {problem}; supported are {known}", f.prefix))
+            );
         }
     };
     // written by the YaRN authors' own code, without effect on the numbers
@@ -122,7 +126,9 @@ fn yarn(f: &mut Fields<'_>, top_original: Option<usize>, positions: usize) -> Re
     match f.text(VARIANT)?.as_deref() {
         None => Ok(Scaling::Yarn(numbers)),
         Some(REVISED) => Ok(Scaling::YarnRevised(numbers)),
-        Some(other) => Err(f.error(format!("{}{VARIANT} \"{other}\" is unknown; supported is {REVISED}", f.prefix))),
+        Some(other) => {
+            Err(f.error(format!("{}{VARIANT} \"{other}\" is unknown; supported is {REVISED}", f.prefix)))
+        }
     }
 }
 

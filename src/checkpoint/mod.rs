@@ -1,0 +1,34 @@
+//! Hugging Face directories in and out, whole or not at all, and the state to resume from.
+//!
+//! A run's directory OUT looks like this:
+//!
+//! ```text
+//! OUT/checkpoint-000120/    config.json, model.safetensors, tokenizer files, resume/, manifest.json
+//! OUT/checkpoint-000240/    ...
+//! OUT/config.json ...       the final model, with a manifest.json of its own
+//! ```
+//!
+//! A directory is complete when its `manifest.json` is there and true: it is written last and holds every file's length
+//! and BLAKE3 hash. OUT belongs to one machine at a time.
+
+mod atomic;
+mod convert;
+mod final_model;
+mod manifest;
+mod mapped;
+mod model;
+mod npy;
+mod resume;
+mod run_dir;
+mod tensors;
+mod weights;
+
+pub use atomic::{Existing, Staging, refuse_existing};
+pub use final_model::{finish_publishing, publish};
+pub use manifest::{Manifest, ManifestFile, verify};
+pub use model::{SHARD_BYTES, copy_tokenizer, write_model};
+pub use npy::NpyWriter;
+pub use resume::{Resume, ResumeState, Slot, slot_name, write_resume};
+pub use run_dir::{Latest, checkpoint_dir, latest};
+pub use tensors::{TensorSource, TensorSpec, write_safetensors};
+pub use weights::Weights;

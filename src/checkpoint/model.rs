@@ -1,0 +1,131 @@
+//! A model as a Hugging Face directory.
+
+use super::atomic::Staging;
+use super::tensors::{TensorSource, write_safetensors};
+use crate::error::{Error, Result};
+use crate::model::config::Config;
+use crate::model::params::table;
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// Weights larger than this are split into several files, as transformers does.
+pub const SHARD_BYTES: u64 = 5_000_000_000;
+
+/// Files of a model directory that belong to its text side and go along unchanged.
+const TOKENIZER_FILES: [&str; 10] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+];
+
+/// Writes config.json and the weights, split where they are above `shard_bytes` ([`SHARD_BYTES`] as a rule), and copies the
+/// tokenizer's files from `tokenizer_from`. Returns warnings for the user: what other software will read differently.
+///
+/// # Errors
+/// A source whose tensors are not those of the configuration, or a refusal of the operating system.
+pub fn write_model(
+    staging: &Staging,
+    config: &Config,
+    source: &dyn TensorSource,
+    tokenizer_from: Option<&Path>,
+    shard_bytes: u64,
+) -> Result<Vec<String>> {
+    check_source(staging, config, source)?;
+    let mut config = config.clone();
+    config.dtype = source.specs().first().map(|s| s.dtype).or(config.dtype);
+    let (json, warnings) = config.to_json();
+    write_json(staging, "config.json", &json)?;
+    write_weights(staging, source, shard_bytes)?;
+    if let Some(from) = tokenizer_from {
+        copy_tokenizer(staging, from)?;
+    }
+    Ok(warnings)
+}
+
+/// A checkpoint that its own config cannot load is worse than none.
+fn check_source(staging: &Staging, config: &Config, source: &dyn TensorSource) -> Result<()> {
+    let wrong = |problem: String| Err(Error::file(staging.dir(), problem));
+    let (table, specs) = (table(config), source.specs());
+    if table.len() != specs.len() {
+        return wrong(format!(
+            "the model has {} parameters, {} were given to save",
+            table.len(),
+            specs.len()
+        ));
+    }
+    for param in &table {
+        match specs.iter().find(|s| s.name == param.name) {
+            None => return wrong(format!("{} was not given to save", param.name)),
+            Some(s) if s.shape != param.shape => {
+                return wrong(format!(
+                    "{} was given as {:?}, the model has {:?}",
+                    s.name, s.shape, param.shape
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn write_json(staging: &Staging, name: &str, value: &Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::file(name, e.to_string()))?;
+    staging.write(name, format!("{text}\n").as_bytes())
+}
+
+fn write_weights(staging: &Staging, source: &dyn TensorSource, shard_bytes: u64) -> Result<()> {
+    let shards = split(source, shard_bytes);
+    if let [all] = shards.as_slice() {
+        return write_safetensors(&staging.dir().join("model.safetensors"), source, all);
+    }
+    let mut weight_map = Map::new();
+    for (n, shard) in shards.iter().enumerate() {
+        let file = format!("model-{:05}-of-{:05}.safetensors", n + 1, shards.len());
+        write_safetensors(&staging.dir().join(&file), source, shard)?;
+        weight_map.extend(shard.iter().map(|&i| (source.specs()[i].name.clone(), json!(file))));
+    }
+    let total: usize = source.specs().iter().map(|s| s.bytes()).sum();
+    let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
+    write_json(staging, "model.safetensors.index.json", &index)
+}
+
+/// Places of tensors, in order, in groups of at most `shard_bytes`; a tensor larger than that is alone in its group.
+fn split(source: &dyn TensorSource, shard_bytes: u64) -> Vec<Vec<usize>> {
+    let (mut shards, mut filled) = (vec![Vec::new()], 0);
+    for (i, spec) in source.specs().iter().enumerate() {
+        let bytes = spec.bytes() as u64;
+        if filled > 0 && filled + bytes > shard_bytes {
+            shards.push(Vec::new());
+            filled = 0;
+        }
+        filled += bytes;
+        if let Some(shard) = shards.last_mut() {
+            shard.push(i);
+        }
+    }
+    shards
+}
+
+/// Copies the tokenizer's files that `from` has. Returns their names; none at all is no error (a byte vocabulary has none).
+pub fn copy_tokenizer(staging: &Staging, from: &Path) -> Result<Vec<&'static str>> {
+    let mut copied = Vec::new();
+    for name in TOKENIZER_FILES {
+        let path = from.join(name);
+        match std::fs::read(&path) {
+            Ok(bytes) => {
+                staging.write(name, &bytes)?;
+                copied.push(name);
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(Error::io(&path, "copying the tokenizer", e)),
+        }
+    }
+    Ok(copied)
+}

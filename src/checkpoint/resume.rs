@@ -1,0 +1,112 @@
+//! What a run needs, beside the model, to go on bit for bit.
+
+use super::atomic::Staging;
+use super::tensors::{TensorSource, write_safetensors};
+use super::weights::Weights;
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// Inside a checkpoint.
+const STATE: &str = "resume/state.json";
+const TENSORS: &str = "resume/optimizer.safetensors";
+const FORMAT: u32 = 1;
+
+/// Where a run stands. Randomness is a function of (seed, step, row), so there is no generator's state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResumeState {
+    /// Of this file; set by [`ResumeState::new`].
+    pub format: u32,
+    /// Version of the program that wrote it.
+    pub written_by: String,
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Tokens trained on so far.
+    pub tokens: u64,
+    pub seed: u64,
+    /// Stands for everything in the recipe that changes the numbers.
+    pub recipe: String,
+}
+
+impl ResumeState {
+    pub fn new(step: u64, tokens: u64, seed: u64, recipe: String) -> ResumeState {
+        let written_by = concat!("pose-engine ", env!("CARGO_PKG_VERSION")).into();
+        ResumeState { format: FORMAT, written_by, step, tokens, seed, recipe }
+    }
+}
+
+/// The f32 tensors kept for each parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// The parameter in full precision.
+    Master,
+    /// First moment.
+    M,
+    /// Second moment.
+    V,
+}
+
+/// The name of a parameter's tensor in the file, e.g. `m.model.norm.weight`.
+pub fn slot_name(slot: Slot, parameter: &str) -> String {
+    let slot = match slot {
+        Slot::Master => "master",
+        Slot::M => "m",
+        Slot::V => "v",
+    };
+    format!("{slot}.{parameter}")
+}
+
+/// Adds the resume state to a checkpoint in the making; `tensors` are named by [`slot_name`].
+pub fn write_resume(staging: &Staging, state: &ResumeState, tensors: &dyn TensorSource) -> Result<()> {
+    let text = serde_json::to_string_pretty(state).map_err(|e| Error::file(STATE, e.to_string()))?;
+    staging.write(STATE, format!("{text}\n").as_bytes())?;
+    let all: Vec<usize> = (0..tensors.specs().len()).collect();
+    write_safetensors(&staging.dir().join(TENSORS), tensors, &all)
+}
+
+/// An opened resume state; its tensors are read by [`slot_name`].
+#[derive(Debug)]
+pub struct Resume {
+    pub state: ResumeState,
+    pub tensors: Weights,
+}
+
+impl Resume {
+    /// Opens the resume state of a checkpoint for a run with this recipe.
+    ///
+    /// # Errors
+    /// A directory without it (a model that was only published), an unknown format, or another recipe: going on with other
+    /// settings is another run, and has to start from the model alone.
+    pub fn open(checkpoint: &Path, recipe: &str) -> Result<Resume> {
+        let path = checkpoint.join(STATE);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::file(
+                    checkpoint,
+                    "has no resume/state.json, so a run cannot go on from it",
+                ));
+            }
+            Err(e) => return Err(Error::io(&path, "reading", e)),
+        };
+        let state: ResumeState = serde_json::from_str(&text)
+            .map_err(|e| Error::file(&path, format!("is not a resume state: {e}")))?;
+        if state.format != FORMAT {
+            return Err(Error::file(
+                &path,
+                format!("has format {}, this program reads {FORMAT}", state.format),
+            ));
+        }
+        if state.recipe != recipe {
+            return Err(Error::file(
+                &path,
+                format!(
+                    "was written by a run with another recipe ({}, this one is {recipe}); run the same recipe, or start a \
+                     new run from this checkpoint as its model",
+                    state.recipe
+                ),
+            ));
+        }
+        Ok(Resume { state, tensors: Weights::open_file(&checkpoint.join(TENSORS))? })
+    }
+}

@@ -1,0 +1,263 @@
+//! Reading weights: one `model.safetensors` or several under an index, as f32, a window at a time.
+
+use super::convert::{to_f32, unravel};
+use super::manifest::is_below;
+use super::mapped::map;
+use crate::error::{Error, Result};
+use crate::model::config::Dtype;
+use crate::model::params::ParamSpec;
+use safetensors::SafeTensors;
+use serde_json::Value;
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// Numbers converted at a time: what is resident of a mapped file, and the buffer of the conversion, stay this small.
+const WINDOW: usize = 1 << 20;
+
+/// The weights of a checkpoint. Holds open files and a directory of tensors; content is mapped only while it is read.
+#[derive(Debug)]
+pub struct Weights {
+    /// What messages call the whole.
+    origin: PathBuf,
+    files: Vec<(PathBuf, File)>,
+    tensors: HashMap<String, Entry>,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    file: usize,
+    /// The file's own type, which need not be one that we read.
+    dtype: safetensors::Dtype,
+    shape: Vec<usize>,
+    /// Byte in the file.
+    at: u64,
+}
+
+impl Weights {
+    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+    ///
+    /// # Errors
+    /// Neither there (and what to do where there are only pickled weights), a shard that is missing or truncated, an index
+    /// that points outside the directory or to a tensor that its shard lacks.
+    pub fn open(dir: &Path) -> Result<Weights> {
+        let single = dir.join("model.safetensors");
+        let index = dir.join("model.safetensors.index.json");
+        if single.exists() {
+            Weights::open_file(&single)
+        } else if index.exists() {
+            open_shards(dir, &index)
+        } else {
+            Err(Error::file(dir, no_weights(dir)))
+        }
+    }
+
+    /// Opens one safetensors file.
+    pub fn open_file(path: &Path) -> Result<Weights> {
+        let mut weights = Weights { origin: path.into(), files: Vec::new(), tensors: HashMap::new() };
+        weights.add_file(path, |_| true)?;
+        Ok(weights)
+    }
+
+    /// The names of all tensors, sorted.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.tensors.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|t| t.shape.as_slice())
+    }
+
+    /// What the tensor is stored in; None where it is absent or stored in a format that is not read.
+    pub fn dtype(&self, name: &str) -> Option<Dtype> {
+        self.tensors.get(name).and_then(|t| readable(t.dtype))
+    }
+
+    /// Reads a tensor in windows: `sink(offset, numbers)` from offset 0 upwards, until all of it has been given.
+    ///
+    /// # Errors
+    /// An absent tensor, another shape than `expected` (both are printed), a format other than f32, f16 and bf16, a number
+    /// that is NaN or infinite (with its index), and whatever `sink` returns.
+    pub fn read_f32(
+        &self,
+        name: &str,
+        expected: &[usize],
+        sink: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let entry = self.entry(name, expected)?;
+        let (path, file) = &self.files[entry.file];
+        let dtype = readable(entry.dtype).ok_or_else(|| {
+            Error::file(path, format!("{name} is stored as {}; supported are F32, F16 and BF16", entry.dtype))
+        })?;
+        let elements: usize = entry.shape.iter().product();
+        let mut numbers = Vec::with_capacity(elements.min(WINDOW));
+        for offset in (0..elements).step_by(WINDOW) {
+            let count = WINDOW.min(elements - offset);
+            let at = entry.at + (offset * dtype.bytes()) as u64;
+            to_f32(&map(file, path, at, count * dtype.bytes())?, dtype, &mut numbers);
+            if let Some(i) = numbers.iter().position(|x| !x.is_finite()) {
+                let index = unravel(offset + i, &entry.shape);
+                return Err(Error::file(
+                    path,
+                    format!("{name}{index:?} is {}: the weights are broken", numbers[i]),
+                ));
+            }
+            sink(offset, &numbers)?;
+        }
+        Ok(())
+    }
+
+    /// Reads a whole tensor: out = its numbers. Errors as [`Weights::read_f32`].
+    pub fn read_into(&self, name: &str, expected: &[usize], out: &mut Vec<f32>) -> Result<()> {
+        out.clear();
+        self.read_f32(name, expected, &mut |_, numbers| {
+            out.extend_from_slice(numbers);
+            Ok(())
+        })
+    }
+
+    /// Whether these are the weights of a model with this parameter table: all are there, in the right shapes. Where the
+    /// table has no head (it is the embedding), a head in the file must be equal to the embedding.
+    ///
+    /// Returns the names that no parameter takes, sorted; the caller decides whether to say so.
+    pub fn check_table(&self, table: &[ParamSpec]) -> Result<Vec<String>> {
+        const HEAD: &str = "lm_head.weight";
+        for param in table {
+            if param.name == HEAD && !self.tensors.contains_key(HEAD) {
+                let problem = "lm_head.weight is absent; where the model's head is its embedding, set tie_word_embeddings \
+                               to true in config.json";
+                return Err(Error::file(&self.origin, problem));
+            }
+            self.entry(&param.name, &param.shape)?;
+        }
+        let tied = table.first().filter(|_| !table.iter().any(|p| p.name == HEAD));
+        if let Some(embed) = tied.filter(|_| self.tensors.contains_key(HEAD)) {
+            self.check_tied(embed, HEAD)?;
+        }
+        let used: HashSet<&str> = table.iter().map(|p| p.name.as_str()).chain(tied.map(|_| HEAD)).collect();
+        Ok(self.names().into_iter().filter(|name| !used.contains(name)).map(String::from).collect())
+    }
+
+    fn check_tied(&self, embed: &ParamSpec, head: &str) -> Result<()> {
+        let mut expected = Vec::new();
+        self.read_into(&embed.name, &embed.shape, &mut expected)?;
+        self.read_f32(head, &embed.shape, &mut |offset, numbers| {
+            if expected[offset..][..numbers.len()] == *numbers {
+                return Ok(());
+            }
+            Err(Error::file(
+                &self.origin,
+                format!("{head} differs from {}, though config.json says tie_word_embeddings true; set it to false", embed.name),
+            ))
+        })
+    }
+
+    fn entry(&self, name: &str, expected: &[usize]) -> Result<&Entry> {
+        let Some(entry) = self.tensors.get(name) else {
+            return Err(Error::file(
+                &self.origin,
+                format!("{name} is absent; the weights are not of this config.json"),
+            ));
+        };
+        if entry.shape != expected {
+            let path = &self.files[entry.file].0;
+            return Err(Error::file(
+                path,
+                format!("{name} is {:?}, but config.json makes it {expected:?}", entry.shape),
+            ));
+        }
+        Ok(entry)
+    }
+
+    /// Adds the wanted tensors of one file, from its header alone.
+    fn add_file(&mut self, path: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        let opening = |e| Error::io(path, "opening the weights", e);
+        let file = File::open(path).map_err(opening)?;
+        let length = file.metadata().map_err(opening)?.len();
+        let broken = |e: String| {
+            Error::file(
+                path,
+                format!("{e}: the file ({length} bytes) is truncated or not safetensors; fetch it again"),
+            )
+        };
+        if length < 8 {
+            return Err(broken("no header".into()));
+        }
+        let whole = map(&file, path, 0, length as usize)?;
+        let (header, metadata) = SafeTensors::read_metadata(&whole).map_err(|e| broken(e.to_string()))?;
+        for (name, info) in metadata.tensors().into_iter().filter(|(name, _)| wanted(name)) {
+            let at = (8 + header + info.data_offsets.0) as u64;
+            let entry = Entry { file: self.files.len(), dtype: info.dtype, shape: info.shape.clone(), at };
+            self.tensors.insert(name, entry);
+        }
+        self.files.push((path.into(), file));
+        Ok(())
+    }
+}
+
+fn readable(dtype: safetensors::Dtype) -> Option<Dtype> {
+    match dtype {
+        safetensors::Dtype::F32 => Some(Dtype::F32),
+        safetensors::Dtype::F16 => Some(Dtype::F16),
+        safetensors::Dtype::BF16 => Some(Dtype::Bf16),
+        _ => None,
+    }
+}
+
+fn open_shards(dir: &Path, index: &Path) -> Result<Weights> {
+    let text = std::fs::read_to_string(index).map_err(|e| Error::io(index, "reading", e))?;
+    let json: Value =
+        serde_json::from_str(&text).map_err(|e| Error::file(index, format!("is not JSON: {e}")))?;
+    let Some(map) = json["weight_map"].as_object() else {
+        return Err(Error::file(index, "has no weight_map, which names the file of each tensor"));
+    };
+    let mut weights = Weights { origin: index.into(), files: Vec::new(), tensors: HashMap::new() };
+    let mut opened = HashSet::new();
+    for (name, shard) in map {
+        let Some(shard) = shard.as_str().filter(|s| is_below(s)) else {
+            return Err(Error::file(
+                index,
+                format!("names {shard} for {name}, which is no file of this directory"),
+            ));
+        };
+        if opened.insert(shard) {
+            let path = dir.join(shard);
+            if !path.exists() {
+                return Err(Error::file(
+                    path,
+                    "is missing, though model.safetensors.index.json names it; fetch it again",
+                ));
+            }
+            weights.add_file(&path, |tensor| map.get(tensor).and_then(Value::as_str) == Some(shard))?;
+        }
+    }
+    match map.iter().find(|(name, _)| !weights.tensors.contains_key(*name)) {
+        Some((name, shard)) => {
+            Err(Error::file(index, format!("says that {name} is in {shard}, but it is not there")))
+        }
+        None => Ok(weights),
+    }
+}
+
+fn no_weights(dir: &Path) -> String {
+    if !dir.is_dir() {
+        return "is not a directory; give the Hugging Face directory of a model".into();
+    }
+    let is_pickle = |name: &str| {
+        name.starts_with("pytorch_model") && name.ends_with(".bin")
+            || name.ends_with(".pth")
+            || name.ends_with(".pt")
+    };
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    match entries.map(|e| e.file_name().to_string_lossy().into_owned()).find(|n| is_pickle(n)) {
+        Some(name) => format!(
+            "has pickled weights ({name}) and no safetensors; pickles can run code when they are opened and are not read. \
+             Convert them where you trust them: python -c \"from transformers import AutoModelForCausalLM as M; \
+             M.from_pretrained('{0}').save_pretrained('{0}')\"",
+            dir.display()
+        ),
+        None => "has neither model.safetensors nor model.safetensors.index.json".into(),
+    }
+}
