@@ -1,1 +1,543 @@
+//! The operations in Rust with SIMD: AVX-512 with bf16 dot products, AVX-512, AVX2 or plain, picked at run time.
+//!
+//! Products and attention run on hand-written micro-kernels ([`matmul`]); everything else is one generic body for each
+//! operation that the compiler vectorises for each ISA ([`isa`]). Work is cut by output, never along a sum, or along it
+//! in places that the shape alone decides: the same bits for any number of threads.
+//!
+//! Parallel sums over tokens, as in the gradients of norms, are taken over fixed blocks and added in order.
 
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod attention;
+mod buffer;
+mod check;
+mod head;
+mod isa;
+mod math;
+mod matmul;
+mod norm;
+mod optim;
+mod peak;
+mod pool;
+mod products;
+mod rope;
+mod scratch;
+mod swiglu;
+
+pub use buffer::Buf;
+pub use isa::Isa;
+pub use math::CpuFloat;
+pub use peak::Peaks;
+
+use crate::backend::{
+    AdamStep, AdamTensor, AttentionShape, Backend, Buffer, Direction, Element, HeadGrad, HeadShape, MatmulShape,
+    NormShape, Places, RopeShape, ScratchFor, Write,
+};
+use crate::error::Result;
+use crate::index::{DocumentId, TokenId};
+use attention::{backward, forward};
+use isa::Simd;
+use matmul::pack::Packer;
+use pool::{Disjoint, Workers};
+use scratch::{Arena, grain};
+use std::marker::PhantomData;
+
+/// The CPU backend with weights and activations in `E`, bf16 or f32; sums are f32.
+///
+/// One operation runs at a time; it uses all threads of the backend, the caller's among them.
+#[derive(Debug)]
+pub struct Cpu<E> {
+    simd: Simd,
+    packer: Packer,
+    workers: Workers,
+    arena: Arena,
+    kind: PhantomData<E>,
+}
+
+impl<E: CpuFloat> Cpu<E> {
+    /// On `threads` threads, with the widest instructions there are.
+    pub fn new(threads: usize) -> Result<Self> {
+        Self::with_isa(threads, Isa::detect())
+    }
+
+    /// With the given instructions; an error where the machine lacks them.
+    pub fn with_isa(threads: usize, isa: Isa) -> Result<Self> {
+        let simd = Simd::new(isa)?;
+        let workers = Workers::new(threads)?;
+        Ok(Cpu { simd, packer: Packer::of::<E>(simd), workers, arena: Arena::new(), kind: PhantomData })
+    }
+
+    pub fn isa(&self) -> Isa {
+        self.simd.isa()
+    }
+
+    pub fn threads(&self) -> usize {
+        self.workers.threads()
+    }
+
+    /// Measures what the machine can do at most, for about a second.
+    pub fn measure_peak(&self) -> Peaks {
+        peak::measure(self.simd, &self.workers)
+    }
+
+    /// Bytes of scratch memory that the largest operation so far took.
+    pub fn scratch_high_water(&self) -> usize {
+        self.arena.high_water_bytes()
+    }
+
+    fn forward_plan(&self, s: AttentionShape) -> forward::Plan {
+        forward::Plan::new(self.packer, self.workers.threads(), s)
+    }
+
+    fn backward_plan(&self, s: AttentionShape) -> backward::Plan {
+        backward::Plan::new(self.packer, self.workers.threads(), s)
+    }
+}
+
+/// Tokens of a block whose sums are kept apart, at most 64 blocks of at least 32; by the number of tokens alone.
+fn norm_block(tokens: usize) -> usize {
+    tokens.div_ceil(64).max(32)
+}
+
+/// Elements that a task of an element-wise operation takes at least.
+const RUN: usize = 8192;
+
+impl<E: CpuFloat> Backend for Cpu<E> {
+    type Act = E;
+    type Stat = f32;
+    type Buf<T: Element> = Buf<T>;
+
+    fn alloc<T: Element>(&self, len: usize) -> Result<Buf<T>> {
+        Ok(Buf::zeroed(len))
+    }
+
+    fn upload<T: Element>(&self, dst: &mut Buf<T>, at: usize, src: &[T]) -> Result<()> {
+        check::range("upload", "dst", dst.len(), at, src.len())?;
+        dst.as_mut_slice()[at..][..src.len()].copy_from_slice(src);
+        Ok(())
+    }
+
+    fn download<T: Element>(&self, dst: &mut [T], src: &Buf<T>, at: usize) -> Result<()> {
+        check::range("download", "src", src.len(), at, dst.len())?;
+        dst.copy_from_slice(&src.as_slice()[at..][..dst.len()]);
+        Ok(())
+    }
+
+    fn copy<T: Element>(
+        &self,
+        dst: &mut Buf<T>,
+        dst_at: usize,
+        src: &Buf<T>,
+        src_at: usize,
+        len: usize,
+    ) -> Result<()> {
+        check::range("copy", "dst", dst.len(), dst_at, len)?;
+        check::range("copy", "src", src.len(), src_at, len)?;
+        dst.as_mut_slice()[dst_at..][..len].copy_from_slice(&src.as_slice()[src_at..][..len]);
+        Ok(())
+    }
+
+    fn zero<T: Element>(&self, x: &mut Buf<T>, len: usize) -> Result<()> {
+        check::lengths("zero", &[("x", x.len(), len)])?;
+        let run = self.workers.run_length(len, 0.2);
+        self.workers.each(0.2 * len as f64, x.as_mut_slice()[..len].chunks_mut(run), |x| x.fill(T::default()));
+        Ok(())
+    }
+
+    fn scratch_bytes(&self, op: ScratchFor) -> usize {
+        let words = match op {
+            ScratchFor::MatmulNt(s) => self.nt_words(s),
+            ScratchFor::MatmulNn(s) => self.plan(s.m, s.k, s.n, true).scratch_words(self.packer),
+            ScratchFor::MatmulTn(s) => self.plan(s.n, s.k, s.m, false).scratch_words(self.packer),
+            ScratchFor::NormBackward(s) => s.tokens.div_ceil(norm_block(s.tokens)) * grain(s.width),
+            ScratchFor::Attention(s) => self.forward_plan(s).scratch_words(),
+            ScratchFor::AttentionBackward(s) => self.backward_plan(s).scratch_words(),
+            ScratchFor::HeadLoss(s, with_grad) => self.head_words(s, with_grad),
+        };
+        4 * words
+    }
+
+    fn reserve_scratch(&self, bytes: usize) -> Result<()> {
+        self.arena.reserve(bytes.div_ceil(4));
+        Ok(())
+    }
+
+    fn embed(&self, y: &mut Buf<E>, table: &Buf<E>, ids: &Buf<TokenId>, s: HeadShape) -> Result<()> {
+        let HeadShape { tokens, width, vocab } = s;
+        check::lengths("embed", &[
+            ("y", y.len(), tokens * width),
+            ("table", table.len(), vocab * width),
+            ("ids", ids.len(), tokens),
+        ])?;
+        let ids = &ids.as_slice()[..tokens];
+        check::tokens("embed", ids, vocab, false)?;
+        let cost = 0.2 * width as f64;
+        let run = self.workers.run_length(tokens, cost);
+        let y = y.as_mut_slice()[..tokens * width].chunks_mut(run * width.max(1));
+        self.workers.each(cost * tokens as f64, y.zip(ids.chunks(run)), |(y, ids)| {
+            for (y, id) in y.chunks_exact_mut(width).zip(ids) {
+                y.copy_from_slice(&table.as_slice()[id.0 as usize * width..][..width]);
+            }
+        });
+        Ok(())
+    }
+
+    fn embed_backward(&self, d_table: &mut Buf<f32>, dy: &Buf<E>, ids: &Buf<TokenId>, s: HeadShape) -> Result<()> {
+        let HeadShape { tokens, width, vocab } = s;
+        check::lengths("embed_backward", &[
+            ("d_table", d_table.len(), vocab * width),
+            ("dy", dy.len(), tokens * width),
+            ("ids", ids.len(), tokens),
+        ])?;
+        let (dy, ids) = (dy.as_slice(), &ids.as_slice()[..tokens]);
+        check::tokens("embed_backward", ids, vocab, false)?;
+        let table = Disjoint::new(d_table.as_mut_slice());
+        // Every task has all tokens, in order, and some of the columns.
+        let run = width.div_ceil(2 * self.threads()).next_multiple_of(16).max(64);
+        self.workers.each(0.5 * (tokens * width) as f64, (0..width).step_by(run), |first| {
+            let n = run.min(width - first);
+            for (t, id) in ids.iter().enumerate() {
+                // SAFETY: no other task has these columns.
+                let sum = unsafe { table.range(id.0 as usize * width + first, n) };
+                norm::add_rows(self.simd, sum, &dy[t * width + first..][..n], n);
+            }
+        });
+        Ok(())
+    }
+
+    fn rmsnorm(
+        &self,
+        y: &mut Buf<E>,
+        rstd: &mut Buf<f32>,
+        x: &Buf<E>,
+        w: &Buf<E>,
+        s: NormShape,
+    ) -> Result<()> {
+        let NormShape { tokens, width, eps } = s;
+        let all = tokens * width;
+        check::lengths("rmsnorm", &[
+            ("y", y.len(), all),
+            ("rstd", rstd.len(), tokens),
+            ("x", x.len(), all),
+            ("w", w.len(), width),
+        ])?;
+        let cost = 0.3 * width as f64;
+        let run = self.workers.run_length(tokens, cost);
+        let chunk = (run * width).max(1);
+        let rows = y.as_mut_slice()[..all].chunks_mut(chunk).zip(rstd.as_mut_slice()[..tokens].chunks_mut(run));
+        let rows = rows.zip(x.as_slice()[..all].chunks(chunk));
+        let w = &w.as_slice()[..width];
+        self.workers.each(cost * tokens as f64, rows, |((y, rstd), x)| {
+            norm::forward(self.simd, y, rstd, x, w, eps as f32);
+        });
+        Ok(())
+    }
+
+    fn rmsnorm_backward(
+        &self,
+        dx: &mut Buf<E>,
+        dw: &mut Buf<f32>,
+        dy: &Buf<E>,
+        x: &Buf<E>,
+        rstd: &Buf<f32>,
+        w: &Buf<E>,
+        s: NormShape,
+    ) -> Result<()> {
+        let NormShape { tokens, width, .. } = s;
+        let all = tokens * width;
+        check::lengths("rmsnorm_backward", &[
+            ("dx", dx.len(), all),
+            ("dw", dw.len(), width),
+            ("dy", dy.len(), all),
+            ("x", x.len(), all),
+            ("rstd", rstd.len(), tokens),
+            ("w", w.len(), width),
+        ])?;
+        if all == 0 {
+            return Ok(());
+        }
+        let (block, per_block) = (norm_block(tokens), grain(width));
+        let words = tokens.div_ceil(block) * per_block;
+        let mut scratch = self.arena.take(words);
+        let sums: &mut [f32] = bytemuck::cast_slice_mut(scratch.words(words));
+        let w = &w.as_slice()[..width];
+        let blocks = dx.as_mut_slice()[..all].chunks_mut(block * width).zip(sums.chunks_exact_mut(per_block));
+        let blocks = blocks.zip(dy.as_slice()[..all].chunks(block * width));
+        let blocks = blocks.zip(x.as_slice()[..all].chunks(block * width));
+        let blocks = blocks.zip(rstd.as_slice()[..tokens].chunks(block));
+        self.workers.each(0.6 * all as f64, blocks, |((((dx, sum), dy), x), rstd)| {
+            sum.fill(0.0);
+            norm::backward(self.simd, dx, sum, dy, x, rstd, w);
+        });
+        norm::add_rows(self.simd, &mut dw.as_mut_slice()[..width], sums, per_block);
+        Ok(())
+    }
+
+    fn matmul_nt(
+        &self,
+        y: &mut Buf<E>,
+        x: &Buf<E>,
+        w: &Buf<E>,
+        bias: Option<&Buf<E>>,
+        residual: Option<&Buf<E>>,
+        s: MatmulShape,
+    ) -> Result<()> {
+        Cpu::matmul_nt(self, y, x, w, bias, residual, s)
+    }
+
+    fn matmul_nn(
+        &self,
+        dx: &mut Buf<E>,
+        dy: &Buf<E>,
+        w: &Buf<E>,
+        write: Write,
+        s: MatmulShape,
+    ) -> Result<()> {
+        Cpu::matmul_nn(self, dx, dy, w, write, s)
+    }
+
+    fn matmul_tn(&self, dw: &mut Buf<f32>, dy: &Buf<E>, x: &Buf<E>, s: MatmulShape) -> Result<()> {
+        Cpu::matmul_tn(self, dw, dy, x, s)
+    }
+
+    fn bias_backward(&self, db: &mut Buf<f32>, dy: &Buf<E>, m: usize, n: usize) -> Result<()> {
+        check::lengths("bias_backward", &[("db", db.len(), n), ("dy", dy.len(), m * n)])?;
+        if m == 0 {
+            return Ok(());
+        }
+        let run = n.div_ceil(2 * self.threads()).next_multiple_of(16).max(64);
+        let dy = &dy.as_slice()[..m * n];
+        let columns = db.as_mut_slice()[..n].chunks_mut(run).enumerate();
+        self.workers.each(0.2 * (m * n) as f64, columns, |(c, db)| {
+            norm::add_rows(self.simd, db, &dy[c * run..], n);
+        });
+        Ok(())
+    }
+
+    fn rope(
+        &self,
+        q: &mut Buf<E>,
+        k: &mut Buf<E>,
+        places: Places<'_, Self>,
+        turns: &Buf<u64>,
+        direction: Direction,
+        s: RopeShape,
+    ) -> Result<()> {
+        let (tokens, pairs) = (s.rows * s.tokens, s.rotary_dim / 2);
+        let (q_width, k_width) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
+        let places_needed = match &places {
+            Places::Spans { spans, per_row } => ("spans", spans.len(), (s.rows * per_row).max(s.rows)),
+            Places::List(list) => ("positions", list.len(), tokens),
+        };
+        check::lengths("rope", &[
+            ("q", q.len(), tokens * q_width),
+            ("k", k.len(), tokens * k_width),
+            ("turns", turns.len(), pairs),
+            places_needed,
+        ])?;
+        if s.rotary_dim % 2 != 0 || s.rotary_dim > s.head_dim {
+            let problem = format!("rope: rotary_dim {} must be even and at most {}", s.rotary_dim, s.head_dim);
+            return Err(check::refuse(problem));
+        }
+        let position = |t: usize| match &places {
+            Places::List(list) => list.as_slice()[t].0,
+            Places::Spans { spans, per_row } => {
+                rope::position_in(&spans.as_slice()[t / s.tokens * per_row..][..*per_row], t % s.tokens)
+            }
+        };
+        let turns = &turns.as_slice()[..pairs];
+        let cost = 0.4 * (q_width + k_width) as f64 + pairs as f64;
+        let run = self.workers.run_length(tokens, cost);
+        let q = q.as_mut_slice()[..tokens * q_width].chunks_mut((run * q_width).max(1));
+        let k = k.as_mut_slice()[..tokens * k_width].chunks_mut((run * k_width).max(1));
+        self.workers.each(cost * tokens as f64, q.zip(k).enumerate(), |(r, (q, k))| {
+            for (t, (q, k)) in q.chunks_exact_mut(q_width).zip(k.chunks_exact_mut(k_width)).enumerate() {
+                let turn = rope::Turn {
+                    position: position(r * run + t),
+                    head_dim: s.head_dim,
+                    pairs: s.pairs,
+                    factor: s.attention_factor as f32,
+                    back: direction == Direction::Backward,
+                };
+                rope::rotate(self.simd, q, k, turns, turn);
+            }
+        });
+        Ok(())
+    }
+
+    fn swiglu(&self, y: &mut Buf<E>, gate: &Buf<E>, up: &Buf<E>, len: usize) -> Result<()> {
+        check::lengths("swiglu", &[("y", y.len(), len), ("gate", gate.len(), len), ("up", up.len(), len)])?;
+        let run = self.workers.run_length(len, 0.5).next_multiple_of(RUN);
+        let runs = y.as_mut_slice()[..len].chunks_mut(run);
+        let runs = runs.zip(gate.as_slice()[..len].chunks(run)).zip(up.as_slice()[..len].chunks(run));
+        self.workers.each(0.5 * len as f64, runs, |((y, gate), up)| swiglu::forward(self.simd, y, gate, up));
+        Ok(())
+    }
+
+    fn swiglu_backward(
+        &self,
+        d_gate: &mut Buf<E>,
+        d_up: &mut Buf<E>,
+        dy: &Buf<E>,
+        gate: &Buf<E>,
+        up: &Buf<E>,
+        len: usize,
+    ) -> Result<()> {
+        check::lengths("swiglu_backward", &[
+            ("d_gate", d_gate.len(), len),
+            ("d_up", d_up.len(), len),
+            ("dy", dy.len(), len),
+            ("gate", gate.len(), len),
+            ("up", up.len(), len),
+        ])?;
+        let run = self.workers.run_length(len, 0.8).next_multiple_of(RUN);
+        let runs = d_gate.as_mut_slice()[..len].chunks_mut(run).zip(d_up.as_mut_slice()[..len].chunks_mut(run));
+        let runs = runs.zip(dy.as_slice()[..len].chunks(run));
+        let runs = runs.zip(gate.as_slice()[..len].chunks(run)).zip(up.as_slice()[..len].chunks(run));
+        self.workers.each(0.8 * len as f64, runs, |((((d_gate, d_up), dy), gate), up)| {
+            swiglu::backward(self.simd, d_gate, d_up, dy, gate, up);
+        });
+        Ok(())
+    }
+
+    fn attention(
+        &self,
+        o: &mut Buf<E>,
+        lse: &mut Buf<f32>,
+        q: &Buf<E>,
+        k: &Buf<E>,
+        v: &Buf<E>,
+        documents: Option<&Buf<DocumentId>>,
+        s: AttentionShape,
+    ) -> Result<()> {
+        attention::check("attention", s)?;
+        let (queries, keys) = (attention::query_elements(s), attention::key_elements(s));
+        let mut operands = vec![
+            ("o", o.len(), queries),
+            ("lse", lse.len(), s.rows * s.heads * s.queries),
+            ("q", q.len(), queries),
+            ("k", k.len(), keys),
+            ("v", v.len(), keys),
+        ];
+        operands.extend(documents.map(|d| ("documents", d.len(), s.rows * s.keys)));
+        check::lengths("attention", &operands)?;
+        if queries == 0 {
+            return Ok(());
+        }
+        let plan = self.forward_plan(s);
+        let words = plan.scratch_words();
+        let mut scratch = self.arena.take(words);
+        let operands = forward::Forward {
+            o: o.as_mut_slice(),
+            lse: lse.as_mut_slice(),
+            q: q.as_slice(),
+            k: k.as_slice(),
+            v: v.as_slice(),
+            documents: documents.map(|d| d.as_slice()),
+        };
+        forward::forward(&plan, &self.workers, scratch.words(words), operands);
+        Ok(())
+    }
+
+    fn attention_backward(
+        &self,
+        dq: &mut Buf<E>,
+        dk: &mut Buf<E>,
+        dv: &mut Buf<E>,
+        d_o: &Buf<E>,
+        o: &Buf<E>,
+        lse: &Buf<f32>,
+        q: &Buf<E>,
+        k: &Buf<E>,
+        v: &Buf<E>,
+        documents: Option<&Buf<DocumentId>>,
+        s: AttentionShape,
+    ) -> Result<()> {
+        attention::check("attention_backward", s)?;
+        if s.queries != s.keys {
+            let problem = format!("attention_backward: {} queries but {} keys", s.queries, s.keys);
+            return Err(check::refuse(problem));
+        }
+        let (queries, keys) = (attention::query_elements(s), attention::key_elements(s));
+        let mut operands = vec![
+            ("dq", dq.len(), queries),
+            ("dk", dk.len(), keys),
+            ("dv", dv.len(), keys),
+            ("d_o", d_o.len(), queries),
+            ("o", o.len(), queries),
+            ("lse", lse.len(), s.rows * s.heads * s.queries),
+            ("q", q.len(), queries),
+            ("k", k.len(), keys),
+            ("v", v.len(), keys),
+        ];
+        operands.extend(documents.map(|d| ("documents", d.len(), s.rows * s.keys)));
+        check::lengths("attention_backward", &operands)?;
+        if queries == 0 {
+            return Ok(());
+        }
+        let plan = self.backward_plan(s);
+        let words = plan.scratch_words();
+        let mut scratch = self.arena.take(words);
+        let operands = backward::Backward {
+            dq: dq.as_mut_slice(),
+            dk: dk.as_mut_slice(),
+            dv: dv.as_mut_slice(),
+            d_o: d_o.as_slice(),
+            o: o.as_slice(),
+            lse: lse.as_slice(),
+            q: q.as_slice(),
+            k: k.as_slice(),
+            v: v.as_slice(),
+            documents: documents.map(|d| d.as_slice()),
+        };
+        backward::backward(&plan, &self.workers, scratch.words(words), operands);
+        Ok(())
+    }
+
+    fn head_loss(
+        &self,
+        nll: &mut Buf<f32>,
+        x: &Buf<E>,
+        w: &Buf<E>,
+        targets: &Buf<TokenId>,
+        grad: Option<HeadGrad<'_, Self>>,
+        s: HeadShape,
+    ) -> Result<()> {
+        Cpu::head_loss(self, nll, x, w, targets, grad, s)
+    }
+
+    fn head_logits(&self, logits: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, s: HeadShape) -> Result<()> {
+        let HeadShape { tokens, width, vocab } = s;
+        check::lengths("head_logits", &[
+            ("logits", logits.len(), tokens * vocab),
+            ("x", x.len(), tokens * width),
+            ("w", w.len(), vocab * width),
+        ])?;
+        let words = self.nt_words(MatmulShape { m: tokens, n: vocab, k: width });
+        let mut scratch = self.arena.take(words);
+        self.logits(logits.as_mut_slice(), vocab, scratch.words(words), x.as_slice(), w.as_slice(), s);
+        Ok(())
+    }
+
+    fn sum_squares(&self, x: &Buf<f32>, len: usize) -> Result<f64> {
+        check::lengths("sum_squares", &[("x", x.len(), len)])?;
+        let run = len.div_ceil(256).max(1 << 15);
+        let mut sums = [0f64; 256];
+        let runs = x.as_slice()[..len].chunks(run).zip(&mut sums);
+        self.workers.each(0.2 * len as f64, runs, |(x, sum)| *sum = optim::sum_squares(self.simd, x));
+        Ok(sums.iter().sum())
+    }
+
+    fn adamw(&self, tensors: &mut [AdamTensor<'_, Self>], step: AdamStep) -> Result<()> {
+        for t in tensors.iter() {
+            let n = t.param.len();
+            let mut operands = vec![("m", t.m.len(), n), ("v", t.v.len(), n), ("grad", t.grad.len(), n)];
+            operands.extend(t.master.as_ref().map(|master| ("master", master.len(), n)));
+            check::lengths("adamw", &operands)?;
+        }
+        let elements: usize = tensors.iter().map(|t| t.param.len()).sum();
+        let pieces = tensors.iter_mut().flat_map(|t| optim::pieces(t, step));
+        self.workers.each(1.0 * elements as f64, pieces, |piece| optim::step(self.simd, piece));
+        Ok(())
+    }
+}

@@ -1,0 +1,485 @@
+//! Backward: over blocks of keys, and for each over blocks of the queries that see them, on transposed tiles
+//!
+//! ```text
+//!   Sᵀ  = K·Qᵀ           Pᵀ  = exp(scale·Sᵀ − lse)
+//!   dPᵀ = V·dOᵀ          dSᵀ = Pᵀ·(dPᵀ − δ),  δ = dO·O
+//!   dV += Pᵀ·dO          dK += dSᵀ·Q          dQ += dS·K
+//! ```
+//!
+//! so that Pᵀ and dSᵀ are rows of A where they lie; only dS is packed again. One task has a row's key/value head, with all
+//! query heads that share it, and every n-th block of keys: dK and dV are finished in it. When n > 1 (few rows and heads)
+//! dQ is a sum over the n tasks, taken in order at the end. n depends on the shape alone.
+
+use super::super::isa::{Simd, per_isa};
+use super::super::math::{CpuFloat, exp, sum_by_lanes};
+use super::super::matmul::kernel::{Kernel, Rows};
+use super::super::matmul::pack::Packer;
+use super::super::pool::{Disjoint, Workers};
+use super::super::scratch::{Carver, grain};
+use super::mask::{Cover, Mask};
+use super::{KEYS, Shape, panel_words};
+use crate::backend::AttentionShape;
+use crate::index::DocumentId;
+use half::bf16;
+use std::ops::Range;
+
+/// Queries of a block.
+const QUERIES: usize = 128;
+/// Tasks that are enough, and bytes that the parts of dQ may take to get there.
+const TASKS: usize = 16;
+const PARTS_BYTES: usize = 128 << 20;
+
+/// The operands.
+pub(in crate::backend::cpu) struct Backward<'a, E> {
+    pub dq: &'a mut [E],
+    pub dk: &'a mut [E],
+    pub dv: &'a mut [E],
+    pub d_o: &'a [E],
+    pub o: &'a [E],
+    pub lse: &'a [f32],
+    pub q: &'a [E],
+    pub k: &'a [E],
+    pub v: &'a [E],
+    pub documents: Option<&'a [DocumentId]>,
+}
+
+/// How the work is cut.
+#[derive(Clone, Copy)]
+pub(in crate::backend::cpu) struct Plan {
+    shape: Shape,
+    packer: Packer,
+    threads: usize,
+    /// Tasks that share the key blocks of a key/value head.
+    parts: usize,
+}
+
+impl Plan {
+    pub(in crate::backend::cpu) fn new(packer: Packer, threads: usize, s: AttentionShape) -> Self {
+        let shape = Shape::new(s, packer.kernel);
+        let units = (shape.rows * shape.kv_heads).max(1);
+        let mut plan = Plan { shape, packer, threads, parts: 1 };
+        let room = PARTS_BYTES / (4 * units * plan.dq_floats()).max(1);
+        plan.parts = TASKS.div_ceil(units).min(shape.keys.div_ceil(KEYS)).min(room).max(1);
+        plan
+    }
+
+    /// dQ of all queries and heads of one key/value head: [group][queries][columns].
+    fn dq_floats(&self) -> usize {
+        grain(self.shape.group * self.shape.queries * self.shape.columns)
+    }
+
+    fn worker_words(&self) -> usize {
+        let (s, kernel) = (&self.shape, self.packer.kernel);
+        2 * grain(KEYS * s.words)
+            + grain(panel_words(self.packer, KEYS, s.columns))
+            + 2 * grain(QUERIES * s.words)
+            + 2 * grain(panel_words(self.packer, QUERIES, s.columns))
+            + 2 * grain(KEYS * s.columns)
+            + 3 * grain(kernel.mr * QUERIES)
+            + grain(KEYS * kernel.words(QUERIES))
+            + grain(QUERIES.next_multiple_of(kernel.mr) * kernel.words(KEYS))
+            + 2 * grain(QUERIES)
+            + grain(s.group * s.queries)
+            + if self.parts == 1 { self.dq_floats() } else { 0 }
+    }
+
+    fn parts_words(&self) -> usize {
+        let units = self.shape.rows * self.shape.kv_heads;
+        if self.parts == 1 { 0 } else { units * self.parts * self.dq_floats() }
+    }
+
+    pub(in crate::backend::cpu) fn scratch_words(&self) -> usize {
+        self.threads * self.worker_words() + self.parts_words()
+    }
+}
+
+/// One worker's memory.
+struct Space<'a> {
+    /// Rows of K and V, [KEYS][words of a head], and K as B of dQ.
+    k_rows: &'a mut [u32],
+    v_rows: &'a mut [u32],
+    k_panels: &'a mut [u32],
+    /// Qᵀ and dOᵀ as B of Sᵀ and dPᵀ; Q and dO as B of dK and dV.
+    q_turned: &'a mut [u32],
+    do_turned: &'a mut [u32],
+    q_panels: &'a mut [u32],
+    do_panels: &'a mut [u32],
+    /// [KEYS][columns].
+    dk: &'a mut [f32],
+    dv: &'a mut [f32],
+    /// [mr][QUERIES]: Sᵀ, dPᵀ and Pᵀ of a strip of keys.
+    scores: &'a mut [f32],
+    slopes: &'a mut [f32],
+    weights: &'a mut [u32],
+    /// dSᵀ, [KEYS][QUERIES], and dS as A of dQ.
+    ds: &'a mut [u32],
+    ds_panels: &'a mut [u32],
+    /// lse and δ of the block's queries.
+    lse: &'a mut [f32],
+    delta: &'a mut [f32],
+    /// δ of all queries, [group][queries].
+    deltas: &'a mut [f32],
+}
+
+impl<'a> Space<'a> {
+    /// The pieces, and dQ where the worker keeps it.
+    fn carve(plan: &Plan, scratch: &'a mut [u32]) -> (Self, &'a mut [f32]) {
+        let (s, packer, kernel) = (&plan.shape, plan.packer, plan.packer.kernel);
+        let mut carver = Carver(scratch);
+        let space = Space {
+            k_rows: carver.words(KEYS * s.words),
+            v_rows: carver.words(KEYS * s.words),
+            k_panels: carver.words(panel_words(packer, KEYS, s.columns)),
+            q_turned: carver.words(QUERIES * s.words),
+            do_turned: carver.words(QUERIES * s.words),
+            q_panels: carver.words(panel_words(packer, QUERIES, s.columns)),
+            do_panels: carver.words(panel_words(packer, QUERIES, s.columns)),
+            dk: carver.floats(KEYS * s.columns),
+            dv: carver.floats(KEYS * s.columns),
+            scores: carver.floats(kernel.mr * QUERIES),
+            slopes: carver.floats(kernel.mr * QUERIES),
+            weights: carver.words(kernel.mr * QUERIES),
+            ds: carver.words(KEYS * kernel.words(QUERIES)),
+            ds_panels: carver.words(QUERIES.next_multiple_of(kernel.mr) * kernel.words(KEYS)),
+            lse: carver.floats(QUERIES),
+            delta: carver.floats(QUERIES),
+            deltas: carver.floats(s.group * s.queries),
+        };
+        let dq = carver.floats(if plan.parts == 1 { plan.dq_floats() } else { 0 });
+        (space, dq)
+    }
+}
+
+pub(in crate::backend::cpu) fn backward<E: CpuFloat>(
+    plan: &Plan,
+    workers: &Workers,
+    scratch: &mut [u32],
+    x: Backward<'_, E>,
+) {
+    let s = &plan.shape;
+    let (all_dq, scratch) = scratch.split_at_mut(plan.parts_words());
+    let Backward { dq, dk, dv, d_o, o, lse, q, k, v, documents } = x;
+    let out = Out { dq: Disjoint::new(dq), dk: Disjoint::new(dk), dv: Disjoint::new(dv) };
+    let job = Job { plan, simd: plan.packer.simd, d_o, o, lse, q, k, v, documents, out };
+    let per_worker = plan.worker_words();
+    let states = scratch[..plan.threads * per_worker].chunks_exact_mut(per_worker);
+    let units = s.rows * s.kv_heads;
+    let task = |t: usize| Task { row: t / plan.parts / s.kv_heads, kv: t / plan.parts % s.kv_heads, part: t % plan.parts };
+    let ns = s.ns(0.5 * s.pairs(), 5.0);
+    if plan.parts == 1 {
+        workers.each_with(ns, states, 0..units, |scratch, t| {
+            let (mut space, dq) = Space::carve(plan, scratch);
+            job.run(task(t), &mut space, dq);
+            job.write_dq(task(t), 0..s.group * s.queries, dq, plan.dq_floats());
+        });
+        return;
+    }
+    let parts = all_dq.chunks_exact_mut(plan.dq_floats()).enumerate();
+    workers.each_with(ns, states, parts, |scratch, (t, dq)| {
+        job.run(task(t), &mut Space::carve(plan, scratch).0, bytemuck::cast_slice_mut(dq));
+    });
+    let lines = s.group * s.queries;
+    let run = workers.run_length(units * lines, 20.0 * plan.parts as f64).min(lines);
+    let runs = lines.div_ceil(run);
+    workers.each(20.0 * (units * lines * plan.parts) as f64, 0..units * runs, |t| {
+        let (unit, first) = (t / runs, t % runs * run);
+        let dq = bytemuck::cast_slice(&all_dq[unit * plan.parts * plan.dq_floats()..][..plan.parts * plan.dq_floats()]);
+        job.write_dq(task(unit * plan.parts), first..lines.min(first + run), dq, plan.dq_floats());
+    });
+}
+
+/// Every `parts`-th block of keys, from `part` on, of one key/value head.
+#[derive(Clone, Copy)]
+struct Task {
+    row: usize,
+    kv: usize,
+    part: usize,
+}
+
+/// A block of n queries of one head against a block of keys.
+struct Pair {
+    head: usize,
+    i0: usize,
+    n: usize,
+    j0: usize,
+    keys: usize,
+    masked: bool,
+}
+
+/// Where gradients go: a task writes dK and dV of its blocks, and dQ of lines that no other task has.
+struct Out<'a, E> {
+    dq: Disjoint<'a, E>,
+    dk: Disjoint<'a, E>,
+    dv: Disjoint<'a, E>,
+}
+
+struct Job<'a, E> {
+    plan: &'a Plan,
+    simd: Simd,
+    d_o: &'a [E],
+    o: &'a [E],
+    lse: &'a [f32],
+    q: &'a [E],
+    k: &'a [E],
+    v: &'a [E],
+    documents: Option<&'a [DocumentId]>,
+    out: Out<'a, E>,
+}
+
+impl<E: CpuFloat> Job<'_, E> {
+    /// dK and dV of the task's blocks; dq = what they add to dQ, [group][queries][columns].
+    fn run(&self, t: Task, space: &mut Space<'_>, dq: &mut [f32]) {
+        let s = &self.plan.shape;
+        let mask = s.mask(self.documents, t.row);
+        dq.fill(0.0);
+        deltas(self.simd, space.deltas, self.d_o, self.o, s, t);
+        for j0 in (0..s.keys).step_by(KEYS).skip(t.part).step_by(self.plan.parts) {
+            let keys = KEYS.min(s.keys - j0);
+            self.pack_keys(t, j0, keys, space);
+            space.dk[..keys * s.columns].fill(0.0);
+            space.dv[..keys * s.columns].fill(0.0);
+            let last = mask.queries_of(j0 + keys - 1).end.min(s.queries);
+            for g in 0..s.group {
+                let dq = &mut dq[g * s.queries * s.columns..][..s.queries * s.columns];
+                for i0 in (j0 / QUERIES * QUERIES..last).step_by(QUERIES) {
+                    let n = QUERIES.min(s.queries - i0);
+                    let cover = mask.cover(i0..i0 + n, j0..j0 + keys);
+                    let pair = Pair { head: g, i0, n, j0, keys, masked: cover == Cover::Part };
+                    if cover != Cover::Nothing {
+                        self.pack_queries(t, &pair, space);
+                        self.pair(&mask, &pair, space, &mut dq[i0 * s.columns..]);
+                    }
+                }
+            }
+            write_kv(self.simd, &self.out.dk, &space.dk[..keys * s.columns], s.scale, s, s.key_at(t.row, t.kv, j0));
+            write_kv(self.simd, &self.out.dv, &space.dv[..keys * s.columns], 1.0, s, s.key_at(t.row, t.kv, j0));
+        }
+    }
+
+    fn pack_keys(&self, t: Task, j0: usize, keys: usize, space: &mut Space<'_>) {
+        let (s, packer) = (&self.plan.shape, self.plan.packer);
+        let (first, stride, width) = (s.key_at(t.row, t.kv, j0), s.kv_stride(), s.head_dim);
+        packer.rows(&self.k[first..], stride, keys, width, space.k_rows);
+        packer.rows(&self.v[first..], stride, keys, width, space.v_rows);
+        packer.panels_of_columns(&self.k[first..], stride, keys, width, packer.kernel.nr, space.k_panels);
+    }
+
+    fn pack_queries(&self, t: Task, p: &Pair, space: &mut Space<'_>) {
+        let (s, packer) = (&self.plan.shape, self.plan.packer);
+        let head = t.kv * s.group + p.head;
+        let (first, stride, width) = (s.query_at(t.row, head, p.i0), s.heads * s.head_dim, s.head_dim);
+        let (q, d_o) = (&self.q[first..], &self.d_o[first..]);
+        packer.panels_of_rows(q, stride, p.n, width, space.q_turned);
+        packer.panels_of_rows(d_o, stride, p.n, width, space.do_turned);
+        packer.panels_of_columns(q, stride, p.n, width, packer.kernel.nr, space.q_panels);
+        packer.panels_of_columns(d_o, stride, p.n, width, packer.kernel.nr, space.do_panels);
+        let lse = &self.lse[s.row_head(t.row, head) * s.queries + p.i0..][..p.n];
+        // A query that sees nothing (lse −inf), and the places after the last one: relative to +inf every p is 0.
+        space.lse.fill(f32::INFINITY);
+        for (to, from) in space.lse.iter_mut().zip(lse) {
+            *to = if *from == f32::NEG_INFINITY { f32::INFINITY } else { *from };
+        }
+        space.delta.fill(0.0);
+        space.delta[..p.n].copy_from_slice(&space.deltas[p.head * s.queries + p.i0..][..p.n]);
+    }
+
+    fn pair(&self, mask: &Mask<'_>, p: &Pair, space: &mut Space<'_>, dq: &mut [f32]) {
+        let kernel = self.plan.packer.kernel;
+        let strips = p.keys.div_ceil(kernel.mr);
+        for strip in 0..strips {
+            let keys = strip * p.keys / strips..(strip + 1) * p.keys / strips;
+            self.strip(mask, p, keys, space);
+        }
+        self.add_dq(p, space, dq);
+    }
+
+    /// Pᵀ and dSᵀ of the keys j0 + `keys`, and what they add to dV and dK.
+    fn strip(&self, mask: &Mask<'_>, p: &Pair, keys: Range<usize>, space: &mut Space<'_>) {
+        let (s, kernel) = (&self.plan.shape, self.plan.packer.kernel);
+        let (rows, all) = (keys.len(), kernel.words(QUERIES));
+        let ds = &mut space.ds[keys.start * all..keys.end * all];
+        // Panels of queries that all lie before the strip's first key see none of it.
+        let skipped = (p.j0 + keys.start).saturating_sub(p.i0) / kernel.nr * kernel.nr;
+        if skipped >= p.n {
+            return ds.fill(0);
+        }
+        let k = Rows::of_words(&space.k_rows[keys.start * s.words..], s.words);
+        let v = Rows::of_words(&space.v_rows[keys.start * s.words..], s.words);
+        for at in (skipped..p.n).step_by(kernel.nr) {
+            let (scores, slopes) = (&mut space.scores[at..], &mut space.slopes[at..]);
+            kernel.tile(rows, s.words, k, &space.q_turned[at * s.words..], scores, QUERIES, false);
+            kernel.tile(rows, s.words, v, &space.do_turned[at * s.words..], slopes, QUERIES, false);
+        }
+        let mut scale = s.scale;
+        if p.masked {
+            for (j, scores) in keys.clone().zip(space.scores.chunks_exact_mut(QUERIES)) {
+                let j = p.j0 + j;
+                let (from, to) = (p.i0 + skipped, p.i0 + p.n);
+                mask.apply(&mut scores[skipped..p.n], scale, j, mask.queries_of(j), from..to);
+            }
+            scale = 1.0;
+        }
+        let strip = Strip {
+            scores: space.scores,
+            slopes: space.slopes,
+            lse: space.lse,
+            delta: space.delta,
+            columns: skipped..p.n.next_multiple_of(16),
+            scale,
+        };
+        let (weights, slopes) = weights_and_slopes(self.simd, kernel, strip, rows, space.weights, ds);
+        let (first, words) = (kernel.words(skipped), kernel.words(p.n) - kernel.words(skipped));
+        let block = kernel.words(p.n) * kernel.nr;
+        for c in (0..s.columns).step_by(kernel.nr) {
+            let panel = c / kernel.nr * block + first * kernel.nr;
+            let at = keys.start * s.columns + c;
+            let (weights, slopes) = (weights.from(0, first), slopes.from(0, first));
+            kernel.tile(rows, words, weights, &space.do_panels[panel..], &mut space.dv[at..], s.columns, true);
+            kernel.tile(rows, words, slopes, &space.q_panels[panel..], &mut space.dk[at..], s.columns, true);
+        }
+    }
+
+    /// dQ += dS·K for the pair.
+    fn add_dq(&self, p: &Pair, space: &mut Space<'_>, dq: &mut [f32]) {
+        let (s, packer, kernel) = (&self.plan.shape, self.plan.packer, self.plan.packer.kernel);
+        if kernel.paired {
+            let ds: &[bf16] = bytemuck::cast_slice(space.ds);
+            packer.panels_of_columns(ds, QUERIES, p.keys, p.n, kernel.mr, space.ds_panels);
+        } else {
+            let ds: &[f32] = bytemuck::cast_slice(space.ds);
+            packer.panels_of_columns(ds, QUERIES, p.keys, p.n, kernel.mr, space.ds_panels);
+        }
+        let block = kernel.words(p.keys);
+        for (strip, ds) in space.ds_panels.chunks_exact(kernel.mr * block).take(p.n.div_ceil(kernel.mr)).enumerate() {
+            let i = strip * kernel.mr;
+            let rows = kernel.mr.min(p.n - i);
+            let ds = Rows { bytes: bytemuck::cast_slice(ds), row: 4, step: 4 * kernel.mr };
+            // Keys after the strip's last query add nothing.
+            let seen = (p.i0 + i + rows).saturating_sub(p.j0).min(p.keys);
+            if seen > 0 {
+                for c in (0..s.columns).step_by(kernel.nr) {
+                    let panel = &space.k_panels[c * block..];
+                    kernel.tile(rows, kernel.words(seen), ds, panel, &mut dq[i * s.columns + c..], s.columns, true);
+                }
+            }
+        }
+    }
+
+    /// Rounds the lines (head of the group, query) of dQ, summed over the parts in `dq`.
+    fn write_dq(&self, t: Task, lines: Range<usize>, dq: &[f32], part: usize) {
+        sum_dq(self.simd, &self.out.dq, dq, part, lines, &self.plan.shape, t);
+    }
+}
+
+per_isa! {
+    /// δ of all queries of a task's heads, [group][queries].
+    fn deltas[E: CpuFloat](deltas: &mut [f32], d_o: &[E], o: &[E], s: &Shape, t: Task) => deltas_body;
+    /// Pᵀ and dSᵀ, [rows][QUERIES], from scores and slopes of the strip.
+    fn strip_of[W: CpuFloat](strip: Strip<'_>, rows: usize, weights: &mut [W], ds: &mut [W]) => strip_body;
+    /// out = factor·acc for the rows of a block of keys, the first of them at `first`.
+    fn write_kv[E: CpuFloat](
+        out: &Disjoint<'_, E>, acc: &[f32], factor: f32, s: &Shape, first: usize,
+    ) => write_kv_body;
+    /// dq = scale·Σ parts for some of a task's lines.
+    fn sum_dq[E: CpuFloat](
+        out: &Disjoint<'_, E>, parts: &[f32], part: usize, lines: Range<usize>, s: &Shape, t: Task,
+    ) => sum_dq_body;
+}
+
+/// What Pᵀ and dSᵀ are computed from.
+struct Strip<'a> {
+    /// [rows][QUERIES]: Sᵀ (hidden pairs −inf) and dPᵀ.
+    scores: &'a [f32],
+    slopes: &'a [f32],
+    /// For each query.
+    lse: &'a [f32],
+    delta: &'a [f32],
+    /// The queries in question, both ends multiples of 16.
+    columns: Range<usize>,
+    scale: f32,
+}
+
+/// [`strip_of`] in the precision of the products; both results as rows of A.
+fn weights_and_slopes<'a>(
+    simd: Simd,
+    kernel: &Kernel,
+    strip: Strip<'_>,
+    rows: usize,
+    weights: &'a mut [u32],
+    ds: &'a mut [u32],
+) -> (Rows<'a>, Rows<'a>) {
+    if kernel.paired {
+        strip_of::<bf16>(simd, strip, rows, bytemuck::cast_slice_mut(weights), bytemuck::cast_slice_mut(ds));
+    } else {
+        strip_of::<f32>(simd, strip, rows, bytemuck::cast_slice_mut(weights), bytemuck::cast_slice_mut(ds));
+    }
+    (Rows::of_words(weights, kernel.words(QUERIES)), Rows::of_words(ds, kernel.words(QUERIES)))
+}
+
+#[inline(always)]
+fn strip_body<W: CpuFloat, const FMA: bool>(s: Strip<'_>, rows: usize, weights: &mut [W], ds: &mut [W]) {
+    let n = s.columns.len();
+    let (lse, delta) = (&s.lse[s.columns.clone()][..n], &s.delta[s.columns.clone()][..n]);
+    for r in 0..rows {
+        let at = r * QUERIES + s.columns.start;
+        ds[r * QUERIES..at].fill(W::default());
+        let (scores, slopes) = (&s.scores[at..][..n], &s.slopes[at..][..n]);
+        let (weights, ds) = (&mut weights[at..][..n], &mut ds[at..][..n]);
+        for i in 0..n {
+            let p = exp::<FMA>(scores[i] * s.scale - lse[i]);
+            weights[i] = W::narrow(p);
+            ds[i] = W::narrow(p * (slopes[i] - delta[i]));
+        }
+    }
+}
+
+#[inline(always)]
+fn deltas_body<E: CpuFloat, const FMA: bool>(deltas: &mut [f32], d_o: &[E], o: &[E], s: &Shape, t: Task) {
+    for (g, deltas) in deltas.chunks_exact_mut(s.queries).enumerate() {
+        for (i, delta) in deltas.iter_mut().enumerate() {
+            let first = s.query_at(t.row, t.kv * s.group + g, i);
+            let (d_o, o) = (&d_o[first..][..s.head_dim], &o[first..][..s.head_dim]);
+            *delta = sum_by_lanes(s.head_dim, |acc, i| acc + d_o[i].widen() * o[i].widen());
+        }
+    }
+}
+
+#[inline(always)]
+fn write_kv_body<E: CpuFloat, const FMA: bool>(
+    out: &Disjoint<'_, E>,
+    acc: &[f32],
+    factor: f32,
+    s: &Shape,
+    first: usize,
+) {
+    for (j, acc) in acc.chunks_exact(s.columns).enumerate() {
+        // SAFETY: only one task has this block of keys of this key/value head.
+        let out = unsafe { out.range(first + j * s.kv_stride(), s.head_dim) };
+        for (out, x) in out.iter_mut().zip(acc) {
+            *out = E::narrow(x * factor);
+        }
+    }
+}
+
+#[inline(always)]
+fn sum_dq_body<E: CpuFloat, const FMA: bool>(
+    out: &Disjoint<'_, E>,
+    parts: &[f32],
+    part: usize,
+    lines: Range<usize>,
+    s: &Shape,
+    t: Task,
+) {
+    for line in lines {
+        let first = s.query_at(t.row, t.kv * s.group + line / s.queries, line % s.queries);
+        // SAFETY: a line is written by one task, once.
+        let out = unsafe { out.range(first, s.head_dim) };
+        for (i, out) in out.iter_mut().enumerate() {
+            let mut sum = 0.0;
+            for dq in parts.chunks_exact(part) {
+                sum += dq[line * s.columns + i];
+            }
+            *out = E::narrow(sum * s.scale);
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Memory of the CPU backend: zeroed, aligned to a cache line, without `unsafe`.
+
+use crate::backend::{Buffer, Element};
+use bytemuck::{Pod, Zeroable};
+use std::marker::PhantomData;
+
+/// One cache line; the unit that buffers are made of, so that all of them are aligned to it.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([u64; 8]);
+
+const LINE: usize = std::mem::size_of::<Line>();
+
+/// A run of `T` aligned to 64 bytes.
+#[derive(Debug)]
+pub struct Buf<T> {
+    lines: Vec<Line>,
+    len: usize,
+    kind: PhantomData<T>,
+}
+
+impl<T: Element> Buf<T> {
+    /// `len` zeros. The pages come zeroed from the system and are not touched here.
+    pub fn zeroed(len: usize) -> Self {
+        const { assert!(LINE.is_multiple_of(std::mem::size_of::<T>()), "elements must tile a cache line") };
+        let lines = (len * std::mem::size_of::<T>()).div_ceil(LINE);
+        Buf { lines: bytemuck::zeroed_vec(lines), len, kind: PhantomData }
+    }
+
+    /// A copy of `values`.
+    pub fn from_slice(values: &[T]) -> Self {
+        let mut buf = Self::zeroed(values.len());
+        buf.as_mut_slice().copy_from_slice(values);
+        buf
+    }
+
+    pub fn as_slice(&self) -> &[T] {
+        &bytemuck::cast_slice(&self.lines)[..self.len]
+    }
+
+    pub fn as_mut_slice(&mut self) -> &mut [T] {
+        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+    }
+}
+
+impl<T: Send + Sync> Buffer<T> for Buf<T> {
+    fn len(&self) -> usize {
+        self.len
+    }
+}

@@ -1,0 +1,222 @@
+//! The head and the loss: logits of a chunk of tokens, softmax and cross-entropy of each row in the row's own memory, and
+//! the two products that undo the head. No more than one chunk of logits exists.
+
+use super::Cpu;
+use super::buffer::Buf;
+use super::check;
+use super::isa::{Simd, per_isa};
+use super::math::{CpuFloat, LANES, exp, larger, max_lanes, sum_lanes};
+use super::matmul::{self, Size};
+use super::pool::Disjoint;
+use super::products::{Added, add_exact, columns, lines, store_exact, store_rounded};
+use super::scratch::{Carver, grain};
+use crate::backend::{Buffer, HeadGrad, HeadShape, MatmulShape};
+use crate::error::Result;
+use crate::index::TokenId;
+use std::ops::Range;
+
+/// Bytes of logits that exist at once.
+const LOGITS_BYTES: usize = 100_000_000;
+/// A chunk of tokens is a multiple of this where it can be: whole tiles of every micro-kernel.
+const CHUNK: usize = 56;
+
+/// Tokens whose logits exist at once.
+fn chunk_tokens(tokens: usize, vocab: usize) -> usize {
+    let fit = LOGITS_BYTES / (4 * row_words(vocab));
+    let fit = if fit > CHUNK { fit / CHUNK * CHUNK } else { fit.max(1) };
+    tokens.min(fit)
+}
+
+/// Words from one row of logits to the next.
+fn row_words(vocab: usize) -> usize {
+    vocab.next_multiple_of(32)
+}
+
+impl<E: CpuFloat> Cpu<E> {
+    /// Words of scratch of `head_loss`: a chunk of logits, and the largest of its products.
+    pub(super) fn head_words(&self, s: HeadShape, with_grad: bool) -> usize {
+        let (chunk, packer) = (chunk_tokens(s.tokens, s.vocab), self.packer);
+        let last = s.tokens - s.tokens.saturating_sub(1) / chunk.max(1) * chunk;
+        let products = [chunk, last].into_iter().map(|m| {
+            let forward = self.nt_words(MatmulShape { m, n: s.vocab, k: s.width });
+            if !with_grad {
+                return forward;
+            }
+            let dx = self.plan(m, s.width, s.vocab, true).scratch_words(packer);
+            let dw = self.plan(s.vocab, s.width, m, false).scratch_words(packer);
+            forward.max(dx).max(dw)
+        });
+        grain(chunk * row_words(s.vocab)) + products.max().unwrap_or(0)
+    }
+
+    pub(super) fn head_loss(
+        &self,
+        nll: &mut Buf<f32>,
+        x: &Buf<E>,
+        w: &Buf<E>,
+        targets: &Buf<TokenId>,
+        mut grad: Option<HeadGrad<'_, Self>>,
+        s: HeadShape,
+    ) -> Result<()> {
+        let HeadShape { tokens, width, vocab } = s;
+        let mut operands = vec![
+            ("nll", nll.len(), tokens),
+            ("x", x.len(), tokens * width),
+            ("w", w.len(), vocab * width),
+            ("targets", targets.len(), tokens),
+        ];
+        if let Some(grad) = &grad {
+            operands.extend([("dx", grad.dx.len(), tokens * width), ("dw", grad.dw.len(), vocab * width)]);
+        }
+        check::lengths("head_loss", &operands)?;
+        let targets = &targets.as_slice()[..tokens];
+        check::tokens("head_loss", targets, vocab, true)?;
+        let chunk = chunk_tokens(tokens, vocab).max(1);
+        let words = self.head_words(s, grad.is_some());
+        let mut memory = self.arena.take(words);
+        let mut carver = Carver(memory.words(words));
+        let logits = carver.words(if tokens == 0 { 0 } else { chunk * row_words(vocab) });
+        let products = carver.0;
+        for first in (0..tokens).step_by(chunk) {
+            let rows = first..tokens.min(first + chunk);
+            let scored = targets[rows.clone()].iter().any(|t| *t != TokenId::IGNORED);
+            if !scored {
+                nll.as_mut_slice()[rows.clone()].fill(0.0);
+                if let Some(grad) = &mut grad {
+                    grad.dx.as_mut_slice()[rows.start * width..rows.end * width].fill(E::default());
+                }
+                continue;
+            }
+            let x = &x.as_slice()[rows.start * width..];
+            self.logits(bytemuck::cast_slice_mut(&mut *logits), row_words(vocab), products, x, w.as_slice(), HeadShape {
+                tokens: rows.len(),
+                ..s
+            });
+            let scale = grad.as_ref().map(|grad| grad.scale as f32);
+            self.row_losses(&mut nll.as_mut_slice()[rows.clone()], logits, vocab, &targets[rows.clone()], scale);
+            if let Some(grad) = &mut grad {
+                self.undo_head(grad, bytemuck::cast_slice(logits), products, rows, x, w.as_slice(), s);
+            }
+        }
+        Ok(())
+    }
+
+    /// out[t·ld + j] = x[t]·w[j].
+    pub(super) fn logits(&self, out: &mut [f32], ld: usize, scratch: &mut [u32], x: &[E], w: &[E], s: HeadShape) {
+        let out = Disjoint::new(out);
+        let shape = MatmulShape { m: s.tokens, n: s.vocab, k: s.width };
+        self.nt(scratch, x, w, shape, &|tile| store_exact(self.simd, &out, ld, tile));
+    }
+
+    fn row_losses(&self, nll: &mut [f32], logits: &mut [u32], vocab: usize, targets: &[TokenId], scale: Option<f32>) {
+        let ns = 1.5 * (nll.len() * vocab) as f64;
+        let rows = logits.chunks_exact_mut(row_words(vocab)).zip(nll).zip(targets);
+        self.workers.each(ns, rows, |((row, nll), target)| {
+            let target = (*target != TokenId::IGNORED).then_some(target.0 as usize);
+            *nll = row_loss::<E>(self.simd, row, vocab, target, scale);
+        });
+    }
+
+    /// dx = dz·w and dw += dzᵀ·x for the tokens `rows`; x is theirs.
+    #[allow(clippy::too_many_arguments)]
+    fn undo_head(
+        &self,
+        grad: &mut HeadGrad<'_, Self>,
+        dz: &[E],
+        scratch: &mut [u32],
+        rows: Range<usize>,
+        x: &[E],
+        w: &[E],
+        s: HeadShape,
+    ) {
+        let cx = (self.packer, &self.workers);
+        let stride = row_words(s.vocab) * 4 / std::mem::size_of::<E>();
+        let dx = Disjoint::new(&mut grad.dx.as_mut_slice()[rows.start * s.width..]);
+        let size = Size { m: rows.len(), n: s.width, k: s.vocab };
+        let dz_lines = matmul::Operand { stride, ..lines(dz, s.vocab) };
+        matmul::product(cx, scratch, dz_lines, columns(w, s.width), size, &|tile| {
+            store_rounded(self.simd, &dx, s.width, tile, Added { bias: None, residual: None });
+        });
+        let dw = Disjoint::new(grad.dw.as_mut_slice());
+        let size = Size { m: s.vocab, n: s.width, k: rows.len() };
+        matmul::product(cx, scratch, columns(dz, stride), columns(x, s.width), size, &|tile| {
+            add_exact(self.simd, &dw, s.width, tile);
+        });
+    }
+}
+
+/// nll of one row; with `grad`, the row's memory then holds grad·(softmax − onehot), as `E`, from its start.
+fn row_loss<E: CpuFloat>(
+    simd: Simd,
+    row: &mut [u32],
+    vocab: usize,
+    target: Option<usize>,
+    grad: Option<f32>,
+) -> f32 {
+    let logits: &mut [f32] = bytemuck::cast_slice_mut(&mut *row);
+    logits[vocab..].fill(f32::NEG_INFINITY);
+    let Some(target) = target else {
+        row.fill(0);
+        return 0.0;
+    };
+    let score = logits[target];
+    let (max, sum) = max_and_sum(simd, logits);
+    let nll = max + sum.ln() - score;
+    if let Some(scale) = grad {
+        let hit = E::narrow(scale * ((score - max).exp() / sum - 1.0));
+        if std::mem::size_of::<E>() == 2 {
+            halves(simd, row, max, scale / sum);
+        } else {
+            singles(simd, logits, max, scale / sum);
+        }
+        bytemuck::cast_slice_mut::<u32, E>(row)[target] = hit;
+    }
+    nll
+}
+
+per_isa! {
+    fn max_and_sum(logits: &[f32]) -> (f32, f32) => max_and_sum_body;
+    fn halves(row: &mut [u32], max: f32, factor: f32) => halves_body;
+    fn singles(row: &mut [f32], max: f32, factor: f32) => singles_body;
+}
+
+/// The largest and Σ exp(x − largest); the length is a multiple of [`LANES`].
+#[inline(always)]
+fn max_and_sum_body<const FMA: bool>(logits: &[f32]) -> (f32, f32) {
+    let (chunks, _) = logits.as_chunks::<LANES>();
+    let mut top = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for l in 0..LANES {
+            top[l] = larger(chunk[l], top[l]);
+        }
+    }
+    let max = max_lanes(top);
+    let mut sum = [0f32; LANES];
+    for chunk in chunks {
+        for l in 0..LANES {
+            sum[l] += exp::<FMA>(chunk[l] - max);
+        }
+    }
+    (max, sum_lanes(sum))
+}
+
+/// factor·exp(x − max) as bf16, two to a word, each over memory that was read before.
+#[inline(always)]
+fn halves_body<const FMA: bool>(row: &mut [u32], max: f32, factor: f32) {
+    for at in (0..row.len()).step_by(2 * LANES) {
+        let mut words = [0u32; 2 * LANES];
+        words.copy_from_slice(&row[at..at + 2 * LANES]);
+        let mut out = [half::bf16::ZERO; 2 * LANES];
+        for l in 0..2 * LANES {
+            out[l] = half::bf16::narrow(factor * exp::<FMA>(f32::from_bits(words[l]) - max));
+        }
+        row[at / 2..at / 2 + LANES].copy_from_slice(&bytemuck::cast::<_, [u32; LANES]>(out));
+    }
+}
+
+#[inline(always)]
+fn singles_body<const FMA: bool>(row: &mut [f32], max: f32, factor: f32) {
+    for x in row {
+        *x = factor * exp::<FMA>(*x - max);
+    }
+}

@@ -1,0 +1,125 @@
+//! Which vector instructions the machine has, and the macro that compiles one generic body for each of them.
+
+use crate::error::{Error, Result};
+use std::fmt;
+
+/// A set of vector instructions that the kernels are compiled for. Ordered: each contains the ones before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isa {
+    /// What the compilation target guarantees; vectorised by the compiler alone.
+    Portable,
+    /// AVX2 and FMA.
+    Avx2,
+    /// AVX-512 F, BW, DQ, VL.
+    Avx512,
+    /// AVX-512 with bf16 dot products.
+    Avx512Bf16,
+}
+
+impl Isa {
+    const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
+
+    /// The widest that this machine has.
+    pub fn detect() -> Isa {
+        Isa::available().pop().unwrap_or(Isa::Portable)
+    }
+
+    /// All that this machine has, narrowest first.
+    pub fn available() -> Vec<Isa> {
+        Isa::ALL.into_iter().filter(|isa| isa.is_available()).collect()
+    }
+
+    /// All that the kernels are written for, narrowest first.
+    pub fn all() -> [Isa; 4] {
+        Isa::ALL
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn is_available(self) -> bool {
+        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let avx512 = avx2
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl");
+        match self {
+            Isa::Portable => true,
+            Isa::Avx2 => avx2,
+            Isa::Avx512 => avx512,
+            Isa::Avx512Bf16 => avx512 && is_x86_feature_detected!("avx512bf16"),
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn is_available(self) -> bool {
+        self == Isa::Portable
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+            Isa::Avx512Bf16 => "avx512-bf16",
+        })
+    }
+}
+
+/// Proof that this machine has an [`Isa`]: there is no other way to make one than [`Simd::new`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Simd(Isa);
+
+impl Simd {
+    pub(super) fn new(isa: Isa) -> Result<Simd> {
+        if isa.is_available() {
+            return Ok(Simd(isa));
+        }
+        let have = Isa::available().iter().map(Isa::to_string).collect::<Vec<_>>().join(", ");
+        Err(Error::Device { device: "cpu".into(), problem: format!("no {isa} here; this machine has {have}") })
+    }
+
+    pub(super) fn isa(self) -> Isa {
+        self.0
+    }
+}
+
+/// Compiles `body::<.., FMA>` for every ISA and makes a function that runs the one for its first argument, a [`Simd`].
+///
+/// `FMA` tells the body whether a fused multiply-add is one instruction. The body must be `#[inline(always)]`: only then
+/// is it compiled with the features of the function that it is called from.
+macro_rules! per_isa {
+    ($(
+        $(#[$meta:meta])*
+        $vis:vis fn $name:ident $([$($g:ident: $bound:path),*])? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)?
+            => $body:ident;
+    )*) => { $(
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments)]
+        $vis fn $name<$($($g: $bound),*)?>(simd: $crate::backend::cpu::isa::Simd, $($arg: $ty),*) $(-> $ret)? {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+            fn avx512<$($($g: $bound),*)?>($($arg: $ty),*) $(-> $ret)? {
+                $body::<$($($g,)*)? true>($($arg),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2<$($($g: $bound),*)?>($($arg: $ty),*) $(-> $ret)? {
+                $body::<$($($g,)*)? true>($($arg),*)
+            }
+            match simd.isa() {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: a Simd of this ISA exists only where the CPU has these features (Simd::new).
+                $crate::backend::cpu::isa::Isa::Avx512 | $crate::backend::cpu::isa::Isa::Avx512Bf16 => unsafe {
+                    avx512::<$($($g),*)?>($($arg),*)
+                },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
+                $crate::backend::cpu::isa::Isa::Avx2 => unsafe { avx2::<$($($g),*)?>($($arg),*) },
+                _ => $body::<$($($g,)*)? false>($($arg),*),
+            }
+        }
+    )* };
+}
+pub(super) use per_isa;

@@ -1,0 +1,111 @@
+//! AVX-512: tiles of up to 14 x 32, and the 16 x 16 transpose that packing is made of.
+//!
+//! Registers of the full tile: 28 accumulators (14 rows of two vectors), two vectors of B, and a word of A broadcast into
+//! a third. A step loads 2 vectors and 14 words for 28 multiply-adds.
+
+use super::kernel::{Block, Tile};
+use std::arch::x86_64::*;
+
+macro_rules! tile {
+    ($(#[$doc:meta])* $name:ident, $features:literal, |$acc:ident, $a:ident, $b:ident| $mul_add:expr) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// The CPU has the features; `t` keeps to the bounds that `Kernel::tile` asserts for R rows.
+        #[target_feature(enable = $features)]
+        pub(super) unsafe fn $name<const R: usize>(t: &Tile) {
+            let mul_add = |$acc: __m512, $a: __m512, $b: __m512| $mul_add;
+            let (mut a, mut b) = (t.a, t.b);
+            let mut acc = [[_mm512_setzero_ps(); 2]; R];
+            for _ in 0..t.words {
+                // SAFETY: the caller's bounds cover words·32 floats of B and R·words words of A; neither need be aligned.
+                unsafe {
+                    let (b0, b1) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));
+                    for (r, [c0, c1]) in acc.iter_mut().enumerate() {
+                        let x = _mm512_set1_ps(a.byte_add(r * t.row).read_unaligned());
+                        *c0 = mul_add(*c0, x, b0);
+                        *c1 = mul_add(*c1, x, b1);
+                    }
+                    b = b.add(32);
+                    a = a.wrapping_byte_add(t.step);
+                }
+            }
+            for (r, [c0, c1]) in acc.into_iter().enumerate() {
+                // SAFETY: the caller's bounds cover R rows of C, 32 floats each, ldc apart.
+                unsafe {
+                    let c = t.c.add(r * t.ldc);
+                    let (mut c0, mut c1) = (c0, c1);
+                    if t.add {
+                        c0 = _mm512_add_ps(c0, _mm512_loadu_ps(c));
+                        c1 = _mm512_add_ps(c1, _mm512_loadu_ps(c.add(16)));
+                    }
+                    _mm512_storeu_ps(c, c0);
+                    _mm512_storeu_ps(c.add(16), c1);
+                }
+            }
+        }
+    };
+}
+
+tile! {
+    /// Words are f32.
+    tile_f32, "avx512f", |acc, a, b| _mm512_fmadd_ps(a, b, acc)
+}
+tile! {
+    /// Words are pairs of bf16: acc += a.0·b.0 + a.1·b.1.
+    tile_bf16, "avx512f,avx512bf16", |acc, a, b| _mm512_dpbf16_ps(acc, as_pairs(a), as_pairs(b))
+}
+
+/// The same 512 bits, as pairs of bf16.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn as_pairs(x: __m512) -> __m512bh {
+    // SAFETY: both are 64 bytes of plain bits, for which every pattern is valid.
+    unsafe { std::mem::transmute(x) }
+}
+
+/// dst[k][n] = src[n][k], in four rounds: each interleaves row i with row i + 8, a perfect shuffle of all 256 words.
+#[target_feature(enable = "avx512f")]
+pub(super) fn transpose16(src: &Block, dst: &mut Block) {
+    let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    let high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    // SAFETY: a row is 64 bytes.
+    let mut rows: [__m512i; 16] =
+        std::array::from_fn(|i| unsafe { _mm512_loadu_si512(src[i].as_ptr().cast()) });
+    for _ in 0..4 {
+        rows = std::array::from_fn(|i| {
+            let (a, b) = (rows[i / 2], rows[i / 2 + 8]);
+            _mm512_permutex2var_epi32(a, if i % 2 == 0 { low } else { high }, b)
+        });
+    }
+    for (row, out) in rows.into_iter().zip(dst) {
+        // SAFETY: a row is 64 bytes.
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), row) }
+    }
+}
+
+/// Multiply-adds on registers alone, `rounds` x 24 of them: the yardstick of [`peak`](super::super::peak).
+#[target_feature(enable = "avx512f")]
+pub(in crate::backend::cpu) fn spin_f32(rounds: usize) -> f32 {
+    let (x, y) = (_mm512_set1_ps(0.5), _mm512_set1_ps(std::hint::black_box(0.25)));
+    let mut acc = [y; 24];
+    for _ in 0..rounds {
+        for a in &mut acc {
+            *a = _mm512_fmadd_ps(*a, x, y);
+        }
+    }
+    acc.into_iter().map(|a| _mm512_reduce_add_ps(a)).sum()
+}
+
+/// The same with pairs of bf16.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(in crate::backend::cpu) fn spin_bf16(rounds: usize) -> f32 {
+    let x = as_pairs(_mm512_set1_ps(std::hint::black_box(0.25)));
+    let mut acc = [_mm512_setzero_ps(); 24];
+    for _ in 0..rounds {
+        for a in &mut acc {
+            *a = _mm512_dpbf16_ps(*a, x, x);
+        }
+    }
+    acc.into_iter().map(|a| _mm512_reduce_add_ps(a)).sum()
+}

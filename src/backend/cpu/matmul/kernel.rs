@@ -1,0 +1,160 @@
+//! The micro-kernel: a tile of C from rows of A and one packed panel of B, all of it in registers.
+//!
+//! Operands are counted in *words* of 4 bytes along k: one f32, or two neighbouring bf16 where the ISA multiplies pairs.
+//! That makes the loop the same for both: load a vector of B, broadcast a word of A, multiply-add.
+//!
+//! - A: word (i, k) at byte `i·row + k·step`, any alignment. So a row-major matrix is read where it lies.
+//! - B: a panel [words][nr], packed by [`pack`](super::pack).
+//! - C: f32, `ldc` floats from row to row, nr columns; written or added to.
+
+use super::super::isa::{Isa, Simd};
+#[cfg(target_arch = "x86_64")]
+use super::avx2::{self, tile_avx2};
+#[cfg(target_arch = "x86_64")]
+use super::avx512::{self, tile_bf16, tile_f32};
+use super::portable::{self, tile_portable};
+
+/// Most rows and columns of any micro-kernel's tile.
+pub(in crate::backend::cpu) const MAX_MR: usize = 14;
+pub(in crate::backend::cpu) const MAX_NR: usize = 32;
+
+/// The micro-kernel of one ISA and one kind of word.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Rows of a full tile.
+    pub mr: usize,
+    /// Columns of a tile, 16 or 32.
+    pub nr: usize,
+    /// Whether a word is two bf16 instead of one f32.
+    pub paired: bool,
+    /// For 1, 2, .. mr rows.
+    tiles: &'static [unsafe fn(&Tile)],
+    transpose16: unsafe fn(&Block, &mut Block),
+}
+
+/// 16 rows of 16 words.
+pub(super) type Block = [[u32; 16]; 16];
+
+/// What a micro-kernel is called with. The pointers are good for the whole tile (see [`Kernel::tile`]).
+pub(super) struct Tile {
+    pub words: usize,
+    pub a: *const f32,
+    /// Bytes from one row of A to the next.
+    pub row: usize,
+    /// Bytes from one word of a row to the next.
+    pub step: usize,
+    pub b: *const f32,
+    pub c: *mut f32,
+    pub ldc: usize,
+    /// Add to C; otherwise C is never read.
+    pub add: bool,
+}
+
+/// Rows of A: bytes, with the distances from row to row and from word to word.
+#[derive(Clone, Copy)]
+pub(in crate::backend::cpu) struct Rows<'a> {
+    pub bytes: &'a [u8],
+    pub row: usize,
+    pub step: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Row-major words, `row` of them from row to row.
+    pub fn of_words(words: &'a [u32], row: usize) -> Self {
+        Rows { bytes: bytemuck::cast_slice(words), row: 4 * row, step: 4 }
+    }
+
+    /// From row i and word k on.
+    pub fn from(&self, i: usize, k: usize) -> Self {
+        Rows { bytes: &self.bytes[i * self.row + k * self.step..], ..*self }
+    }
+}
+
+impl Kernel {
+    /// dst[k][n] = src[n][k].
+    #[inline]
+    pub(super) fn transpose16(&self, src: &Block, dst: &mut Block) {
+        // SAFETY: the CPU has the kernel's features, see `tile`.
+        unsafe { (self.transpose16)(src, dst) }
+    }
+
+    /// Words that k elements take along k.
+    pub fn words(&self, k: usize) -> usize {
+        if self.paired { k.div_ceil(2) } else { k }
+    }
+
+    /// c[0..rows, 0..nr] = (or +=) a[0..rows, 0..words]·b[0..words, 0..nr].
+    #[inline]
+    pub(in crate::backend::cpu) fn tile(
+        &self,
+        rows: usize,
+        words: usize,
+        a: Rows<'_>,
+        b: &[u32],
+        c: &mut [f32],
+        ldc: usize,
+        add: bool,
+    ) {
+        assert!(1 <= rows && rows <= self.mr && words >= 1);
+        assert!((rows - 1) * a.row + (words - 1) * a.step + 4 <= a.bytes.len(), "A is too short");
+        assert!(words * self.nr <= b.len(), "B is too short");
+        assert!(ldc >= self.nr && (rows - 1) * ldc + self.nr <= c.len(), "C is too short");
+        let tile = Tile {
+            words,
+            a: a.bytes.as_ptr().cast(),
+            row: a.row,
+            step: a.step,
+            b: b.as_ptr().cast(),
+            c: c.as_mut_ptr(),
+            ldc,
+            add,
+        };
+        // SAFETY: every access of the tile lies inside the slices (asserted above), and the CPU has the kernel's features
+        // (a Kernel comes from `of_f32` or `of_bf16_pairs`, whose Simd proves them).
+        unsafe { self.tiles[rows - 1](&tile) }
+    }
+}
+
+macro_rules! tiles {
+    ($tile:ident for $($rows:literal)*) => { &[$($tile::<$rows>),*] };
+}
+
+static PORTABLE: Kernel =
+    Kernel { mr: 4, nr: 16, paired: false, tiles: tiles!(tile_portable for 1 2 3 4), transpose16: portable::transpose16 };
+#[cfg(target_arch = "x86_64")]
+static AVX2: Kernel =
+    Kernel { mr: 6, nr: 16, paired: false, tiles: tiles!(tile_avx2 for 1 2 3 4 5 6), transpose16: avx2::transpose16 };
+#[cfg(target_arch = "x86_64")]
+static AVX512: Kernel = Kernel {
+    mr: 14,
+    nr: 32,
+    paired: false,
+    tiles: tiles!(tile_f32 for 1 2 3 4 5 6 7 8 9 10 11 12 13 14), transpose16: avx512::transpose16,
+};
+#[cfg(target_arch = "x86_64")]
+static AVX512_BF16: Kernel = Kernel {
+    mr: 14,
+    nr: 32,
+    paired: true,
+    tiles: tiles!(tile_bf16 for 1 2 3 4 5 6 7 8 9 10 11 12 13 14), transpose16: avx512::transpose16,
+};
+
+/// The kernel whose words are f32.
+pub(in crate::backend::cpu) fn of_f32(simd: Simd) -> &'static Kernel {
+    match simd.isa() {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Avx512Bf16 => &AVX512,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => &AVX2,
+        _ => &PORTABLE,
+    }
+}
+
+/// The kernel whose words are pairs of bf16; only for an ISA that has one.
+pub(in crate::backend::cpu) fn of_bf16_pairs(simd: Simd) -> &'static Kernel {
+    match simd.isa() {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 => &AVX512_BF16,
+        isa => unreachable!("{isa} has no bf16 dot products"),
+    }
+}

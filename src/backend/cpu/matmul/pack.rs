@@ -1,0 +1,273 @@
+//! Packing: operands into the order in which the micro-kernel reads them, in words of 4 bytes along k (see
+//! [`kernel`](super::kernel)). What lies beyond the operand's edge is zero.
+//!
+//! - [`Packer::rows`]: k-contiguous rows stay rows, [rows][words]: for A when it cannot be read in place.
+//! - [`Packer::panels_of_rows`]: k-contiguous rows become panels [n/width][words][width]: B of an nt product.
+//! - [`Packer::panels_of_columns`]: rows along k, contiguous in n, become panels: B of nn and tn, A of tn.
+
+use super::super::isa::{Simd, per_isa};
+use super::super::math::CpuFloat;
+use super::kernel::{Kernel, MAX_NR};
+
+/// Packs for one micro-kernel.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::backend::cpu) struct Packer {
+    pub simd: Simd,
+    pub kernel: &'static Kernel,
+}
+
+impl Packer {
+    pub fn of<E: CpuFloat>(simd: Simd) -> Self {
+        Packer { simd, kernel: E::kernel(simd) }
+    }
+
+    /// out[i][word] from src[i·stride + k]: `rows` rows of k elements.
+    pub fn rows<E: CpuFloat>(self, src: &[E], stride: usize, rows: usize, k: usize, out: &mut [u32]) {
+        if self.kernel.paired {
+            rows_paired(self.simd, src, stride, rows, k, out);
+        } else {
+            rows_single(self.simd, src, stride, rows, k, out);
+        }
+    }
+
+    /// Panels of nr columns from src[j·stride + k]: n rows of k elements.
+    pub fn panels_of_rows<E: CpuFloat>(self, src: &[E], stride: usize, n: usize, k: usize, out: &mut [u32]) {
+        if self.kernel.paired {
+            panels_of_rows_paired(self.simd, self.kernel, src, stride, n, k, out);
+        } else {
+            panels_of_rows_single(self.simd, self.kernel, src, stride, n, k, out);
+        }
+    }
+
+    /// Panels of `width` columns (nr for B, mr for A) from src[k·stride + j]: k rows of n elements.
+    pub fn panels_of_columns<E: CpuFloat>(
+        self,
+        src: &[E],
+        stride: usize,
+        k: usize,
+        n: usize,
+        width: usize,
+        out: &mut [u32],
+    ) {
+        if self.kernel.paired {
+            panels_of_columns_paired(self.simd, src, stride, k, n, width, out);
+        } else {
+            panels_of_columns_single(self.simd, src, stride, k, n, width, out);
+        }
+    }
+}
+
+per_isa! {
+    fn rows_paired[E: CpuFloat](src: &[E], stride: usize, rows: usize, k: usize, out: &mut [u32]) => rows_paired_body;
+    fn rows_single[E: CpuFloat](src: &[E], stride: usize, rows: usize, k: usize, out: &mut [u32]) => rows_single_body;
+    fn panels_of_rows_paired[E: CpuFloat](
+        kernel: &Kernel, src: &[E], stride: usize, n: usize, k: usize, out: &mut [u32],
+    ) => panels_of_rows_paired_body;
+    fn panels_of_rows_single[E: CpuFloat](
+        kernel: &Kernel, src: &[E], stride: usize, n: usize, k: usize, out: &mut [u32],
+    ) => panels_of_rows_single_body;
+    fn panels_of_columns_paired[E: CpuFloat](
+        src: &[E], stride: usize, k: usize, n: usize, width: usize, out: &mut [u32],
+    ) => panels_of_columns_paired_body;
+    fn panels_of_columns_single[E: CpuFloat](
+        src: &[E], stride: usize, k: usize, n: usize, width: usize, out: &mut [u32],
+    ) => panels_of_columns_single_body;
+}
+
+/// Two bf16 as a word, the first in the low half.
+#[inline(always)]
+fn pair<E: CpuFloat>(low: E, high: E) -> u32 {
+    // Exact: E is bf16 wherever words are pairs, and widening keeps its bits in the upper half.
+    low.widen().to_bits() >> 16 | high.widen().to_bits() & 0xffff_0000
+}
+
+#[inline(always)]
+fn single<E: CpuFloat>(x: E) -> u32 {
+    x.widen().to_bits()
+}
+
+#[inline(always)]
+fn words_of_row<E: CpuFloat, const PAIRED: bool>(row: &[E], out: &mut [u32]) {
+    if PAIRED {
+        let (pairs, last) = row.as_chunks::<2>();
+        let (whole, rest) = out.split_at_mut(pairs.len());
+        for (word, p) in whole.iter_mut().zip(pairs) {
+            *word = pair(p[0], p[1]);
+        }
+        if let Some(&last) = last.first() {
+            rest[0] = pair(last, E::default());
+        }
+    } else {
+        for (word, x) in out.iter_mut().zip(row) {
+            *word = single(*x);
+        }
+    }
+}
+
+#[inline(always)]
+fn rows_paired_body<E: CpuFloat, const FMA: bool>(
+    src: &[E],
+    stride: usize,
+    rows: usize,
+    k: usize,
+    out: &mut [u32],
+) {
+    for i in 0..rows {
+        words_of_row::<E, true>(&src[i * stride..][..k], &mut out[i * k.div_ceil(2)..][..k.div_ceil(2)]);
+    }
+}
+
+#[inline(always)]
+fn rows_single_body<E: CpuFloat, const FMA: bool>(
+    src: &[E],
+    stride: usize,
+    rows: usize,
+    k: usize,
+    out: &mut [u32],
+) {
+    for i in 0..rows {
+        words_of_row::<E, false>(&src[i * stride..][..k], &mut out[i * k..][..k]);
+    }
+}
+
+#[inline(always)]
+fn panels_of_rows_paired_body<E: CpuFloat, const FMA: bool>(
+    kernel: &Kernel,
+    src: &[E],
+    stride: usize,
+    n: usize,
+    k: usize,
+    out: &mut [u32],
+) {
+    panels_of_rows::<E, true>(kernel, src, stride, n, k, out);
+}
+
+#[inline(always)]
+fn panels_of_rows_single_body<E: CpuFloat, const FMA: bool>(
+    kernel: &Kernel,
+    src: &[E],
+    stride: usize,
+    n: usize,
+    k: usize,
+    out: &mut [u32],
+) {
+    panels_of_rows::<E, false>(kernel, src, stride, n, k, out);
+}
+
+/// Blocks of 16 rows x 16 words are transposed into 16 columns of a panel.
+#[inline(always)]
+fn panels_of_rows<E: CpuFloat, const PAIRED: bool>(
+    kernel: &Kernel,
+    src: &[E],
+    stride: usize,
+    n: usize,
+    k: usize,
+    out: &mut [u32],
+) {
+    let (nr, words) = (kernel.nr, kernel.words(k));
+    let per_word = if PAIRED { 2 } else { 1 };
+    let mut block = [[0u32; 16]; 16];
+    let mut turned = [[0u32; 16]; 16];
+    for (p, panel) in out[..n.next_multiple_of(nr) * words].chunks_exact_mut(nr * words).enumerate() {
+        for half in (0..nr).step_by(16) {
+            let j0 = p * nr + half;
+            let rows = n.saturating_sub(j0).min(16);
+            for w0 in (0..words).step_by(16) {
+                let k0 = w0 * per_word;
+                for (i, words) in block.iter_mut().enumerate() {
+                    if i >= rows {
+                        *words = [0; 16];
+                    } else if k0 + 16 * per_word <= k {
+                        words_of_row::<E, PAIRED>(&src[(j0 + i) * stride + k0..][..16 * per_word], words);
+                    } else {
+                        *words = [0; 16];
+                        words_of_row::<E, PAIRED>(&src[(j0 + i) * stride + k0..][..k - k0], words);
+                    }
+                }
+                kernel.transpose16(&block, &mut turned);
+                for (w, row) in turned.iter().take(words - w0).enumerate() {
+                    panel[(w0 + w) * nr + half..][..16].copy_from_slice(row);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn panels_of_columns_paired_body<E: CpuFloat, const FMA: bool>(
+    src: &[E],
+    stride: usize,
+    k: usize,
+    n: usize,
+    width: usize,
+    out: &mut [u32],
+) {
+    panels_of_columns::<E, true>(src, stride, k, n, width, out);
+}
+
+#[inline(always)]
+fn panels_of_columns_single_body<E: CpuFloat, const FMA: bool>(
+    src: &[E],
+    stride: usize,
+    k: usize,
+    n: usize,
+    width: usize,
+    out: &mut [u32],
+) {
+    panels_of_columns::<E, false>(src, stride, k, n, width, out);
+}
+
+#[inline(always)]
+fn panels_of_columns<E: CpuFloat, const PAIRED: bool>(
+    src: &[E],
+    stride: usize,
+    k: usize,
+    n: usize,
+    width: usize,
+    out: &mut [u32],
+) {
+    match width {
+        32 => panels_of_width::<E, PAIRED, 32>(src, stride, k, n, out),
+        16 => panels_of_width::<E, PAIRED, 16>(src, stride, k, n, out),
+        14 => panels_of_width::<E, PAIRED, 14>(src, stride, k, n, out),
+        6 => panels_of_width::<E, PAIRED, 6>(src, stride, k, n, out),
+        4 => panels_of_width::<E, PAIRED, 4>(src, stride, k, n, out),
+        _ => unreachable!("no micro-kernel has tiles of width {width} <= {MAX_NR}"),
+    }
+}
+
+/// A word interleaves two rows (or converts one); the panel's columns are copied as they lie.
+#[inline(always)]
+fn panels_of_width<E: CpuFloat, const PAIRED: bool, const W: usize>(
+    src: &[E],
+    stride: usize,
+    k: usize,
+    n: usize,
+    out: &mut [u32],
+) {
+    let per_word = if PAIRED { 2 } else { 1 };
+    let words = k.div_ceil(per_word);
+    for (p, panel) in out[..n.next_multiple_of(W) * words].chunks_exact_mut(W * words).enumerate() {
+        let columns = (n - p * W).min(W);
+        let (vectors, _) = panel.as_chunks_mut::<W>();
+        for (w, vector) in vectors.iter_mut().enumerate() {
+            let first = &src[w * per_word * stride + p * W..];
+            let second = (PAIRED && 2 * w + 1 < k).then(|| &first[stride..]);
+            match (first.first_chunk::<W>(), second.map(|s| s.first_chunk::<W>())) {
+                (Some(a), None) if columns == W => *vector = std::array::from_fn(|j| word::<E, PAIRED>(a[j], E::default())),
+                (Some(a), Some(Some(b))) if columns == W => *vector = std::array::from_fn(|j| word::<E, PAIRED>(a[j], b[j])),
+                _ => {
+                    *vector = [0; W];
+                    for j in 0..columns {
+                        vector[j] = word::<E, PAIRED>(first[j], second.map_or(E::default(), |s| s[j]));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn word<E: CpuFloat, const PAIRED: bool>(a: E, b: E) -> u32 {
+    if PAIRED { pair(a, b) } else { single(a) }
+}

@@ -1,0 +1,99 @@
+//! What this machine can do at most, measured: the yardstick that benches are held against.
+
+use super::buffer::Buf;
+use super::isa::{Isa, Simd, per_isa};
+use super::matmul::portable;
+use super::pool::Workers;
+use std::time::{Duration, Instant};
+
+/// Rates of all threads together.
+#[derive(Clone, Copy, Debug)]
+pub struct Peaks {
+    /// Multiply-adds of bf16 pairs (of f32, where there are none for bf16), two FLOPs each.
+    pub bf16_gflops: f64,
+    /// Multiply-adds of f32.
+    pub f32_gflops: f64,
+    /// Reading memory that is in no cache.
+    pub bandwidth_gbs: f64,
+}
+
+pub(super) fn measure(simd: Simd, workers: &Workers) -> Peaks {
+    let f32_gflops = spin(workers, |rounds| spin_f32(simd, rounds));
+    let bf16_gflops = if simd.isa() == Isa::Avx512Bf16 {
+        spin(workers, |rounds| spin_bf16(simd, rounds))
+    } else {
+        f32_gflops
+    };
+    Peaks { bf16_gflops, f32_gflops, bandwidth_gbs: bandwidth(simd, workers) }
+}
+
+/// Best of several rounds of about 20 ms. `f` returns FLOPs done.
+fn spin(workers: &Workers, f: impl Fn(usize) -> f64 + Sync) -> f64 {
+    const ROUNDS: usize = 200_000;
+    let best = (0..7).map(|_| {
+        let start = Instant::now();
+        let flops = std::sync::Mutex::new(0.0);
+        workers.each(f64::INFINITY, 0..8 * workers.threads(), |_| {
+            let done = f(ROUNDS);
+            *flops.lock().unwrap_or_else(std::sync::PoisonError::into_inner) += done;
+        });
+        flops.into_inner().unwrap_or_default() / start.elapsed().max(Duration::from_nanos(1)).as_nanos() as f64
+    });
+    best.fold(0.0, f64::max)
+}
+
+fn spin_f32(simd: Simd, rounds: usize) -> f64 {
+    let (sum, lanes) = match simd.isa() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a Simd of this ISA exists only where the CPU has it.
+        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { (super::matmul::avx512::spin_f32(rounds), 24 * 16) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { (super::matmul::avx2::spin_f32(rounds), 12 * 8) },
+        _ => (portable::spin_f32(rounds), 128),
+    };
+    std::hint::black_box(sum);
+    2.0 * rounds as f64 * f64::from(lanes)
+}
+
+fn spin_bf16(simd: Simd, rounds: usize) -> f64 {
+    let sum = match simd.isa() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a Simd of this ISA exists only where the CPU has it.
+        Isa::Avx512Bf16 => unsafe { super::matmul::avx512::spin_bf16(rounds) },
+        isa => unreachable!("{isa} has no bf16 dot products"),
+    };
+    std::hint::black_box(sum);
+    2.0 * rounds as f64 * (24 * 32) as f64
+}
+
+/// Best of several passes over 256 MB.
+fn bandwidth(simd: Simd, workers: &Workers) -> f64 {
+    const BYTES: usize = 256 << 20;
+    let mut memory = Buf::<f32>::zeroed(BYTES / 4);
+    memory.as_mut_slice().fill(1.0);
+    let best = (0..5).map(|_| {
+        let start = Instant::now();
+        workers.each(f64::INFINITY, memory.as_slice().chunks(1 << 20), |part| {
+            std::hint::black_box(sum(simd, part));
+        });
+        BYTES as f64 / start.elapsed().as_nanos() as f64
+    });
+    best.fold(0.0, f64::max)
+}
+
+per_isa! {
+    fn sum(x: &[f32]) -> f32 => sum_body;
+}
+
+#[inline(always)]
+fn sum_body<const FMA: bool>(x: &[f32]) -> f32 {
+    let mut acc = [0f32; 64];
+    let (chunks, _) = x.as_chunks::<64>();
+    for chunk in chunks {
+        for (acc, x) in acc.iter_mut().zip(chunk) {
+            *acc += x;
+        }
+    }
+    acc.iter().sum()
+}
