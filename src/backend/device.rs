@@ -50,8 +50,14 @@ pub trait Job {
 /// Why there is no CUDA here.
 pub const NO_CUDA: &str = "this build has no CUDA kernels; use --device cpu or auto";
 
+/// `threads`, or one for each core where it is 0.
+pub fn threads_or_all(threads: usize) -> usize {
+    if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads }
+}
+
 /// Runs `job` on the backend for the device and dtype. `threads`: 0 for all cores.
 pub fn dispatch<J: Job>(device: Device, dtype: DType, threads: usize, job: J) -> Result<J::Out> {
+    let threads = threads_or_all(threads);
     match (device, dtype) {
         (Device::Cuda(n), _) => Err(Error::Device { device: format!("cuda:{n}"), problem: NO_CUDA.into() }),
         (_, DType::Bf16) => job.run(&Cpu::<half::bf16>::new(threads)?),

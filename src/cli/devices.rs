@@ -2,7 +2,7 @@
 
 use super::common::{Common, Json};
 use crate::backend::cpu::{Cpu, Isa};
-use crate::backend::device::NO_CUDA;
+use crate::backend::device::{NO_CUDA, threads_or_all};
 use crate::error::Result;
 use clap::Args;
 use serde_json::json;
@@ -22,7 +22,7 @@ pub struct Devices {
 
 impl Devices {
     pub fn run(self) -> Result<()> {
-        let cpu = Cpu::<half::bf16>::new(self.common.threads)?;
+        let cpu = Cpu::<half::bf16>::new(threads_or_all(self.common.threads))?;
         let found: Vec<String> = Isa::available().iter().map(Isa::to_string).collect();
         println!("cpu       usable: {} threads, kernels for {}", cpu.threads(), Isa::detect());
         println!("          instruction sets found: {}", found.join(", "));
