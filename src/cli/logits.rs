@@ -97,10 +97,11 @@ impl Job for LogitsJob<'_> {
     fn run<B: Backend>(self, b: &B) -> Result<()> {
         let shape = [self.ids.rows.len(), self.ids.tokens, self.opened.config.vocab_size];
         let (model, mut session) = self.opened.load(b, self.ids.tokens, self.ids.tokens)?;
+        let all: Vec<usize> = (0..self.ids.tokens).collect();
         let mut file = NpyWriter::create(&self.flags.out, &shape)?;
         for (ids, positions) in self.ids.rows.iter().zip(&self.positions.rows) {
             let ids: Vec<TokenId> = ids.iter().map(|&id| TokenId(id)).collect();
-            session.all_logits(b, &model, &ids, positions, &mut |row| file.append(row))?;
+            session.logits_at(b, &model, &ids, Some(positions), &all, &mut |row| file.append(row))?;
         }
         file.finish()?;
         drop((model, session));

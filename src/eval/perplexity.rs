@@ -182,7 +182,8 @@ mod tests {
     fn every_token_but_the_first_is_scored_once() {
         for n in [1, 2, 5, 16, 17, 63, 64, 65, 100] {
             for window in [2, 5, 16, 64] {
-                for stride in [1, window / 2, window] {
+                // a stride of a whole window leaves the first token of each window unpredicted
+                for stride in [1, window / 2, window - 1] {
                     let windows = windows_of(n, window, stride.max(1), Mode::Sliding);
                     let scored: Vec<usize> = windows.iter().flat_map(|(r, first)| *first..r.end).collect();
                     assert_eq!(scored, (1..n).collect::<Vec<_>>(), "n {n} window {window} stride {stride}");

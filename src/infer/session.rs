@@ -62,10 +62,9 @@ impl<B: Backend> Session<B> {
         self.past = self.past.min(tokens);
     }
 
-    /// Reads on, chunk by chunk. `targets` are each token's successors (ignored ones cost nothing), or empty; after each
-    /// chunk `visit` is given the chunk's range in `ids`.
+    /// Reads on, chunk by chunk; after each chunk `visit` is given its range in `ids`.
     fn read_chunks(
-        &mut self, b: &B, model: &Model<B>, ids: &[TokenId], positions: Option<&[u32]>, targets: &[TokenId],
+        &mut self, b: &B, model: &Model<B>, ids: &[TokenId], positions: Option<&[u32]>,
         visit: &mut dyn FnMut(&mut Self, std::ops::Range<usize>) -> Result<()>,
     ) -> Result<()> {
         if self.past + ids.len() > self.buffers.capacity {
@@ -86,8 +85,7 @@ impl<B: Backend> Session<B> {
                 Some(positions) => places_at(&positions[range.clone()]),
                 None => places_from(1, self.past),
             };
-            let targets = if targets.is_empty() { targets } else { &targets[range.clone()] };
-            self.batch.fill(b, 1, &ids[range.clone()], targets, &places)?;
+            self.batch.fill(b, 1, &ids[range.clone()], &[], &places)?;
             model.read(b, &mut self.buffers, &self.batch, self.past)?;
             self.past += range.len();
             at = range.end;
@@ -101,7 +99,7 @@ impl<B: Backend> Session<B> {
         &mut self, b: &B, model: &Model<B>, ids: &[TokenId], progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<f32>> {
         let (d, mut rows) = (model.config.hidden_size, 0);
-        self.read_chunks(b, model, ids, None, &[], &mut |_, range| {
+        self.read_chunks(b, model, ids, None, &mut |_, range| {
             rows = range.len();
             progress(range.len());
             Ok(())
@@ -120,7 +118,7 @@ impl<B: Backend> Session<B> {
         self.past = 0;
         let d = model.config.hidden_size;
         let mut nll = Vec::with_capacity(ids.len() - first.min(ids.len()));
-        self.read_chunks(b, model, ids, None, &[], &mut |session, range| {
+        self.read_chunks(b, model, ids, None, &mut |session, range| {
             let from = range.start.max(first - 1);
             let to = range.end.min(ids.len() - 1);
             progress(range.len());
@@ -139,17 +137,22 @@ impl<B: Backend> Session<B> {
         Ok(Scored { first, nll })
     }
 
-    /// Reads `ids`, rotated at `positions`, from an empty cache and hands each token's logits [vocab] to `visit`.
-    pub fn all_logits(
-        &mut self, b: &B, model: &Model<B>, ids: &[TokenId], positions: &[u32],
+    /// Reads `ids`, rotated at `positions` (0, 1, 2, ... where none are given), from an empty cache and hands the logits
+    /// [vocab] after each token of `wanted` (ascending indices) to `visit`.
+    pub fn logits_at(
+        &mut self, b: &B, model: &Model<B>, ids: &[TokenId], positions: Option<&[u32]>, wanted: &[usize],
         visit: &mut dyn FnMut(&[f32]) -> Result<()>,
     ) -> Result<()> {
         self.past = 0;
         let (d, vocab) = (model.config.hidden_size, model.config.vocab_size);
-        self.read_chunks(b, model, ids, Some(positions), &[], &mut |session, range| {
-            for row in (0..range.len()).step_by(LOGIT_ROWS) {
-                let rows = LOGIT_ROWS.min(range.len() - row);
-                b.copy(&mut session.last, 0, &session.buffers.work.normed, row * d, rows * d)?;
+        let mut wanted = wanted.iter().copied().peekable();
+        self.read_chunks(b, model, ids, positions, &mut |session, range| {
+            while wanted.peek().is_some_and(|at| range.contains(at)) {
+                let mut rows = 0;
+                while let Some(at) = wanted.next_if(|at| range.contains(at) && rows < LOGIT_ROWS) {
+                    b.copy(&mut session.last, rows * d, &session.buffers.work.normed, (at - range.start) * d, d)?;
+                    rows += 1;
+                }
                 let head = model.param(model.ids.head_weight());
                 b.head_logits(&mut session.logits, &session.last, head, model.head_shape(rows))?;
                 let logits = download_f32::<B, B::Stat>(b, &session.logits, 0, rows * vocab)?;

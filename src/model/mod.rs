@@ -46,10 +46,8 @@ impl<B: Backend> Model<B> {
 
     /// Fills every parameter from a checkpoint.
     pub fn load(&mut self, b: &B, weights: &Weights) -> Result<()> {
-        let mut values = Vec::new();
         for (spec, param) in self.specs.iter().zip(&mut self.params) {
-            weights.read_into(&spec.name, &spec.shape, &mut values)?;
-            upload_f32(b, param, &values)?;
+            weights.read_f32(&spec.name, &spec.shape, &mut |at, values| upload_f32(b, param, at, values))?;
         }
         Ok(())
     }
@@ -64,7 +62,7 @@ impl<B: Backend> Model<B> {
                 Init::Ones => vec![1.0; len],
                 Init::Zeros => vec![0.0; len],
             };
-            upload_f32(b, param, &values)?;
+            upload_f32(b, param, 0, &values)?;
         }
         Ok(())
     }
@@ -80,9 +78,23 @@ impl<B: Backend> Model<B> {
 }
 
 /// Rounds f32 values to the storage type of activations and uploads them.
-pub fn upload_f32<B: Backend, T: Float>(b: &B, dst: &mut B::Buf<T>, values: &[f32]) -> Result<()> {
+pub fn upload_f32<B: Backend, T: Float>(b: &B, dst: &mut B::Buf<T>, at: usize, values: &[f32]) -> Result<()> {
     let rounded: Vec<T> = values.iter().map(|&v| T::from_f64(v.into())).collect();
-    b.upload(dst, 0, &rounded)
+    b.upload(dst, at, &rounded)
+}
+
+/// Elements that are converted on the host at a time.
+const PIECE: usize = 1 << 18;
+
+/// dst = src, element by element, rounded where `T` is coarser.
+pub fn convert<B: Backend, S: Float, T: Float>(
+    b: &B, dst: &mut B::Buf<T>, src: &B::Buf<S>, len: usize,
+) -> Result<()> {
+    for at in (0..len).step_by(PIECE) {
+        let values = download_f32::<B, S>(b, src, at, PIECE.min(len - at))?;
+        upload_f32::<B, T>(b, dst, at, &values)?;
+    }
+    Ok(())
 }
 
 /// The gradients of all parameters, summed over the micro-batches of a step.

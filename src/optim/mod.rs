@@ -7,7 +7,7 @@ pub use schedule::{Schedule, ScheduleKind};
 use crate::backend::{AdamStep, AdamTensor, Backend};
 use crate::error::Result;
 use crate::memory::{Kind, Ledger};
-use crate::model::{Gradients, Model, download_f32, upload_f32};
+use crate::model::{Gradients, Model, convert};
 
 /// What AdamW keeps for each parameter, by parameter id.
 pub struct AdamState<B: Backend> {
@@ -46,8 +46,7 @@ impl<B: Backend> AdamState<B> {
     /// Sets the master weights to what the parameters are now.
     pub fn start_masters(&mut self, b: &B, model: &Model<B>) -> Result<()> {
         for ((master, param), spec) in self.master.iter_mut().zip(&model.params).zip(&model.specs) {
-            let values = download_f32::<B, B::Act>(b, param, 0, spec.elements())?;
-            upload_f32::<B, B::Stat>(b, master, &values)?;
+            convert::<B, B::Act, B::Stat>(b, master, param, spec.elements())?;
         }
         Ok(())
     }

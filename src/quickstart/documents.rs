@@ -1,34 +1,34 @@
-//! Long documents in which distance matters: facts are noted and recalled later, among filler.
+//! Long documents in which distance matters: a diary that comes back to its facts.
 //!
-//! "note bird: heron ." states a fact, "recall bird: heron ." asks for it again, up to [`FAR`] tokens later; the last word of
-//! a recall can only be known by looking back. A topic is not noted anew as long as anyone within reach could mean the
-//! old fact, so every question has one answer.
+//! Each document settles for each of 24 topics on one of twelve words and then mentions topics again and again, among
+//! filler: "the mill is calm . note bird: heron . the lake is wide . note metal: zinc . note bird: heron ." The first
+//! mention of a topic tells a fact that nothing predicts; the word of every later one can be known, but only by looking
+//! back to an earlier mention. Which topic comes next does not depend on anything further back than [`RECENT`] mentions, so
+//! a long window helps with the facts and with nothing else.
 
 use super::words::{PLACES, STATES, TOPICS};
 use crate::random::{Purpose, Stream};
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 
-/// The largest distance, in tokens, from a fact to a question about it.
-pub const FAR: usize = 1020;
-const NEAR: usize = 48;
-const CLOSEST: usize = 6;
-/// Tokens before a topic may be noted anew.
-const REST: usize = 1050;
+/// Sentences that mention a topic rather than say filler.
+const MENTION: f64 = 0.5;
+/// Mentions that come back to one of the last few topics.
+const AGAIN: f64 = 0.3;
+/// How many mentions that reaches back.
+const RECENT: usize = 1;
 
-/// Where a question is answered in a document.
+/// A word of a document that an earlier one tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Question {
-    /// Index of the answer's token.
-    pub answer: usize,
-    /// Tokens back to where the fact was last told or recalled.
+pub struct Recall {
+    /// Index of the word.
+    pub at: usize,
+    /// Words back to the nearest earlier mention.
     pub distance: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Story {
     pub words: Vec<&'static str>,
-    pub questions: Vec<Question>,
+    pub recalls: Vec<Recall>,
 }
 
 impl Story {
@@ -37,98 +37,41 @@ impl Story {
     }
 }
 
-/// A fact that will be asked for: when, topic, value, where it was last told.
-type Due = Reverse<(usize, usize, usize, usize)>;
-
-struct Writer {
-    stream: Stream,
-    story: Story,
-    due: BinaryHeap<Due>,
-    /// Topics that may be noted.
-    free: Vec<usize>,
-    /// Topics that rest, by when they are free again.
-    resting: BinaryHeap<Reverse<(usize, usize)>>,
-}
-
-/// Document number `index` of a seed: at least `tokens` words, cut to that many.
-pub fn write(seed: u64, index: u32, tokens: usize) -> Story {
-    let stream = Stream::new(seed, Purpose::Task, 1 << 32, index);
-    let story = Story { words: Vec::with_capacity(tokens + 8), questions: Vec::new() };
-    let mut writer =
-        Writer { stream, story, due: BinaryHeap::new(), free: (0..TOPICS.len()).collect(), resting: BinaryHeap::new() };
-    while writer.story.words.len() < tokens {
-        writer.sentence();
+/// Document number `index` of a seed, of `words` words.
+pub fn write(seed: u64, index: u32, words: usize) -> Story {
+    let mut stream = Stream::new(seed, Purpose::Task, 1 << 32, index);
+    let values: Vec<&str> = TOPICS.iter().map(|(_, values)| pick(&mut stream, values)).collect();
+    let mut told: Vec<Option<usize>> = vec![None; TOPICS.len()];
+    let mut recent: Vec<usize> = Vec::new();
+    let mut story = Story { words: Vec::with_capacity(words + 4), recalls: Vec::new() };
+    while story.words.len() < words {
+        if stream.unit_f64() >= MENTION {
+            story.words.extend(["the", pick(&mut stream, PLACES), "is", pick(&mut stream, STATES), "."]);
+            continue;
+        }
+        let topic = if !recent.is_empty() && stream.unit_f64() < AGAIN {
+            recent[stream.below_usize(recent.len())]
+        } else {
+            stream.below_usize(TOPICS.len())
+        };
+        recent.push(topic);
+        if recent.len() > RECENT {
+            recent.remove(0);
+        }
+        let at = story.words.len() + 2;
+        if let Some(before) = told[topic].replace(at) {
+            story.recalls.push(Recall { at, distance: at - before });
+        }
+        story.words.extend(["note", TOPICS[topic].0, values[topic], "."]);
     }
-    let mut story = writer.story;
-    story.words.truncate(tokens);
-    story.questions.retain(|q| q.answer < tokens);
+    story.words.truncate(words);
+    story.recalls.retain(|r| r.at < words);
     story
 }
 
-impl Writer {
-    fn pick(&mut self, words: &'static str) -> &'static str {
-        let count = words.split(' ').count();
-        let n = self.stream.below_usize(count);
-        words.split(' ').nth(n).unwrap_or(words)
-    }
-
-    fn say(&mut self, words: [&'static str; 4]) {
-        self.story.words.extend(words);
-    }
-
-    /// Log-uniform: every doubling of the distance is equally likely; three in ten stay near.
-    fn distance(&mut self) -> usize {
-        let far = if self.stream.unit_f64() < 0.3 { NEAR } else { FAR };
-        let (low, high) = ((CLOSEST as f64).ln(), (far as f64).ln());
-        (low + (high - low) * self.stream.unit_f64()).exp() as usize
-    }
-
-    fn sentence(&mut self) {
-        let now = self.story.words.len();
-        while let Some(&Reverse((free_at, topic))) = self.resting.peek() {
-            if free_at > now {
-                break;
-            }
-            self.resting.pop();
-            self.free.push(topic);
-        }
-        match self.due.peek() {
-            Some(&Reverse((when, topic, value, told))) if when <= now + 2 => {
-                self.due.pop();
-                self.recall(now, topic, value, told);
-            }
-            _ if !self.free.is_empty() && self.stream.unit_f64() < 0.3 => self.note(now),
-            _ => {
-                let (place, state) = (self.pick(PLACES), self.pick(STATES));
-                self.story.words.push("the");
-                self.say([place, "is", state, "."]);
-            }
-        }
-    }
-
-    fn note(&mut self, now: usize) {
-        let n = self.stream.below_usize(self.free.len());
-        let topic = self.free.swap_remove(n);
-        let value = self.stream.below_usize(TOPICS[topic].1.split(' ').count());
-        let when = now + 2 + self.distance();
-        self.due.push(Reverse((when, topic, value, now + 2)));
-        self.say(["note", TOPICS[topic].0, word(topic, value), "."]);
-    }
-
-    fn recall(&mut self, now: usize, topic: usize, value: usize, told: usize) {
-        self.story.questions.push(Question { answer: now + 2, distance: now + 2 - told });
-        self.say(["recall", TOPICS[topic].0, word(topic, value), "."]);
-        if self.stream.unit_f64() < 0.85 {
-            let when = now + 2 + self.distance();
-            self.due.push(Reverse((when, topic, value, now + 2)));
-        } else {
-            self.resting.push(Reverse((now + REST, topic)));
-        }
-    }
-}
-
-fn word(topic: usize, value: usize) -> &'static str {
-    TOPICS[topic].1.split(' ').nth(value).unwrap_or(".")
+fn pick(stream: &mut Stream, words: &'static str) -> &'static str {
+    let n = stream.below_usize(words.split(' ').count());
+    words.split(' ').nth(n).unwrap_or(words)
 }
 
 #[cfg(test)]
@@ -136,18 +79,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_question_is_answered_by_what_stands_at_its_distance() {
+    fn every_recall_is_told_at_its_distance_and_nowhere_nearer() {
         let story = write(3, 0, 8192);
         assert_eq!(story.words.len(), 8192);
-        assert!(story.questions.len() > 300, "{} questions", story.questions.len());
-        for q in &story.questions {
-            let told = q.answer - q.distance;
-            assert_eq!(story.words[q.answer], story.words[told]);
-            assert_eq!(story.words[q.answer - 1], story.words[told - 1], "the topic");
-            let between = &story.words[told + 1..q.answer - 1];
-            assert!(!between.contains(&story.words[q.answer - 1]), "nothing nearer says anything of the topic");
+        assert!(story.recalls.len() > 300, "{} recalls", story.recalls.len());
+        for r in &story.recalls {
+            let told = r.at - r.distance;
+            assert_eq!(story.words[r.at], story.words[told]);
+            assert_eq!(story.words[r.at - 1], story.words[told - 1], "the topic");
+            let between = &story.words[told + 1..r.at - 1];
+            assert!(!between.contains(&story.words[r.at - 1]), "something nearer speaks of the topic");
         }
-        assert!(story.questions.iter().any(|q| q.distance > 512) && story.questions.iter().any(|q| q.distance < 32));
+        assert!(story.recalls.iter().any(|r| r.distance > 512) && story.recalls.iter().any(|r| r.distance < 32));
     }
 
     #[test]

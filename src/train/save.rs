@@ -9,7 +9,7 @@ use crate::checkpoint::{
 use crate::data::bytes_as_json;
 use crate::error::{Error, Result};
 use crate::model::config::Dtype;
-use crate::model::{Config, ParamSpec};
+use crate::model::{Config, ParamSpec, upload_f32};
 use crate::recipe::{Recipe, Settings, Source};
 use std::path::{Path, PathBuf};
 
@@ -125,11 +125,18 @@ fn dtype_of<T: Float>() -> Dtype {
 
 /// Downloads a buffer's first elements as little-endian bytes.
 fn bytes_of<B: Backend, T: Float>(b: &B, buf: &B::Buf<T>, len: usize, sink: &mut Vec<u8>) -> Result<()> {
-    let mut values = vec![T::default(); len];
-    b.download(&mut values, buf, 0)?;
-    sink.extend_from_slice(bytemuck::cast_slice(&values));
+    sink.reserve_exact(len * size_of::<T>());
+    let mut piece = vec![T::default(); len.min(PIECE)];
+    for at in (0..len).step_by(PIECE) {
+        let piece = &mut piece[..PIECE.min(len - at)];
+        b.download(piece, buf, at)?;
+        sink.extend_from_slice(bytemuck::cast_slice(piece));
+    }
     Ok(())
 }
+
+/// Elements downloaded at a time.
+const PIECE: usize = 1 << 18;
 
 /// The parameters as the forward pass reads them.
 struct ModelTensors<'a, B: Backend> {
@@ -205,10 +212,8 @@ impl<B: Backend> State<B> {
         for (slot, buffers) in [(Slot::Master, &mut adam.master), (Slot::M, &mut adam.m), (Slot::V, &mut adam.v)] {
             for (buffer, spec) in buffers.iter_mut().zip(&self.model.specs) {
                 let name = slot_name(slot, &spec.name);
-                resume.tensors.read_f32(&name, &spec.shape, &mut |at, values| {
-                    let stats: Vec<B::Stat> = values.iter().map(|&v| B::Stat::from_f64(v.into())).collect();
-                    b.upload(buffer, at, &stats)
-                })?;
+                let mut upload = |at, values: &[f32]| upload_f32::<B, B::Stat>(b, buffer, at, values);
+                resume.tensors.read_f32(&name, &spec.shape, &mut upload)?;
             }
         }
         self.steps_done = resume.state.step;
