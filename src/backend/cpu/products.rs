@@ -39,7 +39,7 @@ impl<E: CpuFloat> Cpu<E> {
         store: &(dyn Fn(Tile<'_>) + Sync),
     ) {
         let MatmulShape { m, n, k } = s;
-        if m > MAX_ROWS {
+        if m == 0 || m > MAX_ROWS {
             let size = Size { m, n, k };
             return matmul::product((self.packer, &self.workers), scratch, lines(x, k), lines(w, k), size, store);
         }

@@ -145,6 +145,9 @@ pub(super) fn product<E: CpuFloat>(
     size: Size,
     epilogue: &(dyn Fn(Tile<'_>) + Sync),
 ) {
+    if size.m == 0 || size.n == 0 {
+        return;
+    }
     if size.k == 0 {
         return (0..size.m).for_each(|row| empty_row(row, size.n, epilogue));
     }
