@@ -66,8 +66,10 @@ fn one<B: Backend>(t: &mut Suite<'_, B>, case: &Case) {
     let s = case.shape;
     let (nq, nk) = (s.rows * s.queries * s.heads * s.head_dim, s.rows * s.keys * s.kv_heads * s.head_dim);
     let (q, k, v) = (t.random(nq, 4.0), t.random(nk, 4.0), t.random(nk, 1.0));
-    let ids: Option<Vec<u32>> = case.documents.map(|f| (0..s.rows * s.keys).map(|at| f(at % s.keys)).collect());
-    let documents: Option<Vec<DocumentId>> = ids.as_ref().map(|ids| ids.iter().map(|id| DocumentId(*id)).collect());
+    let ids: Option<Vec<u32>> =
+        case.documents.map(|f| (0..s.rows * s.keys).map(|at| f(at % s.keys)).collect());
+    let documents: Option<Vec<DocumentId>> =
+        ids.as_ref().map(|ids| ids.iter().map(|id| DocumentId(*id)).collect());
     let name = |what: &str| format!("{what} of {s:?} documents {}", ids.is_some());
 
     let (mut o, mut lse) = (zeros(nq), zeros(s.rows * s.heads * s.queries));
@@ -90,16 +92,34 @@ fn one<B: Backend>(t: &mut Suite<'_, B>, case: &Case) {
     let [mut dq, mut dk, mut dv] = [zeros(nq), zeros(nk), zeros(nk)];
     TRUTH
         .attention_backward(
-            &mut dq, &mut dk, &mut dv, &host(&d_o), &host(&o), &host(&lse), &host(&q), &host(&k), &host(&v),
-            documents_host.as_ref(), s,
+            &mut dq,
+            &mut dk,
+            &mut dv,
+            &host(&d_o),
+            &host(&o),
+            &host(&lse),
+            &host(&q),
+            &host(&k),
+            &host(&v),
+            documents_host.as_ref(),
+            s,
         )
         .unwrap();
     let [plain_dq, plain_dk, plain_dv] =
         plain::attention_backward::<B::Act>(&d_o, &o, &lse, &q, &k, &v, ids.as_deref(), s);
     let [mut dq_b, mut dk_b, mut dv_b] = [t.fresh(nq), t.fresh(nk), t.fresh(nk)];
     t.b.attention_backward(
-        &mut dq_b, &mut dk_b, &mut dv_b, &t.floats(&d_o), &t.floats(&o), &t.floats(&lse), &qb, &kb, &vb,
-        documents_b.as_ref(), s,
+        &mut dq_b,
+        &mut dk_b,
+        &mut dv_b,
+        &t.floats(&d_o),
+        &t.floats(&o),
+        &t.floats(&lse),
+        &qb,
+        &kb,
+        &vb,
+        documents_b.as_ref(),
+        s,
     )
     .unwrap();
     t.compare::<B::Act>(&name("dq"), &dq_b, &dq.0, &plain_dq);

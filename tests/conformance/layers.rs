@@ -19,10 +19,23 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
         sum_squares(t, len);
     }
     for pairs in [PairLayout::HalfSplit, PairLayout::Interleaved] {
-        for (rows, tokens, heads, kv_heads, head_dim, rotary_dim) in
-            [(1, 1, 1, 1, 2, 2), (2, 17, 3, 1, 20, 20), (1, 65, 2, 2, 80, 20), (3, 63, 2, 1, 256, 256), (2, 500, 4, 2, 64, 64)]
-        {
-            let s = RopeShape { rows, tokens, heads, kv_heads, head_dim, rotary_dim, pairs, attention_factor: 1.1 };
+        for (rows, tokens, heads, kv_heads, head_dim, rotary_dim) in [
+            (1, 1, 1, 1, 2, 2),
+            (2, 17, 3, 1, 20, 20),
+            (1, 65, 2, 2, 80, 20),
+            (3, 63, 2, 1, 256, 256),
+            (2, 500, 4, 2, 64, 64),
+        ] {
+            let s = RopeShape {
+                rows,
+                tokens,
+                heads,
+                kv_heads,
+                head_dim,
+                rotary_dim,
+                pairs,
+                attention_factor: 1.1,
+            };
             rope(t, s, Direction::Forward);
             rope(t, s, Direction::Backward);
         }
@@ -58,8 +71,9 @@ fn rmsnorm<B: Backend>(t: &mut Suite<'_, B>, s: NormShape) {
     let (mut y, mut rstd) = (zeros(tokens * width), zeros(tokens));
     TRUTH.rmsnorm(&mut y, &mut rstd, &host(&x), &host(&w), s).unwrap();
     let row = |r: usize| &x[r * width..][..width];
-    let plain_rstd: Vec<f32> =
-        (0..tokens).map(|r| 1.0 / (dot(width, |i| (row(r)[i], row(r)[i])) / width as f32 + eps as f32).sqrt()).collect();
+    let plain_rstd: Vec<f32> = (0..tokens)
+        .map(|r| 1.0 / (dot(width, |i| (row(r)[i], row(r)[i])) / width as f32 + eps as f32).sqrt())
+        .collect();
     let plain_y: Vec<f64> = (0..tokens * width)
         .map(|at| round::<B::Act>(x[at] as f32 * plain_rstd[at / width] * w[at % width] as f32))
         .collect();
@@ -83,7 +97,8 @@ fn rmsnorm<B: Backend>(t: &mut Suite<'_, B>, s: NormShape) {
         for r in 0..tokens {
             let rstd = rstd[r] as f32;
             let (x, dy) = (row(r), &dy[r * width..][..width]);
-            let mean = (0..width).map(|i| dy[i] as f32 * w[i] as f32 * x[i] as f32 * rstd).sum::<f32>() / width as f32;
+            let mean = (0..width).map(|i| dy[i] as f32 * w[i] as f32 * x[i] as f32 * rstd).sum::<f32>()
+                / width as f32;
             for i in 0..width {
                 let xhat = x[i] as f32 * rstd;
                 plain_dw[i] += dy[i] as f32 * xhat;
@@ -105,7 +120,8 @@ fn swiglu<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
     let mut want = zeros(len);
     TRUTH.swiglu(&mut want, &host(&gate), &host(&up), len).unwrap();
     let sigma = |x: f64| 1.0 / (1.0 + (-x as f32).exp());
-    let plain: Vec<f64> = (0..len).map(|i| round::<B::Act>(gate[i] as f32 * sigma(gate[i]) * up[i] as f32)).collect();
+    let plain: Vec<f64> =
+        (0..len).map(|i| round::<B::Act>(gate[i] as f32 * sigma(gate[i]) * up[i] as f32)).collect();
     let (gate_b, up_b) = (t.floats(&gate), t.floats(&up));
     let mut y = t.fresh(len);
     t.b.swiglu(&mut y, &gate_b, &up_b, len).unwrap();
@@ -128,14 +144,22 @@ fn swiglu<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
 
 fn adamw<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
     let (master, grad) = (t.random_stat(len, 1.0), t.random_stat(len, 3.0));
-    let (m, v) = (t.random_stat(len, 1.0), t.random_stat(len, 1.0).iter().map(|x| x.abs()).collect::<Vec<_>>());
+    let (m, v) =
+        (t.random_stat(len, 1.0), t.random_stat(len, 1.0).iter().map(|x| x.abs()).collect::<Vec<_>>());
     let with_master = std::mem::size_of::<B::Act>() < std::mem::size_of::<B::Stat>();
     let decay = 0.1;
     let step = AdamStep { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 3, grad_scale: 0.5 };
     let (mut p, mut pm, mut hm, mut hv) = (host(&master), host(&master), host(&m), host(&v));
     TRUTH
         .adamw(
-            &mut [AdamTensor { param: &mut p, master: Some(&mut pm), m: &mut hm, v: &mut hv, grad: &host(&grad), decay }],
+            &mut [AdamTensor {
+                param: &mut p,
+                master: Some(&mut pm),
+                m: &mut hm,
+                v: &mut hv,
+                grad: &host(&grad),
+                decay,
+            }],
             step,
         )
         .unwrap();
@@ -164,7 +188,8 @@ fn adamw<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
     };
     t.b.adamw(&mut [tensor], step).unwrap();
     let rounded: Vec<f64> = plain.iter().map(|p| round::<B::Act>(p[0])).collect();
-    let (param, m, v) = (guarded::<B, B::Act>(t, &param_b, len), guarded(t, &m_b, len), guarded(t, &v_b, len));
+    let (param, m, v) =
+        (guarded::<B, B::Act>(t, &param_b, len), guarded(t, &m_b, len), guarded(t, &v_b, len));
     t.compare::<B::Act>(&format!("adamw param {len}"), &param, &p.0, &rounded);
     t.compare::<B::Stat>(&format!("adamw m {len}"), &m, &hm.0, &column(1));
     t.compare::<B::Stat>(&format!("adamw v {len}"), &v, &hv.0, &column(2));
@@ -201,10 +226,12 @@ fn rope<B: Backend>(t: &mut Suite<'_, B>, s: RopeShape, direction: Direction) {
     let spans: Vec<ChunkSpan> = (0..s.rows)
         .flat_map(|r| {
             let n = s.tokens as u32;
-            [(0, 0), (n / 3, 5000 + r as u32), (2 * n / 3, 1 << 20)].map(|(start, bias)| ChunkSpan { start: SeqIndex(start), bias })
+            [(0, 0), (n / 3, 5000 + r as u32), (2 * n / 3, 1 << 20)]
+                .map(|(start, bias)| ChunkSpan { start: SeqIndex(start), bias })
         })
         .collect();
-    let list: Vec<RopePosition> = (0..s.rows * s.tokens).map(|_| RopePosition(t.below(1 << 20) as u32)).collect();
+    let list: Vec<RopePosition> =
+        (0..s.rows * s.tokens).map(|_| RopePosition(t.below(1 << 20) as u32)).collect();
     let turns_b = t.upload(&turns);
     for listed in [false, true] {
         let (mut hq, mut hk) = (host(&q), host(&k));

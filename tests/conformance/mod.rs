@@ -24,9 +24,6 @@ pub struct Suite<'a, B: Backend> {
     pub trace: Vec<(String, Vec<f64>)>,
 }
 
-pub type Act<B> = <B as Backend>::Buf<<B as Backend>::Act>;
-pub type Stat<B> = <B as Backend>::Buf<<B as Backend>::Stat>;
-
 impl<'a, B: Backend> Suite<'a, B> {
     pub fn new(b: &'a B, label: &str) -> Self {
         Suite { b, label: label.into(), seed: 1, trace: Vec::new() }

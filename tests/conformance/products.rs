@@ -8,9 +8,26 @@ use pose_engine::index::TokenId;
 
 pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
     let sizes = [
-        (0, 5, 3), (5, 0, 3), (5, 3, 0), (1, 1, 1), (1, 63, 257), (2, 65, 64), (3, 257, 17), (4, 33, 31), (5, 17, 2),
-        (14, 32, 16), (15, 33, 2), (17, 63, 65), (63, 1, 257), (65, 257, 17), (257, 65, 63), (300, 130, 64),
-        (100, 96, 2049), (30, 40, 3000), (3001, 20, 18), (20, 3001, 18),
+        (0, 5, 3),
+        (5, 0, 3),
+        (5, 3, 0),
+        (1, 1, 1),
+        (1, 63, 257),
+        (2, 65, 64),
+        (3, 257, 17),
+        (4, 33, 31),
+        (5, 17, 2),
+        (14, 32, 16),
+        (15, 33, 2),
+        (17, 63, 65),
+        (63, 1, 257),
+        (65, 257, 17),
+        (257, 65, 63),
+        (300, 130, 64),
+        (100, 96, 2049),
+        (30, 40, 3000),
+        (3001, 20, 18),
+        (20, 3001, 18),
     ];
     for (m, n, k) in sizes {
         let s = MatmulShape { m, n, k };
@@ -75,7 +92,8 @@ fn tn<B: Backend>(t: &mut Suite<'_, B>, s: MatmulShape) {
     for twice in 1..=2 {
         TRUTH.matmul_tn(&mut want, &host(&dy), &host(&x), s).unwrap();
         t.b.matmul_tn(&mut dw, &dy_buf, &x_buf, s).unwrap();
-        let plain: Vec<f64> = (0..n * k).map(|at| f64::from(old[at] as f32 + sums[at] * twice as f32)).collect();
+        let plain: Vec<f64> =
+            (0..n * k).map(|at| f64::from(old[at] as f32 + sums[at] * twice as f32)).collect();
         t.compare::<B::Stat>(&format!("matmul_tn {s:?} x{twice}"), &dw, &want.0, &plain);
     }
 }

@@ -77,7 +77,10 @@ impl Simd {
             return Ok(Simd(isa));
         }
         let have = Isa::available().iter().map(Isa::to_string).collect::<Vec<_>>().join(", ");
-        Err(Error::Device { device: "cpu".into(), problem: format!("no {isa} here; this machine has {have}") })
+        Err(Error::Device {
+            device: "cpu".into(),
+            problem: format!("no {isa} here; this machine has {have}"),
+        })
     }
 
     pub(super) fn isa(self) -> Isa {

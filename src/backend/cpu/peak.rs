@@ -37,7 +37,8 @@ fn spin(workers: &Workers, f: impl Fn(usize) -> f64 + Sync) -> f64 {
             let done = f(ROUNDS);
             *flops.lock().unwrap_or_else(std::sync::PoisonError::into_inner) += done;
         });
-        flops.into_inner().unwrap_or_default() / start.elapsed().max(Duration::from_nanos(1)).as_nanos() as f64
+        flops.into_inner().unwrap_or_default()
+            / start.elapsed().max(Duration::from_nanos(1)).as_nanos() as f64
     });
     best.fold(0.0, f64::max)
 }

@@ -210,11 +210,19 @@ impl<E: CpuFloat> Job<'_, E> {
 
     /// Every strip of the block against every panel, for one part of k.
     fn multiply(
-        &self, block: &Block, part: usize, words: usize, a: &BlockRows<'_>, panels: &[u32], tiles: &mut [f32],
+        &self,
+        block: &Block,
+        part: usize,
+        words: usize,
+        a: &BlockRows<'_>,
+        panels: &[u32],
+        tiles: &mut [f32],
     ) {
         let kernel = self.packer.kernel;
         let strips = block.rows.div_ceil(kernel.mr);
-        for (p, panel) in panels.chunks_exact(kernel.nr * words).take(block.cols.div_ceil(kernel.nr)).enumerate() {
+        for (p, panel) in
+            panels.chunks_exact(kernel.nr * words).take(block.cols.div_ceil(kernel.nr)).enumerate()
+        {
             for s in 0..strips {
                 let at = if self.plan.k_blocks > 1 { p * strips + s } else { 0 };
                 let tile = &mut tiles[at * TILE..][..TILE];
@@ -270,7 +278,14 @@ enum BlockRows<'a> {
 
 impl BlockRows<'_> {
     /// Strip `s` of `strips`: its first row, how many, and where they are. Rows are shared out evenly, panels are as packed.
-    fn strip(&self, s: usize, strips: usize, rows: usize, mr: usize, words: usize) -> (usize, usize, Rows<'_>) {
+    fn strip(
+        &self,
+        s: usize,
+        strips: usize,
+        rows: usize,
+        mr: usize,
+        words: usize,
+    ) -> (usize, usize, Rows<'_>) {
         match self {
             BlockRows::Rows(all) => {
                 let first = s * rows / strips;
