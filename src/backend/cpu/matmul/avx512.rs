@@ -136,11 +136,20 @@ pub(super) fn transpose16(src: &Block, dst: &mut Block) {
     }
 }
 
-/// Multiply-adds on registers alone, `rounds` x 24 of them: the yardstick of [`peak`](super::super::peak).
+/// Gives every accumulator its own value; equal ones the compiler would compute once, or shuffle about.
+#[target_feature(enable = "avx512f")]
+fn differ(acc: &mut [__m512]) {
+    for (i, acc) in acc.iter_mut().enumerate() {
+        *acc = _mm512_set1_ps(std::hint::black_box(i as f32));
+    }
+}
+
+/// Multiply-adds on registers alone, `rounds` x 12 of them: the yardstick of [`peak`](super::super::peak).
 #[target_feature(enable = "avx512f")]
 pub(in crate::backend::cpu) fn spin_f32(rounds: usize) -> f32 {
     let (x, y) = (_mm512_set1_ps(0.5), _mm512_set1_ps(std::hint::black_box(0.25)));
-    let mut acc = [y; 24];
+    let mut acc = [y; 12];
+    differ(&mut acc);
     for _ in 0..rounds {
         for a in &mut acc {
             *a = _mm512_fmadd_ps(*a, x, y);
@@ -153,7 +162,8 @@ pub(in crate::backend::cpu) fn spin_f32(rounds: usize) -> f32 {
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(in crate::backend::cpu) fn spin_bf16(rounds: usize) -> f32 {
     let x = as_pairs(_mm512_set1_ps(std::hint::black_box(0.25)));
-    let mut acc = [_mm512_setzero_ps(); 24];
+    let mut acc = [_mm512_setzero_ps(); 12];
+    differ(&mut acc);
     for _ in 0..rounds {
         for a in &mut acc {
             *a = _mm512_dpbf16_ps(*a, x, x);

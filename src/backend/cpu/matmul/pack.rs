@@ -5,9 +5,12 @@
 //! - [`Packer::panels_of_rows`]: k-contiguous rows become panels [n/width][words][width]: B of an nt product.
 //! - [`Packer::panels_of_columns`]: rows along k, contiguous in n, become panels: B of nn and tn, A of tn.
 
-use super::super::isa::{Simd, per_isa};
+use super::super::isa::{Simd, per_isa, prefetch};
 use super::super::math::CpuFloat;
 use super::kernel::{Kernel, MAX_NR};
+
+/// How far ahead of the row that is packed the next ones are asked for: strides defeat the hardware's own guesses.
+const ROWS_AHEAD: usize = 16;
 
 /// Packs for one micro-kernel.
 #[derive(Clone, Copy, Debug)]
@@ -185,6 +188,7 @@ fn panels_of_rows<E: CpuFloat, const PAIRED: bool>(
             for w0 in (0..words).step_by(16) {
                 let k0 = w0 * per_word;
                 for (i, words) in block.iter_mut().enumerate() {
+                    prefetch(src, (j0 + i + ROWS_AHEAD) * stride + k0);
                     if i >= rows {
                         *words = [0; 16];
                     } else if k0 + 16 * per_word <= k {
@@ -262,6 +266,9 @@ fn panels_of_width<E: CpuFloat, const PAIRED: bool, const W: usize>(
         let (vectors, _) = panel.as_chunks_mut::<W>();
         for (w, vector) in vectors.iter_mut().enumerate() {
             let first = &src[w * per_word * stride + p * W..];
+            for ahead in 0..per_word {
+                prefetch(first, (ROWS_AHEAD + ahead) * stride);
+            }
             let second = (PAIRED && 2 * w + 1 < k).then(|| &first[stride..]);
             if columns == W && (!PAIRED || second.is_some()) {
                 let (a, b) = (&first[..W], &second.unwrap_or(first)[..W]);
