@@ -55,7 +55,7 @@ const KC: usize = 512;
 /// Words along k up to which k is not cut.
 const KC_WHOLE: usize = 800;
 /// Largest block of C that a task computes.
-const MC_MAX: usize = 280;
+const MC_MAX: usize = 560;
 const NC_MAX: usize = 256;
 
 /// How one product is cut into tasks, and what memory a task needs.
@@ -107,7 +107,7 @@ impl Plan {
     fn estimate(&self, mc: usize, nc: usize, words: f64, tile: f64) -> f64 {
         let Size { m, n, .. } = self.size;
         let (rows, cols) = (m.min(mc) as f64, n.next_multiple_of(MAX_NR).min(nc) as f64);
-        let packing = cols * words * 0.12 + if self.packs_a { rows * words * 0.15 } else { 0.0 };
+        let packing = cols * words * 0.2 + if self.packs_a { rows * words * 0.15 } else { 0.0 };
         let task = rows * cols * words * (8.0 / tile.max(64.0)).max(0.018) + packing + 200.0;
         let tasks = (m.div_ceil(mc) * n.div_ceil(nc)) as f64;
         let shared = tasks / self.threads as f64;
