@@ -11,7 +11,9 @@ pub(super) fn refuse(problem: String) -> Error {
 pub(super) fn lengths(op: &str, operands: &[(&str, usize, usize)]) -> Result<()> {
     match operands.iter().find(|(_, have, need)| have < need) {
         None => Ok(()),
-        Some((name, have, need)) => Err(refuse(format!("{op}: {name} has {have} elements, {need} are needed"))),
+        Some((name, have, need)) => {
+            Err(refuse(format!("{op}: {name} has {have} elements, {need} are needed")))
+        }
     }
 }
 

@@ -88,12 +88,22 @@ impl<E: CpuFloat> Cpu<E> {
                 continue;
             }
             let x = &x.as_slice()[rows.start * width..];
-            self.logits(bytemuck::cast_slice_mut(&mut *logits), row_words(vocab), products, x, w.as_slice(), HeadShape {
-                tokens: rows.len(),
-                ..s
-            });
+            self.logits(
+                bytemuck::cast_slice_mut(&mut *logits),
+                row_words(vocab),
+                products,
+                x,
+                w.as_slice(),
+                HeadShape { tokens: rows.len(), ..s },
+            );
             let scale = grad.as_ref().map(|grad| grad.scale as f32);
-            self.row_losses(&mut nll.as_mut_slice()[rows.clone()], logits, vocab, &targets[rows.clone()], scale);
+            self.row_losses(
+                &mut nll.as_mut_slice()[rows.clone()],
+                logits,
+                vocab,
+                &targets[rows.clone()],
+                scale,
+            );
             if let Some(grad) = &mut grad {
                 self.undo_head(grad, bytemuck::cast_slice(logits), products, rows, x, w.as_slice(), s);
             }
@@ -102,13 +112,28 @@ impl<E: CpuFloat> Cpu<E> {
     }
 
     /// out[t·ld + j] = x[t]·w[j].
-    pub(super) fn logits(&self, out: &mut [f32], ld: usize, scratch: &mut [u32], x: &[E], w: &[E], s: HeadShape) {
+    pub(super) fn logits(
+        &self,
+        out: &mut [f32],
+        ld: usize,
+        scratch: &mut [u32],
+        x: &[E],
+        w: &[E],
+        s: HeadShape,
+    ) {
         let out = Disjoint::new(out);
         let shape = MatmulShape { m: s.tokens, n: s.vocab, k: s.width };
         self.nt(scratch, x, w, shape, &|tile| store_exact(self.simd, &out, ld, tile));
     }
 
-    fn row_losses(&self, nll: &mut [f32], logits: &mut [u32], vocab: usize, targets: &[TokenId], scale: Option<f32>) {
+    fn row_losses(
+        &self,
+        nll: &mut [f32],
+        logits: &mut [u32],
+        vocab: usize,
+        targets: &[TokenId],
+        scale: Option<f32>,
+    ) {
         let ns = 1.5 * (nll.len() * vocab) as f64;
         let rows = logits.chunks_exact_mut(row_words(vocab)).zip(nll).zip(targets);
         self.workers.each(ns, rows, |((row, nll), target)| {

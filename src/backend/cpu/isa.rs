@@ -77,12 +77,28 @@ impl Simd {
             return Ok(Simd(isa));
         }
         let have = Isa::available().iter().map(Isa::to_string).collect::<Vec<_>>().join(", ");
-        Err(Error::Device { device: "cpu".into(), problem: format!("no {isa} here; this machine has {have}") })
+        Err(Error::Device {
+            device: "cpu".into(),
+            problem: format!("no {isa} here; this machine has {have}"),
+        })
     }
 
     pub(super) fn isa(self) -> Isa {
         self.0
     }
+}
+
+/// Asks for the cache line of x[at], which may lie beyond the end.
+#[inline(always)]
+pub(super) fn prefetch<T>(x: &[T], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch of any address reads nothing and cannot fault; SSE is part of x86-64.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(at).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (x, at);
 }
 
 /// Compiles `body::<.., FMA>` for every ISA and makes a function that runs the one for its first argument, a [`Simd`].

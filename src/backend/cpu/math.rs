@@ -3,8 +3,8 @@
 //! Everything here is branch-free and `#[inline(always)]`, so that a loop over it becomes vector code of the ISA of the
 //! function it ends up in. Coefficients are those of Cephes (expf.c, sinf.c).
 
-use super::matmul::kernel::{self, Kernel};
 use super::isa::{Isa, Simd};
+use super::matmul::kernel::{self, Kernel};
 use crate::backend::Float;
 use half::bf16;
 
@@ -98,7 +98,7 @@ pub(super) fn exp<const FMA: bool>(x: f32) -> f32 {
     let r = fma::<FMA>(n, -0.693_359_4, inside);
     let r = fma::<FMA>(n, 2.121_944_4e-4, r);
     let mut p = 1.987_569_2e-4;
-    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         p = fma::<FMA>(p, r, c);
     }
     let e = fma::<FMA>(p, r * r, r) + 1.0;
@@ -144,21 +144,24 @@ pub(super) fn max_lanes(lanes: [f32; LANES]) -> f32 {
     lanes.into_iter().fold(f32::NEG_INFINITY, |m, x| larger(x, m))
 }
 
-/// Σ f(i) over 0..n, in [`LANES`] interleaved partial sums: `f(acc, i)` adds the i-th term to acc.
+/// Σ_i Π_k x[k][i] of slices of one length, in [`LANES`] interleaved partial sums.
 #[inline(always)]
-pub(super) fn sum_by_lanes(n: usize, f: impl Fn(f32, usize) -> f32) -> f32 {
+pub(super) fn sum_products<E: CpuFloat, const FMA: bool, const K: usize>(x: [&[E]; K]) -> f32 {
+    let n = x[0].len();
+    let parts = x.map(|x| x[..n].as_chunks::<LANES>());
     let mut acc = [0.0f32; LANES];
-    let whole = n / LANES * LANES;
-    let mut i = 0;
-    while i < whole {
-        for (l, a) in acc.iter_mut().enumerate() {
-            *a = f(*a, i + l);
+    for c in 0..n / LANES {
+        for l in 0..LANES {
+            let mut product = parts[0].0[c][l].widen();
+            for part in &parts[1..K - 1] {
+                product *= part.0[c][l].widen();
+            }
+            acc[l] = fma::<FMA>(product, parts[K - 1].0[c][l].widen(), acc[l]);
         }
-        i += LANES;
     }
     let mut tail = 0.0;
-    for i in whole..n {
-        tail = f(tail, i);
+    for i in n / LANES * LANES..n {
+        tail += x.iter().map(|x| x[i].widen()).product::<f32>();
     }
     sum_lanes(acc) + tail
 }

@@ -7,6 +7,8 @@
 //! Parallel sums over tokens, as in the gradients of norms, are taken over fixed blocks and added in order.
 
 #![deny(unsafe_op_in_unsafe_fn)]
+// Loops over an index into several slices of one length are what the compiler vectorises best.
+#![allow(clippy::needless_range_loop)]
 
 mod attention;
 mod buffer;
@@ -30,8 +32,8 @@ pub use math::CpuFloat;
 pub use peak::Peaks;
 
 use crate::backend::{
-    AdamStep, AdamTensor, AttentionShape, Backend, Buffer, Direction, Element, HeadGrad, HeadShape, MatmulShape,
-    NormShape, Places, RopeShape, ScratchFor, Write,
+    AdamStep, AdamTensor, AttentionShape, Backend, Buffer, Direction, Element, HeadGrad, HeadShape,
+    MatmulShape, NormShape, Places, RopeShape, ScratchFor, Write,
 };
 use crate::error::Result;
 use crate::index::{DocumentId, TokenId};
@@ -140,7 +142,8 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     fn zero<T: Element>(&self, x: &mut Buf<T>, len: usize) -> Result<()> {
         check::lengths("zero", &[("x", x.len(), len)])?;
         let run = self.workers.run_length(len, 0.2);
-        self.workers.each(0.2 * len as f64, x.as_mut_slice()[..len].chunks_mut(run), |x| x.fill(T::default()));
+        self.workers
+            .each(0.2 * len as f64, x.as_mut_slice()[..len].chunks_mut(run), |x| x.fill(T::default()));
         Ok(())
     }
 
@@ -164,11 +167,14 @@ impl<E: CpuFloat> Backend for Cpu<E> {
 
     fn embed(&self, y: &mut Buf<E>, table: &Buf<E>, ids: &Buf<TokenId>, s: HeadShape) -> Result<()> {
         let HeadShape { tokens, width, vocab } = s;
-        check::lengths("embed", &[
-            ("y", y.len(), tokens * width),
-            ("table", table.len(), vocab * width),
-            ("ids", ids.len(), tokens),
-        ])?;
+        check::lengths(
+            "embed",
+            &[
+                ("y", y.len(), tokens * width),
+                ("table", table.len(), vocab * width),
+                ("ids", ids.len(), tokens),
+            ],
+        )?;
         let ids = &ids.as_slice()[..tokens];
         check::tokens("embed", ids, vocab, false)?;
         let cost = 0.2 * width as f64;
@@ -182,13 +188,22 @@ impl<E: CpuFloat> Backend for Cpu<E> {
         Ok(())
     }
 
-    fn embed_backward(&self, d_table: &mut Buf<f32>, dy: &Buf<E>, ids: &Buf<TokenId>, s: HeadShape) -> Result<()> {
+    fn embed_backward(
+        &self,
+        d_table: &mut Buf<f32>,
+        dy: &Buf<E>,
+        ids: &Buf<TokenId>,
+        s: HeadShape,
+    ) -> Result<()> {
         let HeadShape { tokens, width, vocab } = s;
-        check::lengths("embed_backward", &[
-            ("d_table", d_table.len(), vocab * width),
-            ("dy", dy.len(), tokens * width),
-            ("ids", ids.len(), tokens),
-        ])?;
+        check::lengths(
+            "embed_backward",
+            &[
+                ("d_table", d_table.len(), vocab * width),
+                ("dy", dy.len(), tokens * width),
+                ("ids", ids.len(), tokens),
+            ],
+        )?;
         let (dy, ids) = (dy.as_slice(), &ids.as_slice()[..tokens]);
         check::tokens("embed_backward", ids, vocab, false)?;
         let table = Disjoint::new(d_table.as_mut_slice());
@@ -215,16 +230,15 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     ) -> Result<()> {
         let NormShape { tokens, width, eps } = s;
         let all = tokens * width;
-        check::lengths("rmsnorm", &[
-            ("y", y.len(), all),
-            ("rstd", rstd.len(), tokens),
-            ("x", x.len(), all),
-            ("w", w.len(), width),
-        ])?;
+        check::lengths(
+            "rmsnorm",
+            &[("y", y.len(), all), ("rstd", rstd.len(), tokens), ("x", x.len(), all), ("w", w.len(), width)],
+        )?;
         let cost = 0.3 * width as f64;
         let run = self.workers.run_length(tokens, cost);
         let chunk = (run * width).max(1);
-        let rows = y.as_mut_slice()[..all].chunks_mut(chunk).zip(rstd.as_mut_slice()[..tokens].chunks_mut(run));
+        let rows =
+            y.as_mut_slice()[..all].chunks_mut(chunk).zip(rstd.as_mut_slice()[..tokens].chunks_mut(run));
         let rows = rows.zip(x.as_slice()[..all].chunks(chunk));
         let w = &w.as_slice()[..width];
         self.workers.each(cost * tokens as f64, rows, |((y, rstd), x)| {
@@ -245,14 +259,17 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     ) -> Result<()> {
         let NormShape { tokens, width, .. } = s;
         let all = tokens * width;
-        check::lengths("rmsnorm_backward", &[
-            ("dx", dx.len(), all),
-            ("dw", dw.len(), width),
-            ("dy", dy.len(), all),
-            ("x", x.len(), all),
-            ("rstd", rstd.len(), tokens),
-            ("w", w.len(), width),
-        ])?;
+        check::lengths(
+            "rmsnorm_backward",
+            &[
+                ("dx", dx.len(), all),
+                ("dw", dw.len(), width),
+                ("dy", dy.len(), all),
+                ("x", x.len(), all),
+                ("rstd", rstd.len(), tokens),
+                ("w", w.len(), width),
+            ],
+        )?;
         if all == 0 {
             return Ok(());
         }
@@ -329,14 +346,18 @@ impl<E: CpuFloat> Backend for Cpu<E> {
             Places::Spans { spans, per_row } => ("spans", spans.len(), (s.rows * per_row).max(s.rows)),
             Places::List(list) => ("positions", list.len(), tokens),
         };
-        check::lengths("rope", &[
-            ("q", q.len(), tokens * q_width),
-            ("k", k.len(), tokens * k_width),
-            ("turns", turns.len(), pairs),
-            places_needed,
-        ])?;
-        if s.rotary_dim % 2 != 0 || s.rotary_dim > s.head_dim {
-            let problem = format!("rope: rotary_dim {} must be even and at most {}", s.rotary_dim, s.head_dim);
+        check::lengths(
+            "rope",
+            &[
+                ("q", q.len(), tokens * q_width),
+                ("k", k.len(), tokens * k_width),
+                ("turns", turns.len(), pairs),
+                places_needed,
+            ],
+        )?;
+        if !s.rotary_dim.is_multiple_of(2) || s.rotary_dim > s.head_dim {
+            let problem =
+                format!("rope: rotary_dim {} must be even and at most {}", s.rotary_dim, s.head_dim);
             return Err(check::refuse(problem));
         }
         let position = |t: usize| match &places {
@@ -383,15 +404,19 @@ impl<E: CpuFloat> Backend for Cpu<E> {
         up: &Buf<E>,
         len: usize,
     ) -> Result<()> {
-        check::lengths("swiglu_backward", &[
-            ("d_gate", d_gate.len(), len),
-            ("d_up", d_up.len(), len),
-            ("dy", dy.len(), len),
-            ("gate", gate.len(), len),
-            ("up", up.len(), len),
-        ])?;
+        check::lengths(
+            "swiglu_backward",
+            &[
+                ("d_gate", d_gate.len(), len),
+                ("d_up", d_up.len(), len),
+                ("dy", dy.len(), len),
+                ("gate", gate.len(), len),
+                ("up", up.len(), len),
+            ],
+        )?;
         let run = self.workers.run_length(len, 0.8).next_multiple_of(RUN);
-        let runs = d_gate.as_mut_slice()[..len].chunks_mut(run).zip(d_up.as_mut_slice()[..len].chunks_mut(run));
+        let runs =
+            d_gate.as_mut_slice()[..len].chunks_mut(run).zip(d_up.as_mut_slice()[..len].chunks_mut(run));
         let runs = runs.zip(dy.as_slice()[..len].chunks(run));
         let runs = runs.zip(gate.as_slice()[..len].chunks(run)).zip(up.as_slice()[..len].chunks(run));
         self.workers.each(0.8 * len as f64, runs, |((((d_gate, d_up), dy), gate), up)| {
@@ -508,11 +533,14 @@ impl<E: CpuFloat> Backend for Cpu<E> {
 
     fn head_logits(&self, logits: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, s: HeadShape) -> Result<()> {
         let HeadShape { tokens, width, vocab } = s;
-        check::lengths("head_logits", &[
-            ("logits", logits.len(), tokens * vocab),
-            ("x", x.len(), tokens * width),
-            ("w", w.len(), vocab * width),
-        ])?;
+        check::lengths(
+            "head_logits",
+            &[
+                ("logits", logits.len(), tokens * vocab),
+                ("x", x.len(), tokens * width),
+                ("w", w.len(), vocab * width),
+            ],
+        )?;
         let words = self.nt_words(MatmulShape { m: tokens, n: vocab, k: width });
         let mut scratch = self.arena.take(words);
         self.logits(logits.as_mut_slice(), vocab, scratch.words(words), x.as_slice(), w.as_slice(), s);

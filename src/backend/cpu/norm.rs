@@ -1,7 +1,7 @@
 //! RMSNorm and its gradient, and the gradient of biases: sums along rows, and over tokens in a fixed order.
 
 use super::isa::per_isa;
-use super::math::{CpuFloat, fma, sum_by_lanes};
+use super::math::{CpuFloat, fma, sum_products};
 
 per_isa! {
     /// y = x·rstd·w, row by row; rstd = 1/sqrt(mean x² + eps).
@@ -19,8 +19,9 @@ per_isa! {
 #[inline(always)]
 fn forward_body<E: CpuFloat, const FMA: bool>(y: &mut [E], rstd: &mut [f32], x: &[E], w: &[E], eps: f32) {
     let n = w.len();
-    for ((y, x), rstd) in y.chunks_exact_mut(n).zip(x.chunks_exact(n)).zip(rstd) {
-        let squares = sum_by_lanes(n, |acc, i| fma::<FMA>(x[i].widen(), x[i].widen(), acc));
+    for (r, rstd) in rstd.iter_mut().enumerate() {
+        let (y, x) = (&mut y[r * n..][..n], &x[r * n..][..n]);
+        let squares = sum_products::<E, FMA, 2>([x, x]);
         *rstd = 1.0 / (squares / n as f32 + eps).sqrt();
         for i in 0..n {
             y[i] = E::narrow(x[i].widen() * *rstd * w[i].widen());
@@ -41,8 +42,7 @@ fn backward_body<E: CpuFloat, const FMA: bool>(
     let dw = &mut dw[..n];
     for (r, &rstd) in rstd.iter().enumerate() {
         let (dx, dy, x) = (&mut dx[r * n..][..n], &dy[r * n..][..n], &x[r * n..][..n]);
-        let dot = sum_by_lanes(n, |acc, i| fma::<FMA>(dy[i].widen() * w[i].widen(), x[i].widen() * rstd, acc));
-        let mean = dot / n as f32;
+        let mean = rstd * sum_products::<E, FMA, 3>([dy, w, x]) / n as f32;
         for i in 0..n {
             let (dy, xhat) = (dy[i].widen(), x[i].widen() * rstd);
             dw[i] = fma::<FMA>(dy, xhat, dw[i]);

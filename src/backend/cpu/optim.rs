@@ -1,8 +1,8 @@
 //! AdamW and the norm of gradients.
 
+use super::Cpu;
 use super::isa::per_isa;
 use super::math::{CpuFloat, fma};
-use super::Cpu;
 use crate::backend::{AdamStep, AdamTensor, Buffer};
 
 /// The step's numbers as the loop over elements takes them.

@@ -37,7 +37,8 @@ fn spin(workers: &Workers, f: impl Fn(usize) -> f64 + Sync) -> f64 {
             let done = f(ROUNDS);
             *flops.lock().unwrap_or_else(std::sync::PoisonError::into_inner) += done;
         });
-        flops.into_inner().unwrap_or_default() / start.elapsed().max(Duration::from_nanos(1)).as_nanos() as f64
+        flops.into_inner().unwrap_or_default()
+            / start.elapsed().max(Duration::from_nanos(1)).as_nanos() as f64
     });
     best.fold(0.0, f64::max)
 }
@@ -46,7 +47,7 @@ fn spin_f32(simd: Simd, rounds: usize) -> f64 {
     let (sum, lanes) = match simd.isa() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a Simd of this ISA exists only where the CPU has it.
-        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { (super::matmul::avx512::spin_f32(rounds), 24 * 16) },
+        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { (super::matmul::avx512::spin_f32(rounds), 12 * 16) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 => unsafe { (super::matmul::avx2::spin_f32(rounds), 12 * 8) },
@@ -64,7 +65,7 @@ fn spin_bf16(simd: Simd, rounds: usize) -> f64 {
         isa => unreachable!("{isa} has no bf16 dot products"),
     };
     std::hint::black_box(sum);
-    2.0 * rounds as f64 * (24 * 32) as f64
+    2.0 * rounds as f64 * f64::from(12 * 32)
 }
 
 /// Best of several passes over 256 MB.

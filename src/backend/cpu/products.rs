@@ -39,17 +39,24 @@ impl<E: CpuFloat> Cpu<E> {
         store: &(dyn Fn(Tile<'_>) + Sync),
     ) {
         let MatmulShape { m, n, k } = s;
-        if m > MAX_ROWS {
+        if m == 0 || m > MAX_ROWS {
             let size = Size { m, n, k };
-            return matmul::product((self.packer, &self.workers), scratch, lines(x, k), lines(w, k), size, store);
+            return matmul::product(
+                (self.packer, &self.workers),
+                scratch,
+                lines(x, k),
+                lines(w, k),
+                size,
+                store,
+            );
         }
         let ns = 0.05 * (n * k) as f64;
         self.workers.each(ns, (0..n).step_by(SKINNY_ROWS), |col| {
             let cols = SKINNY_ROWS.min(n - col);
             let mut sums = [[0f32; MAX_ROWS]; SKINNY_ROWS];
-            skinny::dots(self.simd, &mut sums[..cols], x, &w[col * k..], m, k);
+            skinny::dots(self.packer, &mut sums[..cols], x, &w[col * k..], m, k);
             for row in 0..m {
-                let data: [f32; SKINNY_ROWS] = std::array::from_fn(|j| sums[j][row]);
+                let data = sums.map(|sums| sums[row]);
                 store(Tile { row, col, rows: 1, cols, data: &data, ld: SKINNY_ROWS });
             }
         });
@@ -93,22 +100,37 @@ impl<E: CpuFloat> Cpu<E> {
         s: MatmulShape,
     ) -> Result<()> {
         let MatmulShape { m, n, k } = s;
-        check::lengths("matmul_nn", &[("dx", dx.len(), m * k), ("dy", dy.len(), m * n), ("w", w.len(), n * k)])?;
+        check::lengths(
+            "matmul_nn",
+            &[("dx", dx.len(), m * k), ("dy", dy.len(), m * n), ("w", w.len(), n * k)],
+        )?;
         let words = self.plan(m, k, n, true).scratch_words(self.packer);
         let mut scratch = self.arena.take(words);
         let dx = Disjoint::new(dx.as_mut_slice());
         let (a, b) = (lines(dy.as_slice(), n), columns(w.as_slice(), k));
         let size = Size { m, n: k, k: n };
-        matmul::product((self.packer, &self.workers), scratch.words(words), a, b, size, &|tile| match write {
-            Write::Overwrite => store_rounded(self.simd, &dx, k, tile, Added { bias: None, residual: None }),
-            Write::Accumulate => add_rounded(self.simd, &dx, k, tile),
-        });
+        matmul::product(
+            (self.packer, &self.workers),
+            scratch.words(words),
+            a,
+            b,
+            size,
+            &|tile| match write {
+                Write::Overwrite => {
+                    store_rounded(self.simd, &dx, k, tile, Added { bias: None, residual: None })
+                }
+                Write::Accumulate => add_rounded(self.simd, &dx, k, tile),
+            },
+        );
         Ok(())
     }
 
     pub(super) fn matmul_tn(&self, dw: &mut Buf<f32>, dy: &Buf<E>, x: &Buf<E>, s: MatmulShape) -> Result<()> {
         let MatmulShape { m, n, k } = s;
-        check::lengths("matmul_tn", &[("dw", dw.len(), n * k), ("dy", dy.len(), m * n), ("x", x.len(), m * k)])?;
+        check::lengths(
+            "matmul_tn",
+            &[("dw", dw.len(), n * k), ("dy", dy.len(), m * n), ("x", x.len(), m * k)],
+        )?;
         let words = self.plan(n, k, m, false).scratch_words(self.packer);
         let mut scratch = self.arena.take(words);
         let dw = Disjoint::new(dw.as_mut_slice());

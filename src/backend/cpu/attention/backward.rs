@@ -11,7 +11,7 @@
 //! dQ is a sum over the n tasks, taken in order at the end. n depends on the shape alone.
 
 use super::super::isa::{Simd, per_isa};
-use super::super::math::{CpuFloat, exp, sum_by_lanes};
+use super::super::math::{CpuFloat, LANES, exp, sum_products};
 use super::super::matmul::kernel::{Kernel, Rows};
 use super::super::matmul::pack::Packer;
 use super::super::pool::{Disjoint, Workers};
@@ -164,7 +164,11 @@ pub(in crate::backend::cpu) fn backward<E: CpuFloat>(
     let per_worker = plan.worker_words();
     let states = scratch[..plan.threads * per_worker].chunks_exact_mut(per_worker);
     let units = s.rows * s.kv_heads;
-    let task = |t: usize| Task { row: t / plan.parts / s.kv_heads, kv: t / plan.parts % s.kv_heads, part: t % plan.parts };
+    let task = |t: usize| Task {
+        row: t / plan.parts / s.kv_heads,
+        kv: t / plan.parts % s.kv_heads,
+        part: t % plan.parts,
+    };
     let ns = s.ns(0.5 * s.pairs(), 5.0);
     if plan.parts == 1 {
         workers.each_with(ns, states, 0..units, |scratch, t| {
@@ -183,7 +187,9 @@ pub(in crate::backend::cpu) fn backward<E: CpuFloat>(
     let runs = lines.div_ceil(run);
     workers.each(20.0 * (units * lines * plan.parts) as f64, 0..units * runs, |t| {
         let (unit, first) = (t / runs, t % runs * run);
-        let dq = bytemuck::cast_slice(&all_dq[unit * plan.parts * plan.dq_floats()..][..plan.parts * plan.dq_floats()]);
+        let dq = bytemuck::cast_slice(
+            &all_dq[unit * plan.parts * plan.dq_floats()..][..plan.parts * plan.dq_floats()],
+        );
         job.write_dq(task(unit * plan.parts), first..lines.min(first + run), dq, plan.dq_floats());
     });
 }
@@ -251,8 +257,22 @@ impl<E: CpuFloat> Job<'_, E> {
                     }
                 }
             }
-            write_kv(self.simd, &self.out.dk, &space.dk[..keys * s.columns], s.scale, s, s.key_at(t.row, t.kv, j0));
-            write_kv(self.simd, &self.out.dv, &space.dv[..keys * s.columns], 1.0, s, s.key_at(t.row, t.kv, j0));
+            write_kv(
+                self.simd,
+                &self.out.dk,
+                &space.dk[..keys * s.columns],
+                s.scale,
+                s,
+                s.key_at(t.row, t.kv, j0),
+            );
+            write_kv(
+                self.simd,
+                &self.out.dv,
+                &space.dv[..keys * s.columns],
+                1.0,
+                s,
+                s.key_at(t.row, t.kv, j0),
+            );
         }
     }
 
@@ -334,7 +354,15 @@ impl<E: CpuFloat> Job<'_, E> {
             let panel = c / kernel.nr * block + first * kernel.nr;
             let at = keys.start * s.columns + c;
             let (weights, slopes) = (weights.from(0, first), slopes.from(0, first));
-            kernel.tile(rows, words, weights, &space.do_panels[panel..], &mut space.dv[at..], s.columns, true);
+            kernel.tile(
+                rows,
+                words,
+                weights,
+                &space.do_panels[panel..],
+                &mut space.dv[at..],
+                s.columns,
+                true,
+            );
             kernel.tile(rows, words, slopes, &space.q_panels[panel..], &mut space.dk[at..], s.columns, true);
         }
     }
@@ -350,7 +378,9 @@ impl<E: CpuFloat> Job<'_, E> {
             packer.panels_of_columns(ds, QUERIES, p.keys, p.n, kernel.mr, space.ds_panels);
         }
         let block = kernel.words(p.keys);
-        for (strip, ds) in space.ds_panels.chunks_exact(kernel.mr * block).take(p.n.div_ceil(kernel.mr)).enumerate() {
+        for (strip, ds) in
+            space.ds_panels.chunks_exact(kernel.mr * block).take(p.n.div_ceil(kernel.mr)).enumerate()
+        {
             let i = strip * kernel.mr;
             let rows = kernel.mr.min(p.n - i);
             let ds = Rows { bytes: bytemuck::cast_slice(ds), row: 4, step: 4 * kernel.mr };
@@ -359,7 +389,15 @@ impl<E: CpuFloat> Job<'_, E> {
             if seen > 0 {
                 for c in (0..s.columns).step_by(kernel.nr) {
                     let panel = &space.k_panels[c * block..];
-                    kernel.tile(rows, kernel.words(seen), ds, panel, &mut dq[i * s.columns + c..], s.columns, true);
+                    kernel.tile(
+                        rows,
+                        kernel.words(seen),
+                        ds,
+                        panel,
+                        &mut dq[i * s.columns + c..],
+                        s.columns,
+                        true,
+                    );
                 }
             }
         }
@@ -439,7 +477,7 @@ fn deltas_body<E: CpuFloat, const FMA: bool>(deltas: &mut [f32], d_o: &[E], o: &
         for (i, delta) in deltas.iter_mut().enumerate() {
             let first = s.query_at(t.row, t.kv * s.group + g, i);
             let (d_o, o) = (&d_o[first..][..s.head_dim], &o[first..][..s.head_dim]);
-            *delta = sum_by_lanes(s.head_dim, |acc, i| acc + d_o[i].widen() * o[i].widen());
+            *delta = sum_products::<E, FMA, 2>([d_o, o]);
         }
     }
 }
@@ -474,12 +512,17 @@ fn sum_dq_body<E: CpuFloat, const FMA: bool>(
         let first = s.query_at(t.row, t.kv * s.group + line / s.queries, line % s.queries);
         // SAFETY: a line is written by one task, once.
         let out = unsafe { out.range(first, s.head_dim) };
-        for (i, out) in out.iter_mut().enumerate() {
-            let mut sum = 0.0;
+        let at = line * s.columns;
+        for (c, out) in out.chunks_mut(LANES).enumerate() {
+            let mut sums = [0f32; LANES];
             for dq in parts.chunks_exact(part) {
-                sum += dq[line * s.columns + i];
+                for (sum, x) in sums.iter_mut().zip(&dq[at + c * LANES..][..LANES]) {
+                    *sum += x;
+                }
             }
-            *out = E::narrow(sum * s.scale);
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = E::narrow(sum * s.scale);
+            }
         }
     }
 }

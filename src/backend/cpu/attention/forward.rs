@@ -283,7 +283,9 @@ impl<E: CpuFloat> Job<'_, E> {
         }
         let rows = r1 - r0;
         let q = Rows::of_words(&space.q[r0 * s.words..], s.words);
-        for (p, panel) in space.k_panels.chunks_exact(kernel.nr * s.words).take(n.div_ceil(kernel.nr)).enumerate() {
+        for (p, panel) in
+            space.k_panels.chunks_exact(kernel.nr * s.words).take(n.div_ceil(kernel.nr)).enumerate()
+        {
             kernel.tile(rows, s.words, q, panel, &mut space.scores[p * kernel.nr..], KEYS, false);
         }
         let padded = n.next_multiple_of(16);
@@ -306,7 +308,9 @@ impl<E: CpuFloat> Job<'_, E> {
             softmax::update(self.simd, states, space.scores, weights, acc, KEYS, padded, scale);
             Rows { bytes: bytemuck::cast_slice(weights), row: 4 * KEYS, step: 4 }
         };
-        for (p, panel) in space.v_panels.chunks_exact(kernel.nr * block_words).take(s.columns / kernel.nr).enumerate() {
+        for (p, panel) in
+            space.v_panels.chunks_exact(kernel.nr * block_words).take(s.columns / kernel.nr).enumerate()
+        {
             kernel.tile(rows, kernel.words(n), weights, panel, &mut acc[p * kernel.nr..], s.columns, true);
         }
     }

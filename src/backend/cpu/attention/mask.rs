@@ -39,7 +39,8 @@ impl Mask<'_> {
 
     /// By the least and the greatest document on each side, whatever their order.
     fn documents(q: &[DocumentId], k: &[DocumentId]) -> Cover {
-        let ends = |ids: &[DocumentId]| ids.iter().fold((u32::MAX, 0), |(lo, hi), d| (d.0.min(lo), d.0.max(hi)));
+        let ends =
+            |ids: &[DocumentId]| ids.iter().fold((u32::MAX, 0), |(lo, hi), d| (d.0.min(lo), d.0.max(hi)));
         let (q, k) = (ends(q), ends(k));
         if q.1 < k.0 || k.1 < q.0 {
             Cover::Nothing
@@ -63,7 +64,14 @@ impl Mask<'_> {
     /// Multiplies scores[..] by scale and hides (-inf) what is not visible: those outside `seen`, and those whose document
     /// is not `document`. `others` are the indices that the scores belong to.
     #[inline(always)]
-    pub(super) fn apply(&self, scores: &mut [f32], scale: f32, at: usize, seen: Range<usize>, others: Range<usize>) {
+    pub(super) fn apply(
+        &self,
+        scores: &mut [f32],
+        scale: f32,
+        at: usize,
+        seen: Range<usize>,
+        others: Range<usize>,
+    ) {
         let inside = |i: usize| i.clamp(others.start, others.end) - others.start;
         let (first, end) = (inside(seen.start), inside(seen.end));
         let end = end.max(first);

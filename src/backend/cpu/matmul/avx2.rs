@@ -45,12 +45,14 @@ pub(super) unsafe fn tile_avx2<const R: usize>(t: &Tile) {
 #[target_feature(enable = "avx2")]
 pub(super) fn transpose16(src: &Block, dst: &mut Block) {
     for (n, k) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
-        // SAFETY: k is 0 or 8 and a row has 16 words: 32 bytes from word k on.
-        let r: [__m256; 8] = std::array::from_fn(|i| unsafe { _mm256_loadu_ps(src[n + i][k..].as_ptr().cast()) });
-        let words: [__m256; 8] = std::array::from_fn(|i| {
-            let (a, b) = (r[i / 2 * 2], r[i / 2 * 2 + 1]);
-            if i % 2 == 0 { _mm256_unpacklo_ps(a, b) } else { _mm256_unpackhi_ps(a, b) }
-        });
+        let mut words = [_mm256_setzero_ps(); 8];
+        for i in 0..4 {
+            // SAFETY: k is 0 or 8 and a row has 16 words: 32 bytes from word k on.
+            let load = |row: &[u32; 16]| unsafe { _mm256_loadu_ps(row[k..].as_ptr().cast()) };
+            let (a, b) = (load(&src[n + 2 * i]), load(&src[n + 2 * i + 1]));
+            words[2 * i] = _mm256_unpacklo_ps(a, b);
+            words[2 * i + 1] = _mm256_unpackhi_ps(a, b);
+        }
         // Column i (and i + 4 in the upper half) of rows 0..4 and of rows 4..8.
         let quads = |half: usize| -> [__m256; 4] {
             let w = &words[4 * half..];

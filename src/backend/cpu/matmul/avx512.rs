@@ -3,7 +3,7 @@
 //! Registers of the full tile: 28 accumulators (14 rows of two vectors), two vectors of B, and a word of A broadcast into
 //! a third. A step loads 2 vectors and 14 words for 28 multiply-adds.
 
-use super::kernel::{Block, Tile};
+use super::kernel::{Block, Dots, Tile};
 use std::arch::x86_64::*;
 
 macro_rules! tile {
@@ -47,6 +47,55 @@ macro_rules! tile {
     };
 }
 
+macro_rules! dots {
+    ($(#[$doc:meta])* $name:ident, $features:literal, |$acc:ident, $a:ident, $b:ident| $mul_add:expr) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// The CPU has the features; `d` keeps to the bounds that `Kernel::dots` asserts for M rows of x.
+        #[target_feature(enable = $features)]
+        pub(super) unsafe fn $name<const M: usize>(d: &Dots) {
+            let mul_add = |$acc: __m512, $a: __m512, $b: __m512| $mul_add;
+            for first in (0..d.n).step_by(4) {
+                // A group of four rows of w; a shorter last one repeats its last row.
+                let lines: [usize; 4] = std::array::from_fn(|j| (first + j).min(d.n - 1));
+                let mut acc = [[_mm512_setzero_ps(); 4]; M];
+                for at in (0..d.words).step_by(16) {
+                    let mask = if d.words - at >= 16 { 0xffff } else { (1u16 << (d.words - at)) - 1 };
+                    // SAFETY: the mask keeps loads within the d.words words of each row, which the caller's bounds cover.
+                    let load = |from: *const f32| unsafe { _mm512_maskz_loadu_ps(mask, from) };
+                    let w = lines.map(|j| {
+                        let line = d.w.wrapping_byte_add(j * d.row).wrapping_add(at);
+                        // The next group's line; beyond the end a prefetch does nothing.
+                        _mm_prefetch::<_MM_HINT_T0>(line.wrapping_byte_add(4 * d.row).cast());
+                        load(line)
+                    });
+                    for (i, acc) in acc.iter_mut().enumerate() {
+                        let x = load(d.x.wrapping_byte_add(i * d.row).wrapping_add(at));
+                        for (acc, w) in acc.iter_mut().zip(w) {
+                            *acc = mul_add(*acc, x, w);
+                        }
+                    }
+                }
+                for (i, acc) in acc.into_iter().enumerate() {
+                    for (j, acc) in lines.into_iter().zip(acc) {
+                        // SAFETY: out has 4 floats for each of the n rows of w, and i < M <= 4.
+                        unsafe { *d.out.add(4 * j + i) = _mm512_reduce_add_ps(acc) };
+                    }
+                }
+            }
+        }
+    };
+}
+
+dots! {
+    /// Words are f32.
+    dots_f32, "avx512f", |acc, a, b| _mm512_fmadd_ps(a, b, acc)
+}
+dots! {
+    /// Words are pairs of bf16.
+    dots_bf16, "avx512f,avx512bf16", |acc, a, b| _mm512_dpbf16_ps(acc, as_pairs(a), as_pairs(b))
+}
 tile! {
     /// Words are f32.
     tile_f32, "avx512f", |acc, a, b| _mm512_fmadd_ps(a, b, acc)
@@ -69,14 +118,17 @@ fn as_pairs(x: __m512) -> __m512bh {
 pub(super) fn transpose16(src: &Block, dst: &mut Block) {
     let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     let high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-    // SAFETY: a row is 64 bytes.
-    let mut rows: [__m512i; 16] =
-        std::array::from_fn(|i| unsafe { _mm512_loadu_si512(src[i].as_ptr().cast()) });
+    let mut rows = [_mm512_setzero_si512(); 16];
+    for (row, from) in rows.iter_mut().zip(src) {
+        // SAFETY: a row is 64 bytes.
+        *row = unsafe { _mm512_loadu_si512(from.as_ptr().cast()) };
+    }
     for _ in 0..4 {
-        rows = std::array::from_fn(|i| {
-            let (a, b) = (rows[i / 2], rows[i / 2 + 8]);
-            _mm512_permutex2var_epi32(a, if i % 2 == 0 { low } else { high }, b)
-        });
+        let before = rows;
+        for i in 0..8 {
+            rows[2 * i] = _mm512_permutex2var_epi32(before[i], low, before[i + 8]);
+            rows[2 * i + 1] = _mm512_permutex2var_epi32(before[i], high, before[i + 8]);
+        }
     }
     for (row, out) in rows.into_iter().zip(dst) {
         // SAFETY: a row is 64 bytes.
@@ -84,11 +136,20 @@ pub(super) fn transpose16(src: &Block, dst: &mut Block) {
     }
 }
 
-/// Multiply-adds on registers alone, `rounds` x 24 of them: the yardstick of [`peak`](super::super::peak).
+/// Gives every accumulator its own value; equal ones the compiler would compute once, or shuffle about.
+#[target_feature(enable = "avx512f")]
+fn differ(acc: &mut [__m512]) {
+    for (i, acc) in acc.iter_mut().enumerate() {
+        *acc = _mm512_set1_ps(std::hint::black_box(i as f32));
+    }
+}
+
+/// Multiply-adds on registers alone, `rounds` x 12 of them: the yardstick of [`peak`](super::super::peak).
 #[target_feature(enable = "avx512f")]
 pub(in crate::backend::cpu) fn spin_f32(rounds: usize) -> f32 {
     let (x, y) = (_mm512_set1_ps(0.5), _mm512_set1_ps(std::hint::black_box(0.25)));
-    let mut acc = [y; 24];
+    let mut acc = [y; 12];
+    differ(&mut acc);
     for _ in 0..rounds {
         for a in &mut acc {
             *a = _mm512_fmadd_ps(*a, x, y);
@@ -101,7 +162,8 @@ pub(in crate::backend::cpu) fn spin_f32(rounds: usize) -> f32 {
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(in crate::backend::cpu) fn spin_bf16(rounds: usize) -> f32 {
     let x = as_pairs(_mm512_set1_ps(std::hint::black_box(0.25)));
-    let mut acc = [_mm512_setzero_ps(); 24];
+    let mut acc = [_mm512_setzero_ps(); 12];
+    differ(&mut acc);
     for _ in 0..rounds {
         for a in &mut acc {
             *a = _mm512_dpbf16_ps(*a, x, x);

@@ -11,8 +11,9 @@ use super::super::isa::{Isa, Simd};
 #[cfg(target_arch = "x86_64")]
 use super::avx2::{self, tile_avx2};
 #[cfg(target_arch = "x86_64")]
-use super::avx512::{self, tile_bf16, tile_f32};
+use super::avx512::{self, dots_bf16, dots_f32, tile_bf16, tile_f32};
 use super::portable::{self, tile_portable};
+use crate::backend::Element;
 
 /// Most rows and columns of any micro-kernel's tile.
 pub(in crate::backend::cpu) const MAX_MR: usize = 14;
@@ -30,6 +31,24 @@ pub struct Kernel {
     /// For 1, 2, .. mr rows.
     tiles: &'static [unsafe fn(&Tile)],
     transpose16: unsafe fn(&Block, &mut Block),
+    /// Dot products for 1, 2, 3, 4 rows of x, where the ISA has them.
+    dots: Option<[unsafe fn(&Dots); MAX_ROWS]>,
+}
+
+/// Most rows of x in [`Kernel::dots`].
+pub(in crate::backend::cpu) const MAX_ROWS: usize = 4;
+
+/// What dot products along k are called with; the pointers are good for all rows (see [`Kernel::dots`]).
+pub(super) struct Dots {
+    pub words: usize,
+    /// Bytes from row to row of x and of w.
+    pub row: usize,
+    pub x: *const f32,
+    pub w: *const f32,
+    /// Rows of w.
+    pub n: usize,
+    /// [n][MAX_ROWS].
+    pub out: *mut f32,
 }
 
 /// 16 rows of 16 words.
@@ -84,6 +103,7 @@ impl Kernel {
     }
 
     /// c[0..rows, 0..nr] = (or +=) a[0..rows, 0..words]·b[0..words, 0..nr].
+    #[allow(clippy::too_many_arguments)]
     #[inline]
     pub(in crate::backend::cpu) fn tile(
         &self,
@@ -115,28 +135,66 @@ impl Kernel {
     }
 }
 
+impl Kernel {
+    /// out[j][i] = Σ_k x[i,k]·w[j,k] for the m rows of x[m,k] and all rows of w[n,k], where this kernel can: in place, and
+    /// in whole words. False where it cannot.
+    pub(in crate::backend::cpu) fn dots<E: Element>(
+        &self,
+        out: &mut [[f32; MAX_ROWS]],
+        (m, k): (usize, usize),
+        x: &[E],
+        w: &[E],
+    ) -> bool {
+        let bytes = k * std::mem::size_of::<E>();
+        let Some(dots) = self.dots.filter(|_| bytes == 4 * self.words(k)) else { return false };
+        assert!((1..=MAX_ROWS).contains(&m) && x.len() >= m * k && w.len() >= out.len() * k);
+        let (x, w) = (x.as_ptr().cast(), w.as_ptr().cast());
+        let dots_of =
+            Dots { words: self.words(k), row: bytes, x, w, n: out.len(), out: out.as_mut_ptr().cast() };
+        // SAFETY: all rows lie inside the slices (asserted); the CPU has the kernel's features, see `tile`.
+        unsafe { dots[m - 1](&dots_of) }
+        true
+    }
+}
+
 macro_rules! tiles {
     ($tile:ident for $($rows:literal)*) => { &[$($tile::<$rows>),*] };
 }
 
-static PORTABLE: Kernel =
-    Kernel { mr: 4, nr: 16, paired: false, tiles: tiles!(tile_portable for 1 2 3 4), transpose16: portable::transpose16 };
+static PORTABLE: Kernel = Kernel {
+    mr: 4,
+    nr: 16,
+    paired: false,
+    tiles: tiles!(tile_portable for 1 2 3 4),
+    transpose16: portable::transpose16,
+    dots: None,
+};
 #[cfg(target_arch = "x86_64")]
-static AVX2: Kernel =
-    Kernel { mr: 6, nr: 16, paired: false, tiles: tiles!(tile_avx2 for 1 2 3 4 5 6), transpose16: avx2::transpose16 };
+static AVX2: Kernel = Kernel {
+    mr: 6,
+    nr: 16,
+    paired: false,
+    tiles: tiles!(tile_avx2 for 1 2 3 4 5 6),
+    transpose16: avx2::transpose16,
+    dots: None,
+};
 #[cfg(target_arch = "x86_64")]
 static AVX512: Kernel = Kernel {
     mr: 14,
     nr: 32,
     paired: false,
-    tiles: tiles!(tile_f32 for 1 2 3 4 5 6 7 8 9 10 11 12 13 14), transpose16: avx512::transpose16,
+    tiles: tiles!(tile_f32 for 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+    transpose16: avx512::transpose16,
+    dots: Some([dots_f32::<1>, dots_f32::<2>, dots_f32::<3>, dots_f32::<4>]),
 };
 #[cfg(target_arch = "x86_64")]
 static AVX512_BF16: Kernel = Kernel {
     mr: 14,
     nr: 32,
     paired: true,
-    tiles: tiles!(tile_bf16 for 1 2 3 4 5 6 7 8 9 10 11 12 13 14), transpose16: avx512::transpose16,
+    tiles: tiles!(tile_bf16 for 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+    transpose16: avx512::transpose16,
+    dots: Some([dots_bf16::<1>, dots_bf16::<2>, dots_bf16::<3>, dots_bf16::<4>]),
 };
 
 /// The kernel whose words are f32.

@@ -55,7 +55,7 @@ const KC: usize = 512;
 /// Words along k up to which k is not cut.
 const KC_WHOLE: usize = 800;
 /// Largest block of C that a task computes.
-const MC_MAX: usize = 280;
+const MC_MAX: usize = 560;
 const NC_MAX: usize = 256;
 
 /// How one product is cut into tasks, and what memory a task needs.
@@ -107,7 +107,7 @@ impl Plan {
     fn estimate(&self, mc: usize, nc: usize, words: f64, tile: f64) -> f64 {
         let Size { m, n, .. } = self.size;
         let (rows, cols) = (m.min(mc) as f64, n.next_multiple_of(MAX_NR).min(nc) as f64);
-        let packing = cols * words * 0.12 + if self.packs_a { rows * words * 0.15 } else { 0.0 };
+        let packing = cols * words * 0.2 + if self.packs_a { rows * words * 0.15 } else { 0.0 };
         let task = rows * cols * words * (8.0 / tile.max(64.0)).max(0.018) + packing + 200.0;
         let tasks = (m.div_ceil(mc) * n.div_ceil(nc)) as f64;
         let shared = tasks / self.threads as f64;
@@ -145,6 +145,9 @@ pub(super) fn product<E: CpuFloat>(
     size: Size,
     epilogue: &(dyn Fn(Tile<'_>) + Sync),
 ) {
+    if size.m == 0 || size.n == 0 {
+        return;
+    }
     if size.k == 0 {
         return (0..size.m).for_each(|row| empty_row(row, size.n, epilogue));
     }
@@ -207,11 +210,19 @@ impl<E: CpuFloat> Job<'_, E> {
 
     /// Every strip of the block against every panel, for one part of k.
     fn multiply(
-        &self, block: &Block, part: usize, words: usize, a: &BlockRows<'_>, panels: &[u32], tiles: &mut [f32],
+        &self,
+        block: &Block,
+        part: usize,
+        words: usize,
+        a: &BlockRows<'_>,
+        panels: &[u32],
+        tiles: &mut [f32],
     ) {
         let kernel = self.packer.kernel;
         let strips = block.rows.div_ceil(kernel.mr);
-        for (p, panel) in panels.chunks_exact(kernel.nr * words).take(block.cols.div_ceil(kernel.nr)).enumerate() {
+        for (p, panel) in
+            panels.chunks_exact(kernel.nr * words).take(block.cols.div_ceil(kernel.nr)).enumerate()
+        {
             for s in 0..strips {
                 let at = if self.plan.k_blocks > 1 { p * strips + s } else { 0 };
                 let tile = &mut tiles[at * TILE..][..TILE];
@@ -267,7 +278,14 @@ enum BlockRows<'a> {
 
 impl BlockRows<'_> {
     /// Strip `s` of `strips`: its first row, how many, and where they are. Rows are shared out evenly, panels are as packed.
-    fn strip(&self, s: usize, strips: usize, rows: usize, mr: usize, words: usize) -> (usize, usize, Rows<'_>) {
+    fn strip(
+        &self,
+        s: usize,
+        strips: usize,
+        rows: usize,
+        mr: usize,
+        words: usize,
+    ) -> (usize, usize, Rows<'_>) {
         match self {
             BlockRows::Rows(all) => {
                 let first = s * rows / strips;

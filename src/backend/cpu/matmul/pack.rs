@@ -5,9 +5,12 @@
 //! - [`Packer::panels_of_rows`]: k-contiguous rows become panels [n/width][words][width]: B of an nt product.
 //! - [`Packer::panels_of_columns`]: rows along k, contiguous in n, become panels: B of nn and tn, A of tn.
 
-use super::super::isa::{Simd, per_isa};
+use super::super::isa::{Simd, per_isa, prefetch};
 use super::super::math::CpuFloat;
 use super::kernel::{Kernel, MAX_NR};
+
+/// How far ahead of the row that is packed the next ones are asked for: strides defeat the hardware's own guesses.
+const ROWS_AHEAD: usize = 16;
 
 /// Packs for one micro-kernel.
 #[derive(Clone, Copy, Debug)]
@@ -86,9 +89,19 @@ fn single<E: CpuFloat>(x: E) -> u32 {
     x.widen().to_bits()
 }
 
+/// How many E fill a word.
+const fn per_word<E>() -> usize {
+    4 / std::mem::size_of::<E>()
+}
+
 #[inline(always)]
 fn words_of_row<E: CpuFloat, const PAIRED: bool>(row: &[E], out: &mut [u32]) {
-    if PAIRED {
+    if std::mem::size_of_val(row) == std::mem::size_of_val(out)
+        && per_word::<E>() == if PAIRED { 2 } else { 1 }
+    {
+        // The bits as they lie: two bf16 or one f32.
+        bytemuck::cast_slice_mut::<u32, u8>(out).copy_from_slice(bytemuck::cast_slice(row));
+    } else if PAIRED {
         let (pairs, last) = row.as_chunks::<2>();
         let (whole, rest) = out.split_at_mut(pairs.len());
         for (word, p) in whole.iter_mut().zip(pairs) {
@@ -175,6 +188,7 @@ fn panels_of_rows<E: CpuFloat, const PAIRED: bool>(
             for w0 in (0..words).step_by(16) {
                 let k0 = w0 * per_word;
                 for (i, words) in block.iter_mut().enumerate() {
+                    prefetch(src, (j0 + i + ROWS_AHEAD) * stride + k0);
                     if i >= rows {
                         *words = [0; 16];
                     } else if k0 + 16 * per_word <= k {
@@ -252,15 +266,19 @@ fn panels_of_width<E: CpuFloat, const PAIRED: bool, const W: usize>(
         let (vectors, _) = panel.as_chunks_mut::<W>();
         for (w, vector) in vectors.iter_mut().enumerate() {
             let first = &src[w * per_word * stride + p * W..];
+            for ahead in 0..per_word {
+                prefetch(first, (ROWS_AHEAD + ahead) * stride);
+            }
             let second = (PAIRED && 2 * w + 1 < k).then(|| &first[stride..]);
-            match (first.first_chunk::<W>(), second.map(|s| s.first_chunk::<W>())) {
-                (Some(a), None) if columns == W => *vector = std::array::from_fn(|j| word::<E, PAIRED>(a[j], E::default())),
-                (Some(a), Some(Some(b))) if columns == W => *vector = std::array::from_fn(|j| word::<E, PAIRED>(a[j], b[j])),
-                _ => {
-                    *vector = [0; W];
-                    for j in 0..columns {
-                        vector[j] = word::<E, PAIRED>(first[j], second.map_or(E::default(), |s| s[j]));
-                    }
+            if columns == W && (!PAIRED || second.is_some()) {
+                let (a, b) = (&first[..W], &second.unwrap_or(first)[..W]);
+                for j in 0..W {
+                    vector[j] = word::<E, PAIRED>(a[j], b[j]);
+                }
+            } else {
+                *vector = [0; W];
+                for j in 0..columns {
+                    vector[j] = word::<E, PAIRED>(first[j], second.map_or(E::default(), |s| s[j]));
                 }
             }
         }

@@ -2,13 +2,26 @@
 
 use super::super::isa::per_isa;
 use super::super::math::{CpuFloat, LANES, fma, sum_lanes};
+use super::pack::Packer;
 
-/// Most rows of x for which this is the faster way.
-pub(in crate::backend::cpu) const MAX_ROWS: usize = 4;
+pub(in crate::backend::cpu) use super::kernel::MAX_ROWS;
+
+/// out[j][i] = Σ_k x[i,k]·w[j,k] for the rows i of x[m,k], m <= MAX_ROWS, and j of w[n,k].
+pub(in crate::backend::cpu) fn dots<E: CpuFloat>(
+    packer: Packer,
+    out: &mut [[f32; MAX_ROWS]],
+    x: &[E],
+    w: &[E],
+    m: usize,
+    k: usize,
+) {
+    if !packer.kernel.dots(out, (m, k), x, w) {
+        plain_dots(packer.simd, out, x, w, m, k);
+    }
+}
 
 per_isa! {
-    /// out[j·MAX_ROWS + i] = Σ_k x[i,k]·w[j,k] for the rows i of x[m,k], m <= MAX_ROWS, and j of w[n,k].
-    pub(in crate::backend::cpu) fn dots[E: CpuFloat](
+    fn plain_dots[E: CpuFloat](
         out: &mut [[f32; MAX_ROWS]], x: &[E], w: &[E], m: usize, k: usize,
     ) => dots_body;
 }
@@ -29,6 +42,7 @@ fn dots_body<E: CpuFloat, const FMA: bool>(
     }
 }
 
+/// Two vectors of w at a time: with M rows of x, 2·M sums are under way.
 #[inline(always)]
 fn dots_of<E: CpuFloat, const FMA: bool, const M: usize>(
     out: &mut [[f32; MAX_ROWS]],
@@ -36,24 +50,31 @@ fn dots_of<E: CpuFloat, const FMA: bool, const M: usize>(
     w: &[E],
     k: usize,
 ) {
+    const STEP: usize = 2 * LANES;
     let rows: [&[E]; M] = std::array::from_fn(|i| &x[i * k..][..k]);
-    let whole = k / LANES * LANES;
     for (j, sums) in out.iter_mut().enumerate() {
-        let line = &w[j * k..][..k];
-        let mut acc = [[0f32; LANES]; M];
-        let mut at = 0;
-        while at < whole {
-            let b: [f32; LANES] = std::array::from_fn(|l| line[at + l].widen());
-            for (acc, row) in acc.iter_mut().zip(&rows) {
-                for (l, sum) in acc.iter_mut().enumerate() {
-                    *sum = fma::<FMA>(row[at + l].widen(), b[l], *sum);
+        let (chunks, tail) = w[j * k..][..k].as_chunks::<STEP>();
+        let mut acc = [[0f32; STEP]; M];
+        for (c, chunk) in chunks.iter().enumerate() {
+            let mut b = [0f32; STEP];
+            for l in 0..STEP {
+                b[l] = chunk[l].widen();
+            }
+            for i in 0..M {
+                let a = &rows[i][c * STEP..][..STEP];
+                for l in 0..STEP {
+                    acc[i][l] = fma::<FMA>(a[l].widen(), b[l], acc[i][l]);
                 }
             }
-            at += LANES;
         }
         for i in 0..M {
-            let tail: f32 = (whole..k).map(|at| rows[i][at].widen() * line[at].widen()).sum();
-            sums[i] = sum_lanes(acc[i]) + tail;
+            let rest = &rows[i][k - tail.len()..];
+            let tail: f32 = rest.iter().zip(tail).map(|(a, b)| a.widen() * b.widen()).sum();
+            let mut halves = [0f32; LANES];
+            for l in 0..LANES {
+                halves[l] = acc[i][l] + acc[i][l + LANES];
+            }
+            sums[i] = sum_lanes(halves) + tail;
         }
     }
 }

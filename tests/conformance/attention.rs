@@ -1,0 +1,128 @@
+//! attention and attention_backward.
+
+use super::plain;
+use super::{Suite, TRUTH, host, zeros};
+use pose_engine::backend::reference::HostBuf;
+use pose_engine::backend::{AttentionShape, Backend, Float};
+use pose_engine::index::DocumentId;
+
+struct Case {
+    shape: AttentionShape,
+    documents: Option<fn(usize) -> u32>,
+}
+
+fn case(rows: usize, queries: usize, keys: usize, heads: (usize, usize), head_dim: usize) -> Case {
+    let scale = 1.0 / (head_dim as f64).sqrt();
+    let (heads, kv_heads) = heads;
+    Case {
+        shape: AttentionShape { rows, queries, keys, heads, kv_heads, head_dim, scale, window: None },
+        documents: None,
+    }
+}
+
+impl Case {
+    fn window(mut self, window: usize) -> Case {
+        self.shape.window = Some(window);
+        self
+    }
+    fn documents(mut self, documents: fn(usize) -> u32) -> Case {
+        self.documents = Some(documents);
+        self
+    }
+}
+
+pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
+    let cases = [
+        case(1, 1, 1, (1, 1), 1),
+        case(2, 17, 17, (2, 1), 20),
+        case(1, 33, 33, (1, 1), 15),
+        case(1, 63, 63, (3, 3), 80),
+        case(2, 65, 65, (4, 2), 32),
+        case(3, 64, 64, (4, 4), 32),
+        case(1, 40, 40, (1, 1), 256),
+        case(1, 257, 257, (6, 2), 64),
+        case(1, 600, 600, (2, 1), 16),
+        // windows and documents, in order and not
+        case(1, 300, 300, (2, 1), 32).window(50),
+        case(1, 130, 130, (1, 1), 16).window(2),
+        case(1, 600, 600, (1, 1), 16).window(257),
+        case(2, 257, 257, (2, 2), 16).documents(|j| j as u32 / 100),
+        case(1, 600, 600, (1, 1), 16).documents(|j| j as u32 / 256),
+        case(1, 140, 140, (1, 1), 16).documents(|j| j as u32 % 3),
+        case(1, 600, 600, (2, 1), 16).documents(|j| 9 - j as u32 / 70).window(33),
+        // after a cache
+        case(1, 5, 70, (2, 1), 32),
+        case(2, 100, 357, (3, 1), 20).window(90),
+        case(1, 1, 5000, (4, 1), 16),
+        case(2, 3, 4500, (2, 2), 16).window(1000),
+        case(1, 2, 4200, (2, 1), 16).documents(|j| j as u32 / 1500),
+    ];
+    for case in &cases {
+        one(t, case);
+    }
+}
+
+fn one<B: Backend>(t: &mut Suite<'_, B>, case: &Case) {
+    let s = case.shape;
+    let (nq, nk) = (s.rows * s.queries * s.heads * s.head_dim, s.rows * s.keys * s.kv_heads * s.head_dim);
+    let (q, k, v) = (t.random(nq, 4.0), t.random(nk, 4.0), t.random(nk, 1.0));
+    let ids: Option<Vec<u32>> =
+        case.documents.map(|f| (0..s.rows * s.keys).map(|at| f(at % s.keys)).collect());
+    let documents: Option<Vec<DocumentId>> =
+        ids.as_ref().map(|ids| ids.iter().map(|id| DocumentId(*id)).collect());
+    let name = |what: &str| format!("{what} of {s:?} documents {}", ids.is_some());
+
+    let (mut o, mut lse) = (zeros(nq), zeros(s.rows * s.heads * s.queries));
+    let documents_host = documents.clone().map(HostBuf);
+    TRUTH.attention(&mut o, &mut lse, &host(&q), &host(&k), &host(&v), documents_host.as_ref(), s).unwrap();
+    let plain = plain::attention::<B::Act>(&q, &k, &v, ids.as_deref(), s);
+    let documents_b = documents.map(|d| t.upload(&d));
+    let (qb, kb, vb) = (t.floats(&q), t.floats(&k), t.floats(&v));
+    let (mut ob, mut lse_b) = (t.fresh(nq), t.fresh(lse.0.len()));
+    t.b.attention(&mut ob, &mut lse_b, &qb, &kb, &vb, documents_b.as_ref(), s).unwrap();
+    t.compare::<B::Act>(&name("o"), &ob, &o.0, &plain.o);
+    t.compare::<B::Stat>(&name("lse"), &lse_b, &lse.0, &plain.lse);
+    if s.queries != s.keys {
+        return;
+    }
+
+    let d_o = t.random(nq, 1.0);
+    let o: Vec<f64> = o.0.iter().map(|x| B::Act::from_f64(*x).to_f64()).collect();
+    let lse: Vec<f64> = lse.0.iter().map(|x| B::Stat::from_f64(*x).to_f64()).collect();
+    let [mut dq, mut dk, mut dv] = [zeros(nq), zeros(nk), zeros(nk)];
+    TRUTH
+        .attention_backward(
+            &mut dq,
+            &mut dk,
+            &mut dv,
+            &host(&d_o),
+            &host(&o),
+            &host(&lse),
+            &host(&q),
+            &host(&k),
+            &host(&v),
+            documents_host.as_ref(),
+            s,
+        )
+        .unwrap();
+    let [plain_dq, plain_dk, plain_dv] =
+        plain::attention_backward::<B::Act>(&d_o, &o, &lse, &q, &k, &v, ids.as_deref(), s);
+    let [mut dq_b, mut dk_b, mut dv_b] = [t.fresh(nq), t.fresh(nk), t.fresh(nk)];
+    t.b.attention_backward(
+        &mut dq_b,
+        &mut dk_b,
+        &mut dv_b,
+        &t.floats(&d_o),
+        &t.floats(&o),
+        &t.floats(&lse),
+        &qb,
+        &kb,
+        &vb,
+        documents_b.as_ref(),
+        s,
+    )
+    .unwrap();
+    t.compare::<B::Act>(&name("dq"), &dq_b, &dq.0, &plain_dq);
+    t.compare::<B::Act>(&name("dk"), &dk_b, &dk.0, &plain_dk);
+    t.compare::<B::Act>(&name("dv"), &dv_b, &dv.0, &plain_dv);
+}

@@ -1,0 +1,178 @@
+//! matmul_nt, _nn, _tn, bias_backward, head_loss, head_logits.
+
+use super::plain::{product, round};
+use super::{Suite, TRUTH, host, zeros};
+use pose_engine::backend::reference::HostBuf;
+use pose_engine::backend::{Backend, HeadGrad, HeadShape, MatmulShape, Write};
+use pose_engine::index::TokenId;
+
+pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
+    let sizes = [
+        (0, 5, 3),
+        (5, 0, 3),
+        (5, 3, 0),
+        (1, 1, 1),
+        (1, 63, 257),
+        (2, 65, 64),
+        (3, 257, 17),
+        (4, 33, 31),
+        (5, 17, 2),
+        (14, 32, 16),
+        (15, 33, 2),
+        (17, 63, 65),
+        (63, 1, 257),
+        (65, 257, 17),
+        (257, 65, 63),
+        (300, 130, 64),
+        (100, 96, 2049),
+        (30, 40, 3000),
+        (3001, 20, 18),
+        (20, 3001, 18),
+    ];
+    for (m, n, k) in sizes {
+        let s = MatmulShape { m, n, k };
+        nt(t, s);
+        nn(t, s);
+        tn(t, s);
+        bias_backward(t, m, n);
+    }
+    for (tokens, width, vocab) in [(1, 1, 1), (3, 65, 257), (17, 63, 65), (65, 17, 1), (257, 30, 300)] {
+        head(t, HeadShape { tokens, width, vocab });
+    }
+}
+
+fn nt<B: Backend>(t: &mut Suite<'_, B>, s: MatmulShape) {
+    let MatmulShape { m, n, k } = s;
+    let (x, w) = (t.random(m * k, 1.0), t.random(n * k, 1.0));
+    let (bias, residual) = (t.random(n, 2.0), t.random(m * n, 2.0));
+    let sums = product((m, n, k), |i, l| x[i * k + l], |l, j| w[j * k + l]);
+    for (with_bias, with_residual) in [(false, false), (true, false), (false, true), (true, true)] {
+        let name = format!("matmul_nt {s:?} bias {with_bias} residual {with_residual}");
+        let mut want = zeros(m * n);
+        let (b, r) = (host(&bias), host(&residual));
+        let (b, r) = (with_bias.then_some(&b), with_residual.then_some(&r));
+        TRUTH.matmul_nt(&mut want, &host(&x), &host(&w), b, r, s).unwrap();
+        let plain: Vec<f64> = (0..m * n)
+            .map(|at| {
+                let bias = if with_bias { bias[at % n] as f32 } else { 0.0 };
+                let residual = if with_residual { residual[at] as f32 } else { 0.0 };
+                round::<B::Act>(sums[at] + bias + residual)
+            })
+            .collect();
+        let mut y = t.fresh(m * n);
+        let (b, r) = (t.floats(&bias), t.floats(&residual));
+        let (b, r) = (with_bias.then_some(&b), with_residual.then_some(&r));
+        t.b.matmul_nt(&mut y, &t.floats(&x), &t.floats(&w), b, r, s).unwrap();
+        t.compare::<B::Act>(&name, &y, &want.0, &plain);
+    }
+}
+
+fn nn<B: Backend>(t: &mut Suite<'_, B>, s: MatmulShape) {
+    let MatmulShape { m, n, k } = s;
+    let (dy, w, old) = (t.random(m * n, 1.0), t.random(n * k, 1.0), t.random(m * k, 1.0));
+    let sums = product((m, k, n), |i, l| dy[i * n + l], |l, j| w[l * k + j]);
+    for write in [Write::Overwrite, Write::Accumulate] {
+        let mut want = host(&old);
+        TRUTH.matmul_nn(&mut want, &host(&dy), &host(&w), write, s).unwrap();
+        let base = |at: usize| if write == Write::Accumulate { old[at] as f32 } else { 0.0 };
+        let plain: Vec<f64> = (0..m * k).map(|at| round::<B::Act>(base(at) + sums[at])).collect();
+        let mut dx = if write == Write::Accumulate { t.output(&old) } else { t.fresh(m * k) };
+        t.b.matmul_nn(&mut dx, &t.floats(&dy), &t.floats(&w), write, s).unwrap();
+        t.compare::<B::Act>(&format!("matmul_nn {s:?} {write:?}"), &dx, &want.0, &plain);
+    }
+}
+
+fn tn<B: Backend>(t: &mut Suite<'_, B>, s: MatmulShape) {
+    let MatmulShape { m, n, k } = s;
+    let (dy, x, old) = (t.random(m * n, 1.0), t.random(m * k, 1.0), t.random_stat(n * k, 1.0));
+    let sums = product((n, k, m), |i, l| dy[l * n + i], |l, j| x[l * k + j]);
+    let mut want = host(&old);
+    let mut dw = t.output(&old);
+    let (dy_buf, x_buf) = (t.floats(&dy), t.floats(&x));
+    for twice in 1..=2 {
+        TRUTH.matmul_tn(&mut want, &host(&dy), &host(&x), s).unwrap();
+        t.b.matmul_tn(&mut dw, &dy_buf, &x_buf, s).unwrap();
+        let plain: Vec<f64> =
+            (0..n * k).map(|at| f64::from(old[at] as f32 + sums[at] * twice as f32)).collect();
+        t.compare::<B::Stat>(&format!("matmul_tn {s:?} x{twice}"), &dw, &want.0, &plain);
+    }
+}
+
+fn bias_backward<B: Backend>(t: &mut Suite<'_, B>, m: usize, n: usize) {
+    let (dy, old) = (t.random(m * n, 1.0), t.random_stat(n, 1.0));
+    let mut want = host(&old);
+    let mut db = t.output(&old);
+    let mut plain: Vec<f32> = old.iter().map(|x| *x as f32).collect();
+    let dy_buf = t.floats(&dy);
+    for twice in 1..=2 {
+        TRUTH.bias_backward(&mut want, &host(&dy), m, n).unwrap();
+        t.b.bias_backward(&mut db, &dy_buf, m, n).unwrap();
+        (0..m * n).for_each(|at| plain[at % n] += dy[at] as f32);
+        let plain: Vec<f64> = plain.iter().map(|x| f64::from(*x)).collect();
+        t.compare::<B::Stat>(&format!("bias_backward {m} {n} x{twice}"), &db, &want.0, &plain);
+    }
+}
+
+fn head<B: Backend>(t: &mut Suite<'_, B>, s: HeadShape) {
+    let HeadShape { tokens, width, vocab } = s;
+    let (x, w) = (t.random(tokens * width, 2.0), t.random(vocab * width, 2.0));
+    let old = t.random_stat(vocab * width, 0.1);
+    let mut targets: Vec<TokenId> = (0..tokens).map(|_| TokenId(t.below(vocab) as u32)).collect();
+    targets.iter_mut().skip(1).step_by(3).for_each(|target| *target = TokenId::IGNORED);
+    let scale = 1.0 / tokens as f64;
+    let name = |what: &str| format!("head_loss {s:?} {what}");
+
+    let (mut nll, mut dx, mut dw) = (zeros(tokens), zeros(tokens * width), host(&old));
+    let grad = HeadGrad { dx: &mut dx, dw: &mut dw, scale };
+    TRUTH.head_loss(&mut nll, &host(&x), &host(&w), &HostBuf(targets.clone()), Some(grad), s).unwrap();
+    let (plain_nll, plain_dx, plain_dw) = plain_head::<B>(&x, &w, &old, &targets, scale, s);
+
+    let (xb, wb, tb) = (t.floats(&x), t.floats(&w), t.upload(&targets));
+    let (mut nll_b, mut dx_b, mut dw_b) = (t.fresh(tokens), t.fresh(tokens * width), t.output(&old));
+    let grad = HeadGrad { dx: &mut dx_b, dw: &mut dw_b, scale };
+    t.b.head_loss(&mut nll_b, &xb, &wb, &tb, Some(grad), s).unwrap();
+    t.compare::<B::Stat>(&name("nll"), &nll_b, &nll.0, &plain_nll);
+    t.compare::<B::Act>(&name("dx"), &dx_b, &dx.0, &plain_dx);
+    t.compare::<B::Stat>(&name("dw"), &dw_b, &dw.0, &plain_dw);
+
+    let mut nll_b = t.fresh(tokens);
+    t.b.head_loss(&mut nll_b, &xb, &wb, &tb, None, s).unwrap();
+    t.compare::<B::Stat>(&name("nll alone"), &nll_b, &nll.0, &plain_nll);
+
+    let mut logits = zeros(tokens * vocab);
+    TRUTH.head_logits(&mut logits, &host(&x), &host(&w), s).unwrap();
+    let plain = product((tokens, vocab, width), |i, l| x[i * width + l], |l, j| w[j * width + l]);
+    let plain: Vec<f64> = plain.iter().map(|x| f64::from(*x)).collect();
+    let mut logits_b = t.fresh(tokens * vocab);
+    t.b.head_logits(&mut logits_b, &xb, &wb, s).unwrap();
+    t.compare::<B::Stat>(&format!("head_logits {s:?}"), &logits_b, &logits.0, &plain);
+}
+
+fn plain_head<B: Backend>(
+    x: &[f64],
+    w: &[f64],
+    old: &[f64],
+    targets: &[TokenId],
+    scale: f64,
+    s: HeadShape,
+) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+    let HeadShape { tokens, width, vocab } = s;
+    let z = product((tokens, vocab, width), |i, l| x[i * width + l], |l, j| w[j * width + l]);
+    let mut nll = vec![0.0; tokens];
+    let mut dz = vec![0.0; tokens * vocab];
+    for (i, target) in targets.iter().enumerate().filter(|(_, target)| **target != TokenId::IGNORED) {
+        let z = &z[i * vocab..][..vocab];
+        let max = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let lse = max + z.iter().map(|z| (z - max).exp()).sum::<f32>().ln();
+        nll[i] = f64::from(lse - z[target.0 as usize]);
+        for j in 0..vocab {
+            let hit = if j == target.0 as usize { 1.0 } else { 0.0 };
+            dz[i * vocab + j] = round::<B::Act>(scale as f32 * ((z[j] - lse).exp() - hit));
+        }
+    }
+    let dx = product((tokens, width, vocab), |i, j| dz[i * vocab + j], |j, c| w[j * width + c]);
+    let dw = product((vocab, width, tokens), |j, i| dz[i * vocab + j], |i, c| x[i * width + c]);
+    let dx = dx.iter().map(|x| round::<B::Act>(*x)).collect();
+    let dw = dw.iter().zip(old).map(|(x, old)| f64::from(x + *old as f32)).collect();
+    (nll, dx, dw)
+}

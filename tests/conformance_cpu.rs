@@ -1,0 +1,85 @@
+//! Every operation of the CPU backend, on every instruction set that this machine has and in both dtypes, against the f64
+//! reference; and the same bits on any number of threads.
+
+mod conformance;
+
+use conformance::Suite;
+use half::bf16;
+use pose_engine::backend::Backend;
+use pose_engine::backend::cpu::{Cpu, CpuFloat, Isa};
+
+fn check<E: CpuFloat>()
+where
+    Cpu<E>: Backend<Act = E, Stat = f32>,
+{
+    for isa in Isa::all() {
+        match Cpu::<E>::with_isa(2, isa) {
+            Ok(cpu) => Suite::new(&cpu, &format!("cpu {isa} {}", std::any::type_name::<E>())).run(),
+            Err(skipped) => println!("SKIPPED {isa}: {skipped}"),
+        }
+    }
+}
+
+#[test]
+fn bf16_agrees_with_the_reference() {
+    check::<bf16>();
+}
+
+#[test]
+fn f32_agrees_with_the_reference() {
+    check::<f32>();
+}
+
+fn same_bits<E: CpuFloat>()
+where
+    Cpu<E>: Backend<Act = E, Stat = f32>,
+{
+    let traces = [1, 2, 3].map(|threads| {
+        let cpu = Cpu::<E>::new(threads).unwrap();
+        let mut suite = Suite::new(&cpu, &format!("{threads} threads"));
+        suite.run();
+        suite.trace
+    });
+    assert!(!traces[0].is_empty());
+    for other in &traces[1..] {
+        assert_eq!(traces[0].len(), other.len());
+        for ((name, a), (_, b)) in traces[0].iter().zip(other) {
+            let differ = a.iter().zip(b).position(|(a, b)| a.to_bits() != b.to_bits());
+            assert!(differ.is_none(), "{name}: element {differ:?} depends on the number of threads");
+        }
+    }
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    same_bits::<bf16>();
+    same_bits::<f32>();
+}
+
+#[test]
+fn scratch_is_what_was_announced() {
+    use pose_engine::backend::{HeadShape, MatmulShape, ScratchFor};
+    let cpu = Cpu::<bf16>::new(2).unwrap();
+    let s = MatmulShape { m: 100, n: 200, k: 3001 };
+    let bytes = cpu.scratch_bytes(ScratchFor::MatmulNt(s));
+    let (x, w) = (cpu.alloc(s.m * s.k).unwrap(), cpu.alloc(s.n * s.k).unwrap());
+    let mut y = cpu.alloc(s.m * s.n).unwrap();
+    cpu.reserve_scratch(bytes).unwrap();
+    cpu.matmul_nt(&mut y, &x, &w, None, None, s).unwrap();
+    assert_eq!(cpu.scratch_high_water(), bytes);
+
+    let cpu = Cpu::<bf16>::new(2).unwrap();
+    let s = HeadShape { tokens: 130, width: 64, vocab: 1000 };
+    let bytes = cpu.scratch_bytes(ScratchFor::HeadLoss(s, false));
+    let (mut nll, x, w) = (cpu.alloc(130).unwrap(), cpu.alloc(130 * 64).unwrap(), cpu.alloc(64_000).unwrap());
+    cpu.head_loss(&mut nll, &x, &w, &cpu.alloc(130).unwrap(), None, s).unwrap();
+    assert_eq!(cpu.scratch_high_water(), bytes);
+}
+
+#[test]
+fn short_buffers_are_refused_by_name() {
+    let cpu = Cpu::<f32>::new(1).unwrap();
+    let (mut y, gate, up) = (cpu.alloc(8).unwrap(), cpu.alloc(8).unwrap(), cpu.alloc(7).unwrap());
+    let refusal = cpu.swiglu(&mut y, &gate, &up, 8).unwrap_err().to_string();
+    assert_eq!(refusal, "device cpu: swiglu: up has 7 elements, 8 are needed");
+}
