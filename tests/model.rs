@@ -141,7 +141,8 @@ fn against_reference<B: Backend>(b: &B, bound: f64, recompute: bool) {
         ours.model.initialise(b, 5).unwrap();
         let mut truth = Bench::for_places(&Reference, &config, 13, false, &places);
         for p in 0..ours.model.specs.len() {
-            upload_f32::<Reference, f64>(&Reference, &mut truth.model.params[p], 0, &ours.parameter(p)).unwrap();
+            upload_f32::<Reference, f64>(&Reference, &mut truth.model.params[p], 0, &ours.parameter(p))
+                .unwrap();
         }
         let loss = ours.step(2, &ids, &targets, &places);
         let expected = truth.step(2, &ids, &targets, &places);

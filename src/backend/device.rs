@@ -5,7 +5,9 @@ use super::cpu::Cpu;
 use crate::error::{Error, Result};
 
 /// What weights and activations are stored as.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum DType {
     /// bf16 storage, f32 sums, master weights and moments.

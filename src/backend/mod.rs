@@ -288,7 +288,6 @@ pub trait Backend: Send + Sync + Sized + 'static {
     ) -> Result<()>;
     /// Undoes `rmsnorm`: with g = dy·w and x̂ = x·rstd, dx[t,i] += rstd[t]·(g[t,i] − x̂[t,i]·mean_j(g[t,j]·x̂[t,j])),
     /// dw[i] += Σ_t dy[t,i]·x̂[t,i]. dx is accumulated because it already holds the residual branch's gradient.
-    #[allow(clippy::too_many_arguments)]
     fn rmsnorm_backward(
         &self,
         dx: &mut Self::Buf<Self::Act>,
@@ -371,7 +370,6 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// o_i = Σ_j p_ij v_j, p_ij = exp(scale·q_i·k_j − lse_i), over the keys that query i sees: causal by sequence index,
     /// within the window, of the same document (documents[rows,keys]). o, q[rows,queries,heads,head_dim],
     /// k, v[rows,keys,kv_heads,head_dim], lse[rows,heads,queries] the log-sum-exp of the scores. Nothing of size T×T exists.
-    #[allow(clippy::too_many_arguments)]
     fn attention(
         &self,
         o: &mut Self::Buf<Self::Act>,
@@ -384,7 +382,6 @@ pub trait Backend: Send + Sync + Sized + 'static {
     ) -> Result<()>;
     /// Undoes `attention` (queries == keys): with δ_i = do_i·o_i, ds_ij = p_ij·(do_i·v_j − δ_i),
     /// dq_i = scale·Σ_j ds_ij k_j, dk_j = scale·Σ_i ds_ij q_i, dv_j = Σ_i p_ij do_i; p is recomputed from lse.
-    #[allow(clippy::too_many_arguments)]
     fn attention_backward(
         &self,
         dq: &mut Self::Buf<Self::Act>,

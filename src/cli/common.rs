@@ -86,14 +86,17 @@ impl Reader {
     /// Reads config and tokenizer; `longest` is the longest text that will be read.
     pub fn open(&self, longest: usize) -> Result<OpenedReader> {
         let config = Config::load(&self.model)?;
-        let tokenizer = Tokenizer::load(&self.model)?.or_special_ids(config.bos_token_id, config.eos_token_ids.first().copied());
+        let tokenizer = Tokenizer::load(&self.model)?
+            .or_special_ids(config.bos_token_id, config.eos_token_ids.first().copied());
         tokenizer.check_vocab(config.vocab_size)?;
         let kind = self.rope.unwrap_or(ScalingKind::None);
         if let (ScalingKind::None, Some(factor)) = (kind, self.rope_factor) {
-            let problem = "says by how much to interpolate but --rope is none; choose --rope linear, ntk or yarn";
+            let problem =
+                "says by how much to interpolate but --rope is none; choose --rope linear, ntk or yarn";
             return Err(Error::usage("--rope-factor", factor, problem));
         }
-        let rope = rope::for_training(&config.rope, kind, longest, config.original_length(), self.rope_factor)?;
+        let rope =
+            rope::for_training(&config.rope, kind, longest, config.original_length(), self.rope_factor)?;
         Ok(OpenedReader { config, tokenizer, rope, flags: self.clone() })
     }
 }
@@ -101,7 +104,11 @@ impl Reader {
 impl OpenedReader {
     /// Allocates model and session through `ledger`.
     pub fn allocate<B: Backend>(
-        &self, b: &B, ledger: &mut Ledger, capacity: usize, spans: usize,
+        &self,
+        b: &B,
+        ledger: &mut Ledger,
+        capacity: usize,
+        spans: usize,
     ) -> Result<(Model<B>, Session<B>)> {
         let model = Model::allocate(b, ledger, &self.config, &self.rope)?;
         let scratch = Session::scratch_bytes(b, &model, DEFAULT_CHUNK, capacity);

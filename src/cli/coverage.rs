@@ -49,7 +49,8 @@ pub struct Coverage {
 impl Coverage {
     pub fn run(self) -> Result<()> {
         let (lc, lt) = (self.train_len.0, self.target_len.0);
-        let sampler = Sampler::new(self.method, lc, lt, self.chunks, self.chunk_lengths, Content::Contiguous)?;
+        let sampler =
+            Sampler::new(self.method, lc, lt, self.chunks, self.chunk_lengths, Content::Contiguous)?;
         if self.rows.0 == 0 {
             return Err(Error::usage("--rows", 0, "must be at least 1"));
         }
@@ -78,7 +79,8 @@ impl Coverage {
 
     fn draw(&self, drawn: &Distances) -> Plot {
         let step = (drawn.probability.len() / 1000).max(1);
-        let points = (1..drawn.probability.len()).step_by(step).map(|d| (d as f64, drawn.probability[d])).collect();
+        let points =
+            (1..drawn.probability.len()).step_by(step).map(|d| (d as f64, drawn.probability[d])).collect();
         let name = format!("{:?}, window {}", self.method, size_text(self.train_len.0)).to_lowercase();
         Plot {
             title: "Probability that a relative distance is trained".into(),

@@ -48,7 +48,8 @@ impl EvalPasskey {
         let opened = self.reader.open(longest)?;
         let bos = Protocol::bos_token(self.bos, &opened.tokenizer)?;
         let protocol = PasskeyProtocol { lengths, trials: self.trials.0, seed: self.seed, bos };
-        let bar = Progress::new("passkey", protocol.lengths.len() * protocol.trials, "trials", self.common.quiet);
+        let bar =
+            Progress::new("passkey", protocol.lengths.len() * protocol.trials, "trials", self.common.quiet);
         let job = PasskeyJob { opened: &opened, protocol: &protocol, longest, bar: &bar };
         let report = dispatch(self.place.device, self.reader.dtype, self.common.threads, job)?;
         bar.finish();
@@ -101,17 +102,17 @@ impl Job for PasskeyJob<'_> {
 
 fn print_report(report: &PasskeyReport) {
     let cell = |length: Option<usize>, depth: Option<usize>| {
-        let (accuracy, trials) =
-            report.accuracy(|t| length.is_none_or(|l| t.length == l) && depth.is_none_or(|d| fifth(t.depth) == d));
+        let (accuracy, trials) = report
+            .accuracy(|t| length.is_none_or(|l| t.length == l) && depth.is_none_or(|d| fifth(t.depth) == d));
         if trials == 0 { "-".to_string() } else { format!("{:.0}% of {trials}", 100.0 * accuracy) }
     };
     let row = |name: String, length| {
         let depths = (0..DEPTHS).map(|d| cell(length, Some(d)));
         [name, cell(length, None)].into_iter().chain(depths).collect::<Vec<_>>()
     };
-    let mut rows: Vec<Vec<String>> = report.protocol.lengths.iter().map(|&l| row(size_text(l), Some(l))).collect();
+    let mut rows: Vec<Vec<String>> =
+        report.protocol.lengths.iter().map(|&l| row(size_text(l), Some(l))).collect();
     rows.push(row("all".into(), None));
-    let headings =
-        ["length", "correct", "depth 0-20%", "20-40%", "40-60%", "60-80%", "80-100%"];
+    let headings = ["length", "correct", "depth 0-20%", "20-40%", "40-60%", "60-80%", "80-100%"];
     print!("{}", table(&headings, &rows));
 }

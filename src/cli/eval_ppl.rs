@@ -86,7 +86,8 @@ impl EvalPpl {
         let protocol = self.protocol.resolve(&opened)?;
         let corpus = self.corpus(&opened)?;
         self.common.note(&format!("protocol: {}", protocol.describe()));
-        let capacity = longest.min(corpus.documents.iter().map(|d| d.tokens.len() + 1).max().unwrap_or(longest));
+        let capacity =
+            longest.min(corpus.documents.iter().map(|d| d.tokens.len() + 1).max().unwrap_or(longest));
         let job = PplJob { flags: &self, opened: &opened, protocol: &protocol, corpus: &corpus, capacity };
         let reports = dispatch(self.place.device, self.reader.dtype, self.common.threads, job)?;
         print_reports(&reports);
@@ -112,7 +113,11 @@ impl EvalPpl {
             document.tokens.truncate(self.tokens.map_or(usize::MAX, |n| n.0));
         }
         if corpus.documents.iter().all(|d| d.tokens.len() < 2) {
-            return Err(Error::usage("--data", "", "there is no token to score: every document is shorter than 2 tokens"));
+            return Err(Error::usage(
+                "--data",
+                "",
+                "there is no token to score: every document is shorter than 2 tokens",
+            ));
         }
         Ok(corpus)
     }
@@ -135,8 +140,15 @@ impl Job for PplJob<'_> {
             let label = format!("window {}", size_text(window.0));
             let bar = Progress::new(&label, self.reads(window.0), "tokens", self.flags.common.quiet);
             let mut progress = |tokens| bar.advance(tokens, "");
-            let report =
-                eval::perplexity(b, &model, &mut session, self.corpus, self.protocol, window.0, &mut progress)?;
+            let report = eval::perplexity(
+                b,
+                &model,
+                &mut session,
+                self.corpus,
+                self.protocol,
+                window.0,
+                &mut progress,
+            )?;
             bar.finish();
             reports.push(report);
         }
@@ -148,7 +160,9 @@ impl PplJob<'_> {
     /// Tokens that go through the model at one window.
     fn reads(&self, window: usize) -> usize {
         let stride = self.protocol.stride_of(window);
-        let of = |n| eval::windows_of(n, window, stride, self.protocol.mode).iter().map(|w| w.0.len()).sum::<usize>();
+        let of = |n| {
+            eval::windows_of(n, window, stride, self.protocol.mode).iter().map(|w| w.0.len()).sum::<usize>()
+        };
         self.corpus.documents.iter().map(|d| of(d.tokens.len())).sum()
     }
 }

@@ -21,7 +21,12 @@ pub struct Generate {
     #[command(flatten)]
     reader: Reader,
     /// The text to continue
-    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_file", required_unless_present = "prompt_file")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        conflicts_with = "prompt_file",
+        required_unless_present = "prompt_file"
+    )]
     prompt: Option<String>,
     /// A file with the text to continue
     #[arg(long, value_name = "FILE")]
@@ -70,7 +75,13 @@ impl Generate {
         }
         let opened = self.reader.open(prompt.len() + self.max_new_tokens.0)?;
         let stop: Vec<TokenId> = opened.config.eos_token_ids.iter().map(|&id| TokenId(id)).collect();
-        let job = GenerateJob { opened: &opened, prompt: &prompt, most: self.max_new_tokens.0, stop: &stop, sampling };
+        let job = GenerateJob {
+            opened: &opened,
+            prompt: &prompt,
+            most: self.max_new_tokens.0,
+            stop: &stop,
+            sampling,
+        };
         let ids = dispatch(self.place.device, self.reader.dtype, self.common.threads, job)?;
         let plain_ids: Vec<u32> = ids.iter().map(|id| id.0).collect();
         self.json.write(&json!({

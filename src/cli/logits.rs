@@ -56,7 +56,12 @@ impl Rows {
         let rows = match serde_json::from_str(&text) {
             Ok(Either::Many(rows)) => rows,
             Ok(Either::One(row)) => vec![row],
-            Err(_) => return Err(Error::file(path, "must be a JSON array of whole numbers, or an array of such arrays")),
+            Err(_) => {
+                return Err(Error::file(
+                    path,
+                    "must be a JSON array of whole numbers, or an array of such arrays",
+                ));
+            }
         };
         let tokens = rows.first().map_or(0, Vec::len);
         if tokens == 0 || rows.iter().any(|row| row.len() != tokens) {
@@ -74,7 +79,13 @@ impl Logits {
             None => Rows { rows: vec![(0..ids.tokens as u32).collect(); ids.rows.len()], tokens: ids.tokens },
         };
         if (positions.rows.len(), positions.tokens) != (ids.rows.len(), ids.tokens) {
-            let problem = format!("has {} rows of {} where --ids has {} of {}", positions.rows.len(), positions.tokens, ids.rows.len(), ids.tokens);
+            let problem = format!(
+                "has {} rows of {} where --ids has {} of {}",
+                positions.rows.len(),
+                positions.tokens,
+                ids.rows.len(),
+                ids.tokens
+            );
             return Err(Error::usage("--positions", self.positions.unwrap_or_default().display(), problem));
         }
         let longest = positions.rows.iter().flatten().max().map_or(0, |&p| p as usize + 1);
@@ -133,8 +144,9 @@ impl LogitsJob<'_> {
             model.specs.iter().zip(norms).map(|(spec, norm)| (spec.name.clone(), json!(norm))).collect();
         let path = self.flags.out.with_extension("json");
         let loss = sum / scored.max(1) as f64;
-        let text = serde_json::to_string_pretty(&json!({ "loss": loss, "scored": scored, "grad_norms": by_name }))
-            .map_err(|e| Error::file(&path, e.to_string()))?;
+        let text =
+            serde_json::to_string_pretty(&json!({ "loss": loss, "scored": scored, "grad_norms": by_name }))
+                .map_err(|e| Error::file(&path, e.to_string()))?;
         std::fs::write(&path, text + "\n").map_err(|e| Error::io(&path, "writing the gradient norms", e))
     }
 }

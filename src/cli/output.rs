@@ -11,7 +11,11 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let line = |cells: &[String]| {
         let mut out = String::new();
         for (c, cell) in cells.iter().enumerate() {
-            let padded = if c == 0 { format!("{cell:<w$}", w = widths[c]) } else { format!("  {cell:>w$}", w = widths[c]) };
+            let padded = if c == 0 {
+                format!("{cell:<w$}", w = widths[c])
+            } else {
+                format!("  {cell:>w$}", w = widths[c])
+            };
             out.push_str(&padded);
         }
         out.trim_end().to_string() + "\n"
@@ -30,5 +34,9 @@ pub fn size_text(n: usize) -> String {
 
 /// 93.5 as "1:34".
 pub fn seconds_text(seconds: f64) -> String {
-    if seconds < 60.0 { format!("{seconds:.1} s") } else { format!("{}:{:02} min", seconds as u64 / 60, seconds as u64 % 60) }
+    if seconds < 60.0 {
+        format!("{seconds:.1} s")
+    } else {
+        format!("{}:{:02} min", seconds as u64 / 60, seconds as u64 % 60)
+    }
 }

@@ -118,7 +118,11 @@ impl train::Watch for Silent {}
 
 fn plan_eval<B: Backend>(b: &B, recipe: &Recipe, windows: &[Size]) -> Result<(Config, Ledger)> {
     let Some(longest) = windows.iter().map(|w| w.0).max() else {
-        return Err(Error::usage("--windows", "(missing)", "name the windows to plan for, as in --windows 2k,128k"));
+        return Err(Error::usage(
+            "--windows",
+            "(missing)",
+            "name the windows to plan for, as in --windows 2k,128k",
+        ));
     };
     let config = match &recipe.source {
         Source::Preset(name) => Config::preset(name)?,

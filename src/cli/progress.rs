@@ -20,7 +20,8 @@ impl Progress {
     /// `unit` follows the counts, as in "tokens".
     pub fn new(label: &str, total: usize, unit: &str, quiet: bool) -> Progress {
         let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
-        let template = format!("{{prefix}} {{wide_bar}} {{pos}}/{{len}} {unit} {{msg}} {{elapsed}} ETA {{eta}}");
+        let template =
+            format!("{{prefix}} {{wide_bar}} {{pos}}/{{len}} {unit} {{msg}} {{elapsed}} ETA {{eta}}");
         bar.set_style(ProgressStyle::with_template(&template).expect("the template is a constant"));
         bar.set_prefix(label.to_string());
         if quiet {

@@ -12,7 +12,8 @@ use serde::Serialize;
 
 const TASK: &str = "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. I will quiz \
                     you about the important information there.\n";
-const FILLER: &str = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.\n";
+const FILLER: &str =
+    "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.\n";
 const QUESTION: &str = "What is the pass key? The pass key is";
 
 /// New tokens that an answer may take: five digits, each at worst a token of its own, and a space.
@@ -75,7 +76,12 @@ fn text(key: u32, before: usize, after: usize) -> String {
 
 impl Prompt {
     /// Trial `trial` of a length: key and depth are drawn as functions of (seed, length, trial).
-    fn draw(tokenizer: &Tokenizer, protocol: &PasskeyProtocol, length: usize, trial: usize) -> Result<Prompt> {
+    fn draw(
+        tokenizer: &Tokenizer,
+        protocol: &PasskeyProtocol,
+        length: usize,
+        trial: usize,
+    ) -> Result<Prompt> {
         let mut stream = Stream::new(protocol.seed, Purpose::Task, length as u64, trial as u32);
         let key = 10_000 + stream.below(90_000) as u32;
         let tokens_of = |lines| Ok::<_, Error>(tokenizer.encode(&text(key, 0, lines))?.len());
@@ -103,7 +109,11 @@ impl Prompt {
 
 /// Asks every trial of every length. The session must hold the longest length and eight tokens more.
 pub fn run<B: Backend>(
-    b: &B, model: &Model<B>, session: &mut Session<B>, tokenizer: &Tokenizer, protocol: &PasskeyProtocol,
+    b: &B,
+    model: &Model<B>,
+    session: &mut Session<B>,
+    tokenizer: &Tokenizer,
+    protocol: &PasskeyProtocol,
     progress: &mut dyn FnMut(&PasskeyTrial),
 ) -> Result<PasskeyReport> {
     let mut trials = Vec::new();
@@ -111,7 +121,10 @@ pub fn run<B: Backend>(
         for trial in 0..protocol.trials {
             let prompt = Prompt::draw(tokenizer, protocol, length, trial)?;
             session.rewind(0);
-            let ids = generate(b, model, session, &prompt.ids, ANSWER_TOKENS, &[], &Sampling::GREEDY, &mut |_| Ok(true))?;
+            let ids =
+                generate(b, model, session, &prompt.ids, ANSWER_TOKENS, &[], &Sampling::GREEDY, &mut |_| {
+                    Ok(true)
+                })?;
             let answer = tokenizer.decode(&ids, true)?;
             let digits: String = answer.trim_start().chars().take_while(char::is_ascii_digit).collect();
             trials.push(PasskeyTrial {

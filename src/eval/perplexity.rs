@@ -55,7 +55,11 @@ impl Protocol {
             Bos::Off => Ok(None),
             Bos::Auto => Ok(if tokenizer.adds_bos() { tokenizer.bos_id() } else { None }),
             Bos::On => tokenizer.bos_id().map(Some).ok_or_else(|| {
-                Error::usage("--bos", "on", "this tokenizer has no beginning-of-sequence token; use --bos off")
+                Error::usage(
+                    "--bos",
+                    "on",
+                    "this tokenizer has no beginning-of-sequence token; use --bos off",
+                )
             }),
         }
     }
@@ -74,7 +78,9 @@ impl Protocol {
                     "sliding windows, stride {stride}, {bos}; each token scored once; ppl = exp(sum of NLL / scored tokens)"
                 )
             }
-            Mode::Truncate => format!("first window of each document, {bos}; ppl = exp(sum of NLL / scored tokens)"),
+            Mode::Truncate => {
+                format!("first window of each document, {bos}; ppl = exp(sum of NLL / scored tokens)")
+            }
         }
     }
 }
@@ -126,7 +132,12 @@ pub struct WindowReport {
 
 /// Perplexity of `corpus` at one window. The session must hold at least `window` tokens; `progress` is told of tokens read.
 pub fn run<B: Backend>(
-    b: &B, model: &Model<B>, session: &mut Session<B>, corpus: &Corpus, protocol: &Protocol, window: usize,
+    b: &B,
+    model: &Model<B>,
+    session: &mut Session<B>,
+    corpus: &Corpus,
+    protocol: &Protocol,
+    window: usize,
     progress: &mut dyn FnMut(usize),
 ) -> Result<WindowReport> {
     let start = std::time::Instant::now();
@@ -150,7 +161,12 @@ pub fn run<B: Backend>(
 }
 
 fn score_document<B: Backend>(
-    b: &B, model: &Model<B>, session: &mut Session<B>, document: &Document, protocol: &Protocol, window: usize,
+    b: &B,
+    model: &Model<B>,
+    session: &mut Session<B>,
+    document: &Document,
+    protocol: &Protocol,
+    window: usize,
     progress: &mut dyn FnMut(usize),
 ) -> Result<DocumentScore> {
     let (mut sum, mut scored) = (0.0, 0);
@@ -164,7 +180,8 @@ fn score_document<B: Backend>(
         let ids: Vec<TokenId> = opening.iter().chain(&text[range]).copied().collect();
         let losses = session.score(b, model, &ids, first + opening.len(), progress)?.nll;
         if let Some(i) = losses.iter().position(|l| !l.is_finite()) {
-            let what = format!("the loss of a token of {} is {}: the model is broken", document.name, losses[i]);
+            let what =
+                format!("the loss of a token of {} is {}: the model is broken", document.name, losses[i]);
             return Err(Error::NonFinite(what));
         }
         sum += losses.iter().map(|&l| f64::from(l)).sum::<f64>();

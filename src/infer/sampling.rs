@@ -19,7 +19,11 @@ impl Sampling {
     /// Refuses numbers that are no temperature or probability.
     pub fn check(&self) -> Result<()> {
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
-            return Err(Error::usage("--temperature", self.temperature, "must be 0 (greedy) or a positive number"));
+            return Err(Error::usage(
+                "--temperature",
+                self.temperature,
+                "must be 0 (greedy) or a positive number",
+            ));
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return Err(Error::usage("--top-p", self.top_p, "must be above 0 and at most 1"));
@@ -30,7 +34,9 @@ impl Sampling {
     /// The token of step `step` from its logits [vocab], which are used as scratch. The first of equals wins.
     pub fn choose(&self, logits: &mut [f32], step: u64) -> Result<TokenId> {
         if let Some(bad) = logits.iter().find(|z| !z.is_finite()) {
-            return Err(Error::NonFinite(format!("a logit of generated token {step} is {bad}: the model is broken")));
+            return Err(Error::NonFinite(format!(
+                "a logit of generated token {step} is {bad}: the model is broken"
+            )));
         }
         if self.temperature == 0.0 {
             let best = logits.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1));
@@ -38,7 +44,8 @@ impl Sampling {
         }
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let weight = |z: f32| (f64::from(z - max) / self.temperature).exp();
-        let mut order: Vec<(f64, u32)> = logits.iter().enumerate().map(|(i, &z)| (weight(z), i as u32)).collect();
+        let mut order: Vec<(f64, u32)> =
+            logits.iter().enumerate().map(|(i, &z)| (weight(z), i as u32)).collect();
         order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         let total: f64 = order.iter().map(|(w, _)| w).sum();
         let mut kept = 0.0;

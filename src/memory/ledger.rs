@@ -40,9 +40,15 @@ impl Kind {
     pub fn remedy(self) -> &'static str {
         match self {
             Kind::Weights => "--dtype bf16 halves the weights",
-            Kind::MasterWeights | Kind::Moments | Kind::Gradients => "a smaller model is needed for full training here",
-            Kind::Activations => "--recompute keeps one layer's activations, a smaller --batch keeps fewer rows",
-            Kind::Work | Kind::Batch => "a smaller --batch (with more --grad-accum) or --train-len shrinks what a step holds",
+            Kind::MasterWeights | Kind::Moments | Kind::Gradients => {
+                "a smaller model is needed for full training here"
+            }
+            Kind::Activations => {
+                "--recompute keeps one layer's activations, a smaller --batch keeps fewer rows"
+            }
+            Kind::Work | Kind::Batch => {
+                "a smaller --batch (with more --grad-accum) or --train-len shrinks what a step holds"
+            }
             Kind::KvCache => "shorter --windows or --lengths shrink the cache",
             Kind::Scratch => "fewer --threads need less working memory",
             Kind::Program => "fewer or smaller --data files keep less text in memory",
@@ -101,7 +107,11 @@ impl Ledger {
 
     /// A zeroed buffer of the product of `shape`, entered as `name`.
     pub fn buf<B: Backend, T: Element>(
-        &mut self, backend: &B, kind: Kind, name: &str, shape: &[usize],
+        &mut self,
+        backend: &B,
+        kind: Kind,
+        name: &str,
+        shape: &[usize],
     ) -> Result<B::Buf<T>> {
         let len: usize = shape.iter().product();
         self.note(kind, name, shape, T::NAME, len * size_of::<T>());

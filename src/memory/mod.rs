@@ -7,7 +7,7 @@ mod ledger;
 mod table;
 
 pub use ledger::{Kind, Ledger, Row};
-pub use table::{available_bytes, bytes_text, resident_bytes, reset_peak};
+pub use table::{available_bytes, bytes_text, reset_peak, resident_bytes};
 
 use crate::error::{Error, Result};
 
@@ -19,8 +19,11 @@ pub fn check_fits(rows: &[Row], limit: usize, where_from: &str) -> Result<()> {
     }
     let mut largest: Vec<&Row> = rows.iter().collect();
     largest.sort_by_key(|row| std::cmp::Reverse(row.bytes));
-    let named: Vec<String> =
-        largest.iter().take(3).map(|row| format!("{} {} ({})", row.name, bytes_text(row.bytes), row.kind)).collect();
+    let named: Vec<String> = largest
+        .iter()
+        .take(3)
+        .map(|row| format!("{} {} ({})", row.name, bytes_text(row.bytes), row.kind))
+        .collect();
     let mut remedies: Vec<&str> = largest.iter().take(3).map(|row| row.kind.remedy()).collect();
     remedies.dedup();
     Err(Error::DoesNotFit(format!(

@@ -25,7 +25,11 @@ impl Ledger {
                 let shape: Vec<String> = row.shape.iter().map(usize::to_string).collect();
                 let shape = format!("[{}]", shape.join(", "));
                 let (kind, name, dtype) = (row.kind, &row.name, row.dtype);
-                let _ = writeln!(out, "  {kind:15} {name:width$}  {dtype:5} {shape:24} {:>12}", bytes_text(row.bytes));
+                let _ = writeln!(
+                    out,
+                    "  {kind:15} {name:width$}  {dtype:5} {shape:24} {:>12}",
+                    bytes_text(row.bytes)
+                );
             }
         }
         for kind in Kind::ALL {

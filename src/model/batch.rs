@@ -8,7 +8,10 @@ use crate::memory::{Kind, Ledger};
 
 /// One chunk a row that starts at `position`: ordinary reading.
 pub fn places_from(rows: usize, position: usize) -> BatchPlaces {
-    BatchPlaces::Spans { spans: vec![ChunkSpan { start: SeqIndex(0), bias: position as u32 }; rows], per_row: 1 }
+    BatchPlaces::Spans {
+        spans: vec![ChunkSpan { start: SeqIndex(0), bias: position as u32 }; rows],
+        per_row: 1,
+    }
 }
 
 /// One row at any positions: a span wherever they jump.
@@ -50,7 +53,9 @@ impl<B: Backend> PlacedBatch<B> {
         let targets = ledger.buf(b, Kind::Batch, "batch.targets", &shape)?;
         let places = match spans_per_row {
             0 => PlaceBuf::List(ledger.buf(b, Kind::Batch, "batch.positions", &shape)?),
-            n => PlaceBuf::Spans { spans: ledger.buf(b, Kind::Batch, "batch.spans", &[rows, n])?, per_row: n },
+            n => {
+                PlaceBuf::Spans { spans: ledger.buf(b, Kind::Batch, "batch.spans", &[rows, n])?, per_row: n }
+            }
         };
         Ok(PlacedBatch { rows, tokens, ids, targets, documents: None, places })
     }
@@ -66,7 +71,12 @@ impl<B: Backend> PlacedBatch<B> {
 
     /// Fills in `rows` rows of equal length. `targets` may be empty where no loss is asked for.
     pub fn fill(
-        &mut self, b: &B, rows: usize, ids: &[TokenId], targets: &[TokenId], places: &BatchPlaces,
+        &mut self,
+        b: &B,
+        rows: usize,
+        ids: &[TokenId],
+        targets: &[TokenId],
+        places: &BatchPlaces,
     ) -> Result<()> {
         self.rows = rows;
         self.tokens = ids.len() / rows.max(1);

@@ -21,7 +21,8 @@ pub struct Inner<B: Backend> {
 
 impl<B: Backend> Inner<B> {
     fn new(b: &B, ledger: &mut Ledger, kind: Kind, prefix: &str, c: &Config, tokens: usize) -> Result<Self> {
-        let (q, kv) = ([tokens, c.num_attention_heads, c.head_dim], [tokens, c.num_key_value_heads, c.head_dim]);
+        let (q, kv) =
+            ([tokens, c.num_attention_heads, c.head_dim], [tokens, c.num_key_value_heads, c.head_dim]);
         let (hidden, wide) = ([tokens, c.hidden_size], [tokens, c.intermediate_size]);
         let mut act = |name: &str, shape: &[usize]| ledger.buf(b, kind, &format!("{prefix}.{name}"), shape);
         let (q, k, v, o) = (act("q", &q)?, act("k", &kv)?, act("v", &kv)?, act("o", &q)?);
@@ -70,7 +71,8 @@ impl<B: Backend> Work<B> {
 impl<B: Backend> Backward<B> {
     fn new(b: &B, ledger: &mut Ledger, c: &Config, tokens: usize) -> Result<Self> {
         let (hidden, wide) = ([tokens, c.hidden_size], [tokens, c.intermediate_size]);
-        let (q, kv) = ([tokens, c.num_attention_heads, c.head_dim], [tokens, c.num_key_value_heads, c.head_dim]);
+        let (q, kv) =
+            ([tokens, c.num_attention_heads, c.head_dim], [tokens, c.num_key_value_heads, c.head_dim]);
         let mut act = |name: &str, shape: &[usize]| match tokens {
             0 => b.alloc(0),
             _ => ledger.buf(b, Kind::Work, &format!("work.{name}"), shape),
@@ -101,10 +103,12 @@ pub struct TrainBuffers<B: Backend> {
 impl<B: Backend> TrainBuffers<B> {
     pub fn new(b: &B, ledger: &mut Ledger, c: &Config, tokens: usize, recompute: bool) -> Result<Self> {
         let hidden = [tokens, c.hidden_size];
-        let x = (0..=c.num_hidden_layers).map(|i| ledger.buf(b, Kind::Activations, &format!("x.{i}"), &hidden));
+        let x =
+            (0..=c.num_hidden_layers).map(|i| ledger.buf(b, Kind::Activations, &format!("x.{i}"), &hidden));
         let x = x.collect::<Result<_>>()?;
         let kept = if recompute { 1 } else { c.num_hidden_layers };
-        let inner = (0..kept).map(|i| Inner::new(b, ledger, Kind::Activations, &format!("layers.{i}"), c, tokens));
+        let inner =
+            (0..kept).map(|i| Inner::new(b, ledger, Kind::Activations, &format!("layers.{i}"), c, tokens));
         let inner = inner.collect::<Result<_>>()?;
         Ok(TrainBuffers { x, inner, work: Work::new(b, ledger, c, tokens, true)? })
     }

@@ -88,7 +88,10 @@ const PIECE: usize = 1 << 18;
 
 /// dst = src, element by element, rounded where `T` is coarser.
 pub fn convert<B: Backend, S: Float, T: Float>(
-    b: &B, dst: &mut B::Buf<T>, src: &B::Buf<S>, len: usize,
+    b: &B,
+    dst: &mut B::Buf<T>,
+    src: &B::Buf<S>,
+    len: usize,
 ) -> Result<()> {
     for at in (0..len).step_by(PIECE) {
         let values = download_f32::<B, S>(b, src, at, PIECE.min(len - at))?;
@@ -105,7 +108,8 @@ pub struct Gradients<B: Backend> {
 
 impl<B: Backend> Gradients<B> {
     pub fn allocate(b: &B, ledger: &mut Ledger, specs: &[ParamSpec]) -> Result<Self> {
-        let alloc = |spec: &ParamSpec| ledger.buf(b, Kind::Gradients, &format!("d {}", spec.name), &spec.shape);
+        let alloc =
+            |spec: &ParamSpec| ledger.buf(b, Kind::Gradients, &format!("d {}", spec.name), &spec.shape);
         Ok(Gradients { tensors: specs.iter().map(alloc).collect::<Result<_>>()? })
     }
 
@@ -119,7 +123,11 @@ impl<B: Backend> Gradients<B> {
 
     /// √Σ g² of each parameter, in the order of the table.
     pub fn norms(&self, b: &B, specs: &[ParamSpec]) -> Result<Vec<f64>> {
-        self.tensors.iter().zip(specs).map(|(t, spec)| Ok(b.sum_squares(t, spec.elements())?.sqrt())).collect()
+        self.tensors
+            .iter()
+            .zip(specs)
+            .map(|(t, spec)| Ok(b.sum_squares(t, spec.elements())?.sqrt()))
+            .collect()
     }
 }
 
@@ -136,7 +144,10 @@ pub fn check_ids(config: &Config, ids: &[u32], where_from: &str) -> Result<()> {
         Some(id) => Err(Error::Usage {
             flag: where_from.into(),
             value: id.to_string(),
-            problem: format!("is not a token of this model, whose vocabulary has {} entries", config.vocab_size),
+            problem: format!(
+                "is not a token of this model, whose vocabulary has {} entries",
+                config.vocab_size
+            ),
         }),
         None => Ok(()),
     }

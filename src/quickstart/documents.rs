@@ -90,7 +90,9 @@ mod tests {
             let between = &story.words[told + 1..r.at - 1];
             assert!(!between.contains(&story.words[r.at - 1]), "something nearer speaks of the topic");
         }
-        assert!(story.recalls.iter().any(|r| r.distance > 512) && story.recalls.iter().any(|r| r.distance < 32));
+        assert!(
+            story.recalls.iter().any(|r| r.distance > 512) && story.recalls.iter().any(|r| r.distance < 32)
+        );
     }
 
     #[test]

@@ -36,7 +36,12 @@ fn buckets(far: usize) -> Vec<Bucket> {
 
 /// Reads the first `window` words of each story in one window and asks for every word that an earlier one tells.
 pub fn measure<B: Backend>(
-    b: &B, model: &Model<B>, session: &mut Session<B>, tokenizer: &Tokenizer, stories: &[Story], window: usize,
+    b: &B,
+    model: &Model<B>,
+    session: &mut Session<B>,
+    tokenizer: &Tokenizer,
+    stories: &[Story],
+    window: usize,
 ) -> Result<Vec<Bucket>> {
     let mut buckets = buckets(window);
     for story in stories {

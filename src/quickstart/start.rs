@@ -103,7 +103,8 @@ mod tests {
         let config = config(64);
         let fresh = Fresh::new(&config, 1);
         let by_name = |name: &str| {
-            let i = fresh.specs.iter().position(|s| s.name == format!("model.layers.1.self_attn.{name}.weight"));
+            let i =
+                fresh.specs.iter().position(|s| s.name == format!("model.layers.1.self_attn.{name}.weight"));
             fresh.values(i.expect("such a tensor"))
         };
         let (v, o, d) = (by_name("v_proj"), by_name("o_proj"), config.hidden_size);

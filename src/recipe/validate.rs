@@ -49,7 +49,8 @@ fn number(flag: &str, value: f64, low: f64, high: f64) -> Result<f64> {
     if value.is_finite() && value >= low && value <= high {
         return Ok(value);
     }
-    let range = if high == f64::MAX { format!("of at least {low}") } else { format!("between {low} and {high}") };
+    let range =
+        if high == f64::MAX { format!("of at least {low}") } else { format!("between {low} and {high}") };
     Err(Error::usage(flag, value, format!("must be a finite number {range}")))
 }
 
@@ -68,14 +69,19 @@ impl Recipe {
         let sampler = sampler(&s)?;
         let data = s.data.clone().unwrap_or_default();
         if data.is_empty() && need_out {
-            return Err(Error::usage("--data", "(missing)", "name the text to train on: files or directories"));
+            return Err(Error::usage(
+                "--data",
+                "(missing)",
+                "name the text to train on: files or directories",
+            ));
         }
         if s.out.is_none() && need_out {
             return Err(Error::usage("--out", "(missing)", "name a directory for the trained model"));
         }
         let rope = s.rope.unwrap_or(ScalingKind::None);
         if rope == ScalingKind::None && s.rope_factor.is_some() {
-            let problem = "says by how much to interpolate but --rope is none; choose --rope linear, ntk or yarn";
+            let problem =
+                "says by how much to interpolate but --rope is none; choose --rope linear, ntk or yarn";
             return Err(Error::usage("--rope-factor", s.rope_factor.unwrap_or(0.0), problem));
         }
         let rope_factor = s.rope_factor.map(|f| number("--rope-factor", f, 1.0, 1e6)).transpose()?;
@@ -119,10 +125,14 @@ fn source(s: &Settings) -> Result<Source> {
         (Some(dir), None) if scratch => Ok(Source::Architecture(dir.clone())),
         (Some(dir), None) => Ok(Source::Checkpoint(dir.clone())),
         (None, Some(name)) => Ok(Source::Preset(name.clone())),
-        (Some(_), Some(name)) => Err(Error::usage("--preset", name, "and --model exclude each other; give one")),
-        (None, None) => {
-            Err(Error::usage("--model", "(missing)", "name a model directory to extend, or a --preset to train"))
+        (Some(_), Some(name)) => {
+            Err(Error::usage("--preset", name, "and --model exclude each other; give one"))
         }
+        (None, None) => Err(Error::usage(
+            "--model",
+            "(missing)",
+            "name a model directory to extend, or a --preset to train",
+        )),
     }
 }
 

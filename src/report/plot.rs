@@ -94,7 +94,8 @@ impl Plot {
     /// The plot as a self-contained SVG element.
     pub fn to_svg(&self) -> Result<String> {
         let mut svg = String::new();
-        self.draw(&mut svg).map_err(|e| Error::file(&self.title, format!("the plot cannot be drawn: {e}")))?;
+        self.draw(&mut svg)
+            .map_err(|e| Error::file(&self.title, format!("the plot cannot be drawn: {e}")))?;
         Ok(svg)
     }
 

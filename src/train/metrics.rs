@@ -59,9 +59,13 @@ impl Log {
     pub fn open(directory: &Path, steps_done: u64) -> Result<Log> {
         let path = directory.join("metrics.jsonl");
         let old = std::fs::read_to_string(&path).unwrap_or_default();
-        let step_of = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?.get("step")?.as_u64();
-        let kept: String =
-            old.lines().filter(|l| step_of(l).is_some_and(|s| s <= steps_done)).map(|l| format!("{l}\n")).collect();
+        let step_of =
+            |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?.get("step")?.as_u64();
+        let kept: String = old
+            .lines()
+            .filter(|l| step_of(l).is_some_and(|s| s <= steps_done))
+            .map(|l| format!("{l}\n"))
+            .collect();
         let mut file = File::create(&path).map_err(|e| Error::io(&path, "creating the metrics file", e))?;
         file.write_all(kept.as_bytes()).map_err(|e| Error::io(&path, "writing metrics", e))?;
         Ok(Log { file, path, steps: Vec::new(), last_eval: None })

@@ -51,7 +51,9 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
         watch.stepped(&metrics);
         log.step(&metrics)?;
         let (done, last) = (state.steps_done, state.steps_done == recipe.schedule.steps);
-        if !opened.eval.documents.is_empty() && (last || recipe.eval_every.is_some_and(|n| done.is_multiple_of(n))) {
+        if !opened.eval.documents.is_empty()
+            && (last || recipe.eval_every.is_some_and(|n| done.is_multiple_of(n)))
+        {
             let report = state.evaluate(b, recipe, &opened)?;
             watch.note(&format!("step {done}: perplexity {:.4} at {} tokens", report.ppl, report.window));
             log.eval(done, report)?;

@@ -3,8 +3,8 @@
 use super::{Opened, State, Watch};
 use crate::backend::{Backend, Float};
 use crate::checkpoint::{
-    Existing, Resume, ResumeState, SHARD_BYTES, Slot, Staging, TensorSource, TensorSpec, Weights, checkpoint_dir,
-    finish_publishing, latest, publish, slot_name, write_model, write_resume,
+    Existing, Resume, ResumeState, SHARD_BYTES, Slot, Staging, TensorSource, TensorSpec, Weights,
+    checkpoint_dir, finish_publishing, latest, publish, slot_name, write_model, write_resume,
 };
 use crate::data::bytes_as_json;
 use crate::error::{Error, Result};
@@ -35,7 +35,8 @@ impl RunDirectory {
     /// A new directory, or with `resume` the one of the run to go on with.
     pub fn open(recipe: &Recipe, opened: &Opened, resume: bool) -> Result<RunDirectory> {
         let out = recipe.out.clone();
-        let occupied = std::fs::read_dir(&out).is_ok_and(|mut entries| entries.next().is_some()) || out.is_file();
+        let occupied =
+            std::fs::read_dir(&out).is_ok_and(|mut entries| entries.next().is_some()) || out.is_file();
         if occupied && !resume {
             return Err(super::setup::refuse_existing(&out));
         }
@@ -59,12 +60,17 @@ impl RunDirectory {
 
     /// Saves model and optimizer as OUT/checkpoint-N, whole or not at all.
     pub fn save_checkpoint<B: Backend>(
-        &self, b: &B, state: &State<B>, recipe: &Recipe, opened: &Opened,
+        &self,
+        b: &B,
+        state: &State<B>,
+        recipe: &Recipe,
+        opened: &Opened,
     ) -> Result<PathBuf> {
         let target = checkpoint_dir(&self.out, state.steps_done);
         let staging = Staging::create(&target, Existing::Replace)?;
         write_hf(b, &staging, state, recipe, opened)?;
-        let resume = ResumeState::new(state.steps_done, state.tokens_seen, recipe.seed, self.fingerprint.clone());
+        let resume =
+            ResumeState::new(state.steps_done, state.tokens_seen, recipe.seed, self.fingerprint.clone());
         write_resume(&staging, &resume, &OptimizerTensors::new(b, state))?;
         staging.commit()?;
         Ok(target)
@@ -72,7 +78,11 @@ impl RunDirectory {
 
     /// Makes OUT itself the trained model. Returns what the user should know about it.
     pub fn save_final<B: Backend>(
-        &self, b: &B, state: &State<B>, recipe: &Recipe, opened: &Opened,
+        &self,
+        b: &B,
+        state: &State<B>,
+        recipe: &Recipe,
+        opened: &Opened,
     ) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
         publish(&self.out, Existing::Replace, |staging| {
@@ -104,7 +114,11 @@ fn fingerprint(recipe: &Recipe, opened: &Opened) -> String {
 
 /// config.json, weights and tokenizer.
 fn write_hf<B: Backend>(
-    b: &B, staging: &Staging, state: &State<B>, recipe: &Recipe, opened: &Opened,
+    b: &B,
+    staging: &Staging,
+    state: &State<B>,
+    recipe: &Recipe,
+    opened: &Opened,
 ) -> Result<Vec<String>> {
     let target = recipe.sampler.target_len().max(opened.model.config.max_position_embeddings);
     let config: Config = opened.model.config.extended(opened.model.rope.clone(), target);
@@ -147,7 +161,11 @@ struct ModelTensors<'a, B: Backend> {
 
 impl<'a, B: Backend> ModelTensors<'a, B> {
     fn new(b: &'a B, state: &'a State<B>) -> Self {
-        let spec = |p: &ParamSpec| TensorSpec { name: p.name.clone(), shape: p.shape.clone(), dtype: dtype_of::<B::Act>() };
+        let spec = |p: &ParamSpec| TensorSpec {
+            name: p.name.clone(),
+            shape: p.shape.clone(),
+            dtype: dtype_of::<B::Act>(),
+        };
         ModelTensors { b, state, specs: state.model.specs.iter().map(spec).collect() }
     }
 }
@@ -204,12 +222,18 @@ impl<B: Backend> TensorSource for OptimizerTensors<'_, B> {
 impl<B: Backend> State<B> {
     /// Goes on from a checkpoint of the same recipe.
     pub(super) fn restore(
-        &mut self, b: &B, directory: &RunDirectory, checkpoint: &Path, watch: &dyn Watch,
+        &mut self,
+        b: &B,
+        directory: &RunDirectory,
+        checkpoint: &Path,
+        watch: &dyn Watch,
     ) -> Result<()> {
         let resume = Resume::open(checkpoint, &directory.fingerprint)?;
         self.model.load(b, &Weights::open(checkpoint)?)?;
         let adam = &mut self.adam;
-        for (slot, buffers) in [(Slot::Master, &mut adam.master), (Slot::M, &mut adam.m), (Slot::V, &mut adam.v)] {
+        for (slot, buffers) in
+            [(Slot::Master, &mut adam.master), (Slot::M, &mut adam.m), (Slot::V, &mut adam.v)]
+        {
             for (buffer, spec) in buffers.iter_mut().zip(&self.model.specs) {
                 let name = slot_name(slot, &spec.name);
                 let mut upload = |at, values: &[f32]| upload_f32::<B, B::Stat>(b, buffer, at, values);

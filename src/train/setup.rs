@@ -64,7 +64,10 @@ fn open_model(source: &Source) -> Result<(Config, Tokenizer)> {
 }
 
 fn load_corpus(
-    paths: &[std::path::PathBuf], recipe: &Recipe, tokenizer: &Tokenizer, watch: &dyn Watch,
+    paths: &[std::path::PathBuf],
+    recipe: &Recipe,
+    tokenizer: &Tokenizer,
+    watch: &dyn Watch,
 ) -> Result<Corpus> {
     if paths.is_empty() {
         return Ok(Corpus::default());
@@ -100,7 +103,11 @@ pub struct State<B: Backend> {
 impl<B: Backend> State<B> {
     /// Takes all the memory of the run through `ledger`.
     pub fn allocate_for(
-        b: &B, recipe: &Recipe, opened: &OpenedModel, with_eval: bool, ledger: &mut Ledger,
+        b: &B,
+        recipe: &Recipe,
+        opened: &OpenedModel,
+        with_eval: bool,
+        ledger: &mut Ledger,
     ) -> Result<State<B>> {
         let (config, rope) = (&opened.config, &opened.rope);
         let (rows, tokens) = (recipe.batch, recipe.sampler.window());
@@ -141,7 +148,15 @@ impl<B: Backend> State<B> {
     pub fn evaluate(&mut self, b: &B, recipe: &Recipe, opened: &Opened) -> Result<WindowReport> {
         let protocol = Protocol { mode: Mode::Sliding, stride: None, bos: None };
         let session = self.session.as_mut().expect("allocated whenever there is held-out text");
-        eval::perplexity(b, &self.model, session, &opened.eval, &protocol, recipe.sampler.target_len(), &mut |_| {})
+        eval::perplexity(
+            b,
+            &self.model,
+            session,
+            &opened.eval,
+            &protocol,
+            recipe.sampler.target_len(),
+            &mut |_| {},
+        )
     }
 }
 

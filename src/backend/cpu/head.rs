@@ -143,7 +143,6 @@ impl<E: CpuFloat> Cpu<E> {
     }
 
     /// dx = dz·w and dw += dzᵀ·x for the tokens `rows`; x is theirs.
-    #[allow(clippy::too_many_arguments)]
     fn undo_head(
         &self,
         grad: &mut HeadGrad<'_, Self>,

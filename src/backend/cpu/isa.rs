@@ -112,7 +112,6 @@ macro_rules! per_isa {
             => $body:ident;
     )*) => { $(
         $(#[$meta])*
-        #[allow(clippy::too_many_arguments)]
         $vis fn $name<$($($g: $bound),*)?>(simd: $crate::backend::cpu::isa::Simd, $($arg: $ty),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]

@@ -13,7 +13,7 @@ struct View<'a> {
 impl View<'_> {
     fn check(&self) -> Result<()> {
         let s = &self.s;
-        if s.keys < s.queries || s.kv_heads == 0 || s.heads % s.kv_heads != 0 {
+        if s.keys < s.queries || s.kv_heads == 0 || !s.heads.is_multiple_of(s.kv_heads) {
             return Err(refused(format!(
                 "{OP}: {s:?} has fewer keys than queries or heads that do not divide"
             )));

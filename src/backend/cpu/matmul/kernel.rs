@@ -103,7 +103,6 @@ impl Kernel {
     }
 
     /// c[0..rows, 0..nr] = (or +=) a[0..rows, 0..words]·b[0..words, 0..nr].
-    #[allow(clippy::too_many_arguments)]
     #[inline]
     pub(in crate::backend::cpu) fn tile(
         &self,
