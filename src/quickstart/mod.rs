@@ -60,8 +60,13 @@ pub fn run(out: &Path, seed: u64, threads: usize, watch: &dyn Watch) -> Result<R
     }
     let results = Results { seed, base, extended, costs, measured, seconds: start.elapsed().as_secs_f64() };
     results.write(&out.join("results.json"))?;
-    page::write(&results, &test_stories(seed)[0], &out.join("report.html"))?;
+    write_page(&results, &out.join("report.html"))?;
     Ok(results)
+}
+
+/// The report of a quickstart's results.
+pub fn write_page(results: &Results, path: &Path) -> Result<()> {
+    page::write(results, &test_stories(results.seed)[0], path)
 }
 
 fn stage(name: &str, from: &str, method: &str, target_len: usize, steps: Steps) -> Stage {

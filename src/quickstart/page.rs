@@ -24,6 +24,11 @@ pub fn title(name: &str) -> &str {
     }
 }
 
+/// A model's colour in every plot.
+fn colour(name: &str) -> usize {
+    METHODS.iter().position(|method| *method == name).unwrap_or(METHODS.len())
+}
+
 /// Headings and rows of the table that ends the run, for the terminal and the page.
 pub fn table(results: &Results) -> (Vec<&'static str>, Vec<Vec<String>>) {
     let headings = vec![
@@ -96,19 +101,27 @@ fn recall_plot(results: &Results) -> Plot {
     };
     Plot {
         title: "Recall of a fact by its distance, in windows of 1024 words".into(),
-        x: Axis::logarithmic("words back to the nearest mention"),
+        x: Axis::doublings("words back to the nearest mention"),
         y: Axis::linear("share recalled").from_zero(),
-        series: names().map(|name| Series::measured(title(name), points(name))).collect(),
+        series: names()
+            .map(|name| Series::measured(title(name), points(name)).coloured(colour(name)))
+            .collect(),
     }
 }
 
+/// Of the extended models: the one before would dwarf them.
 fn perplexity_plot(results: &Results) -> Plot {
     let points = |name: &str| MEASURED.map(|window| (window as f64, results.ppl(name, window))).to_vec();
     Plot {
-        title: "Perplexity by window".into(),
-        x: Axis::logarithmic("window (words)"),
-        y: Axis::logarithmic("perplexity"),
-        series: names().map(|name| Series::measured(title(name), points(name))).collect(),
+        title: format!(
+            "Perplexity by window (before extending: {:.0} at 16x)",
+            results.ppl("before", TARGET)
+        ),
+        x: Axis::doublings("window (words)"),
+        y: Axis::linear("perplexity"),
+        series: METHODS
+            .map(|name| Series::measured(title(name), points(name)).coloured(colour(name)))
+            .to_vec(),
     }
 }
 
@@ -124,9 +137,11 @@ fn cost_plot(
     };
     Plot {
         title: heading.into(),
-        x: Axis::logarithmic("target length (words)"),
+        x: Axis::doublings("target length (words)"),
         y: Axis::linear(label).from_zero(),
-        series: ["pose", "full"].map(|method| Series::measured(title(method), points(method))).to_vec(),
+        series: ["pose", "full"]
+            .map(|method| Series::measured(title(method), points(method)).coloured(colour(method)))
+            .to_vec(),
     }
 }
 
@@ -137,7 +152,10 @@ fn loss_plot(results: &Results) -> Plot {
         let mean = |(i, l): (usize, &[f64])| ((i * group) as f64, l.iter().sum::<f64>() / l.len() as f64);
         losses.chunks(group).enumerate().map(mean).collect()
     };
-    let series = results.extended.iter().map(|t| Series::line(title(&t.method), smooth(&t.losses)));
+    let series = results
+        .extended
+        .iter()
+        .map(|t| Series::line(title(&t.method), smooth(&t.losses)).coloured(colour(&t.method)));
     Plot {
         title: "Training loss while extending".into(),
         x: Axis::linear("step"),
