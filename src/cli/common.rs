@@ -120,10 +120,17 @@ impl OpenedReader {
         Ok((model, session))
     }
 
-    /// Plans, checks that it fits, allocates and loads the weights: ready to read up to `capacity` tokens.
-    pub fn load<B: Backend>(&self, b: &B, capacity: usize, spans: usize) -> Result<(Model<B>, Session<B>)> {
+    /// What reading texts of up to `capacity` tokens takes, with `text` tokens in memory.
+    pub fn plan<B: Backend>(&self, b: &B, capacity: usize, spans: usize, text: usize) -> Result<Ledger> {
         let mut plan = Ledger::dry();
         self.allocate(b, &mut plan, capacity, spans)?;
+        memory::note_program(&mut plan, self.tokenizer.resident_bytes(), text);
+        Ok(plan)
+    }
+
+    /// Checks that it fits, allocates and loads the weights: ready to read up to `capacity` tokens.
+    pub fn load<B: Backend>(&self, b: &B, capacity: usize, spans: usize) -> Result<(Model<B>, Session<B>)> {
+        let plan = self.plan(b, capacity, spans, 0)?;
         if let Some(available) = memory::available_bytes() {
             memory::check_fits(plan.rows(), available, "memory available")?;
         }

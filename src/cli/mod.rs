@@ -13,6 +13,7 @@ mod progress;
 
 pub mod size;
 mod train;
+pub mod usage;
 
 use crate::error::Result;
 use clap::{Parser, Subcommand};

@@ -1,6 +1,8 @@
 //! What the model tests share: the fixtures of tests/fixtures, and a model with its buffers on any backend.
 #![allow(dead_code)]
 
+pub mod cli;
+
 use pose_engine::backend::{Backend, Float};
 use pose_engine::checkpoint::Weights;
 use pose_engine::data::BatchPlaces;
