@@ -281,7 +281,10 @@ fn weights_that_are_broken() {
     dir.copy("m", "none");
     std::fs::remove_file(dir.path("none/model.safetensors")).unwrap();
     refuse_model("none", &["none", "model.safetensors"]);
-    dir.write("none/model.safetensors.index.json", json!({"weight_map": {Q: "gone.safetensors"}}).to_string());
+    dir.write(
+        "none/model.safetensors.index.json",
+        json!({"weight_map": {Q: "gone.safetensors"}}).to_string(),
+    );
     refuse_model("none", &["none/gone.safetensors", "is missing", "fetch it again"]);
 }
 
@@ -291,7 +294,8 @@ fn a_loss_that_is_no_number_stops_the_run() {
     // each step multiplies the weights by about -1e6 until they overflow
     let args = "train --preset tiny --data a.txt --out out --train-len 32 --steps 50 --quiet --dtype f32 --lr 1000 \
                 --warmup 0 --weight-decay 1000 --save-every 1";
-    let ran = dir.run(args).refused(1, &["step ", "the loss is", "the sample is", "a.txt", "nothing was updated"]);
+    let ran =
+        dir.run(args).refused(1, &["step ", "the loss is", "the sample is", "a.txt", "nothing was updated"]);
     let good = ran.stderr.split("the last good checkpoint is ").nth(1).unwrap_or_default();
     let good = good.split(';').next().unwrap_or_default();
     assert!(dir.path(good).join("manifest.json").exists(), "no checkpoint at \"{good}\"\n{}", ran.all());
@@ -323,7 +327,8 @@ fn a_full_disk_costs_one_checkpoint_and_no_more() {
         return skip("no small disk can be mounted here, so what happens on a full one is not tested");
     };
     // a checkpoint of `tiny` in bf16 takes 2.9 MB: one fits, two do not
-    let args = "train --preset tiny --data a.txt --out disk/run --train-len 32 --steps 4 --save-every 2 --quiet";
+    let args =
+        "train --preset tiny --data a.txt --out disk/run --train-len 32 --steps 4 --save-every 2 --quiet";
     dir.run(args).refused(1, &["disk/run", "No space left"]);
     let left = dir.names();
     assert!(left.contains(&"disk/run/checkpoint-000002/manifest.json".into()), "{left:?}");

@@ -89,6 +89,15 @@ impl Reader {
         let tokenizer = Tokenizer::load(&self.model)?
             .or_special_ids(config.bos_token_id, config.eos_token_ids.first().copied());
         tokenizer.check_vocab(config.vocab_size)?;
+        self.with_tokenizer(config, tokenizer, longest)
+    }
+
+    /// For texts that come as token ids: a model without tokenizer files will do.
+    pub fn open_for_ids(&self, longest: usize) -> Result<OpenedReader> {
+        self.with_tokenizer(Config::load(&self.model)?, Tokenizer::bytes(), longest)
+    }
+
+    fn with_tokenizer(&self, config: Config, tokenizer: Tokenizer, longest: usize) -> Result<OpenedReader> {
         let kind = self.rope.unwrap_or(ScalingKind::None);
         if let (ScalingKind::None, Some(factor)) = (kind, self.rope_factor) {
             let problem =

@@ -75,7 +75,8 @@ impl ProtocolFlags {
     fn resolve(&self, opened: &OpenedReader) -> Result<Protocol> {
         let shortest = self.windows.iter().map(|w| w.0).min().unwrap_or(2);
         if let Some(stride) = self.stride.filter(|s| s.0 > shortest) {
-            let problem = format!("would leave tokens out between windows of {shortest}; ask for at most that");
+            let problem =
+                format!("would leave tokens out between windows of {shortest}; ask for at most that");
             return Err(Error::usage("--stride", stride, problem));
         }
         let bos = Protocol::bos_token(self.bos, &opened.tokenizer)?;
@@ -87,7 +88,11 @@ impl EvalPpl {
     pub fn run(self) -> Result<()> {
         let longest = self.protocol.longest()?;
         if self.data.is_empty() {
-            return Err(Error::usage("--data", "(missing)", "name the text to measure on: files or directories"));
+            return Err(Error::usage(
+                "--data",
+                "(missing)",
+                "name the text to measure on: files or directories",
+            ));
         }
         let opened = self.reader.open(longest)?;
         let protocol = self.protocol.resolve(&opened)?;

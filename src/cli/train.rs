@@ -111,7 +111,7 @@ impl Bar {
             if flag.swap(true, Ordering::Relaxed) {
                 std::process::exit(130);
             }
-            eprintln!("\npose-engine: finishing the step and saving a checkpoint; once more stops at once");
+            eprintln!("\nfinishing the step and saving a checkpoint; Ctrl-C once more stops at once");
         };
         ctrlc::set_handler(handler)
             .map_err(|e| Error::usage("signals", "", format!("the interrupt handler cannot be set: {e}")))

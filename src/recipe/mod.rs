@@ -16,7 +16,8 @@ impl Settings {
     /// Reads a TOML file with the same keys as the flags.
     pub fn from_file(path: &Path) -> Result<Settings> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "reading the recipe", e))?;
-        toml::from_str(&text).map_err(|e| Error::file(path, format!("is not a recipe: {}", one_line(&e, &text))))
+        toml::from_str(&text)
+            .map_err(|e| Error::file(path, format!("is not a recipe: {}", one_line(&e, &text))))
     }
 
     /// These settings, and `below`'s where these say nothing.

@@ -85,7 +85,9 @@ impl Log {
         let mut line = serde_json::to_string(value).expect("metrics are plain numbers");
         line.push('\n');
         match &mut self.file {
-            Some(file) => file.write_all(line.as_bytes()).map_err(|e| Error::io(&self.path, "writing metrics", e)),
+            Some(file) => {
+                file.write_all(line.as_bytes()).map_err(|e| Error::io(&self.path, "writing metrics", e))
+            }
             None => Ok(()),
         }
     }

@@ -1,7 +1,7 @@
 //! From a recipe to open files and allocated buffers.
 
 use super::Watch;
-use crate::backend::Backend;
+use crate::backend::{Backend, Element};
 use crate::checkpoint::Weights;
 use crate::data::{Corpus, LoadOptions, Loader, Tokenizer};
 use crate::error::{Error, Result};
@@ -125,6 +125,10 @@ impl<B: Backend> State<B> {
             None
         };
         ledger.note(Kind::Scratch, "kernels", &[scratch], "u8", scratch);
+        if let Some(largest) = model.specs.iter().max_by_key(|spec| spec.elements()) {
+            let bytes = largest.elements() * size_of::<B::Stat>();
+            ledger.note(Kind::Program, "tensor being saved", &largest.shape, B::Stat::NAME, bytes);
+        }
         if !ledger.is_dry() {
             b.reserve_scratch(scratch)?;
         }

@@ -40,7 +40,8 @@ impl Dir {
 
     pub fn read(&self, name: &str) -> Vec<u8> {
         let path = self.path(name);
-        std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}; there are {:?}", path.display(), self.names()))
+        std::fs::read(&path)
+            .unwrap_or_else(|e| panic!("{}: {e}; there are {:?}", path.display(), self.names()))
     }
 
     pub fn json(&self, name: &str) -> serde_json::Value {
