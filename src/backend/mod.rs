@@ -81,7 +81,7 @@ pub trait Buffer<T>: Send + Sync {
     }
 }
 
-/// y[M,N] from x[M,K] and w[N,K] (and the two products that undo it). FLOPs 2·M·N·K.
+/// `y[m,n]` from `x[m,k]` and `w[n,k]` (and the two products that undo it). FLOPs 2·m·n·k.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MatmulShape {
     pub m: usize,
@@ -109,9 +109,9 @@ pub struct NormShape {
 /// Which elements of a head form the pairs that are rotated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PairLayout {
-    /// (x[i], x[i + rotary_dim/2]): LLaMA and most others.
+    /// `(x[i], x[i + rotary_dim/2])`: LLaMA and most others.
     HalfSplit,
-    /// (x[2i], x[2i+1]): GPT-J.
+    /// `(x[2i], x[2i+1])`: GPT-J.
     Interleaved,
 }
 
@@ -182,9 +182,9 @@ pub struct HeadShape {
 
 /// Where [`Backend::head_loss`] leaves gradients.
 pub struct HeadGrad<'a, B: Backend> {
-    /// [tokens, width], `=`.
+    /// `[tokens, width]`, `=`.
     pub dx: &'a mut B::Buf<B::Act>,
-    /// [vocab, width], `+=`.
+    /// `[vocab, width]`, `+=`.
     pub dw: &'a mut B::Buf<B::Stat>,
     /// Multiplies every token's gradient: 1 / (tokens that are scored in the whole optimizer step).
     pub scale: f64,
@@ -239,11 +239,11 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// A zeroed buffer. Zero elements are allowed and take no memory.
     fn alloc<T: Element>(&self, len: usize) -> Result<Self::Buf<T>>;
-    /// dst[at .. at+src.len()] = src.
+    /// `dst[at .. at+src.len()] = src`.
     fn upload<T: Element>(&self, dst: &mut Self::Buf<T>, at: usize, src: &[T]) -> Result<()>;
-    /// dst = src[at .. at+dst.len()].
+    /// `dst = src[at .. at+dst.len()]`.
     fn download<T: Element>(&self, dst: &mut [T], src: &Self::Buf<T>, at: usize) -> Result<()>;
-    /// dst[dst_at .. dst_at+len] = src[src_at .. src_at+len].
+    /// `dst[dst_at .. dst_at+len] = src[src_at .. src_at+len]`.
     fn copy<T: Element>(
         &self,
         dst: &mut Self::Buf<T>,
@@ -252,7 +252,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
         src_at: usize,
         len: usize,
     ) -> Result<()>;
-    /// x[0..len] = 0.
+    /// `x[0..len] = 0`.
     fn zero<T: Element>(&self, x: &mut Self::Buf<T>, len: usize) -> Result<()>;
 
     /// Bytes of working memory that the operation takes beside its operands.
@@ -260,7 +260,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// Takes the working memory for all operations to come; called once, before the first.
     fn reserve_scratch(&self, bytes: usize) -> Result<()>;
 
-    /// y[t,:] = table[ids[t],:]. y[tokens,width], table[vocab,width], ids[tokens] below vocab.
+    /// `y[t,:] = table[ids[t],:]`. `y[tokens,width]`, `table[vocab,width]`, `ids[tokens]` below vocab.
     fn embed(
         &self,
         y: &mut Self::Buf<Self::Act>,
@@ -268,7 +268,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
         ids: &Self::Buf<TokenId>,
         s: HeadShape,
     ) -> Result<()>;
-    /// Undoes `embed`: d_table[ids[t],:] += dy[t,:], tokens in ascending order.
+    /// Undoes `embed`: `d_table[ids[t],:] += dy[t,:]`, tokens in ascending order.
     fn embed_backward(
         &self,
         d_table: &mut Self::Buf<Self::Stat>,
@@ -277,7 +277,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
         s: HeadShape,
     ) -> Result<()>;
 
-    /// y[t,i] = x[t,i]·rstd[t]·w[i], rstd[t] = 1/sqrt(mean_i x[t,i]² + eps). y, x[tokens,width], w[width], rstd[tokens].
+    /// `y[t,i] = x[t,i]·rstd[t]·w[i]`, `rstd[t] = 1/sqrt(mean_i x[t,i]² + eps)`. `y, x[tokens,width]`, `w[width]`,
+    /// `rstd[tokens]`.
     fn rmsnorm(
         &self,
         y: &mut Self::Buf<Self::Act>,
@@ -286,8 +287,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
         w: &Self::Buf<Self::Act>,
         s: NormShape,
     ) -> Result<()>;
-    /// Undoes `rmsnorm`: with g = dy·w and x̂ = x·rstd, dx[t,i] += rstd[t]·(g[t,i] − x̂[t,i]·mean_j(g[t,j]·x̂[t,j])),
-    /// dw[i] += Σ_t dy[t,i]·x̂[t,i]. dx is accumulated because it already holds the residual branch's gradient.
+    /// Undoes `rmsnorm`: with `g = dy·w` and `x̂ = x·rstd`,
+    /// `dx[t,i] += rstd[t]·(g[t,i] − x̂[t,i]·mean_j(g[t,j]·x̂[t,j]))`, `dw[i] += Σ_t dy[t,i]·x̂[t,i]`. dx is accumulated
+    /// because it already holds the residual branch's gradient.
     fn rmsnorm_backward(
         &self,
         dx: &mut Self::Buf<Self::Act>,
@@ -299,7 +301,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
         s: NormShape,
     ) -> Result<()>;
 
-    /// y = x·wᵀ (+ bias) (+ residual). y[m,n], x[m,k], w[n,k], bias[n], residual[m,n].
+    /// `y = x·wᵀ (+ bias) (+ residual)`. `y[m,n]`, `x[m,k]`, `w[n,k]`, `bias[n]`, `residual[m,n]`.
     fn matmul_nt(
         &self,
         y: &mut Self::Buf<Self::Act>,
@@ -309,7 +311,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
         residual: Option<&Self::Buf<Self::Act>>,
         s: MatmulShape,
     ) -> Result<()>;
-    /// Undoes `matmul_nt` for x: dx (= or +=) dy·w. dx[m,k], dy[m,n], w[n,k].
+    /// Undoes `matmul_nt` for x: dx (= or +=) dy·w. `dx[m,k]`, `dy[m,n]`, `w[n,k]`.
     fn matmul_nn(
         &self,
         dx: &mut Self::Buf<Self::Act>,
@@ -318,7 +320,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
         write: Write,
         s: MatmulShape,
     ) -> Result<()>;
-    /// Undoes `matmul_nt` for w: dw += dyᵀ·x. dw[n,k], dy[m,n], x[m,k].
+    /// Undoes `matmul_nt` for w: `dw += dyᵀ·x`. `dw[n,k]`, `dy[m,n]`, `x[m,k]`.
     fn matmul_tn(
         &self,
         dw: &mut Self::Buf<Self::Stat>,
@@ -326,7 +328,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
         x: &Self::Buf<Self::Act>,
         s: MatmulShape,
     ) -> Result<()>;
-    /// Undoes the bias of `matmul_nt`: db[n] += Σ_m dy[m,n].
+    /// Undoes the bias of `matmul_nt`: `db[n] += Σ_m dy[m,n]`.
     fn bias_backward(
         &self,
         db: &mut Self::Buf<Self::Stat>,
@@ -335,9 +337,10 @@ pub trait Backend: Send + Sync + Sized + 'static {
         n: usize,
     ) -> Result<()>;
 
-    /// In place: each pair (a,b) of q and k becomes f·(a·cos φ − b·sin φ, b·cos φ + a·sin φ), φ = ±position·2π·turns[pair]/2^64
-    /// (wrapping product: exact), f the attention factor. q[rows,tokens,heads,head_dim], k likewise with kv_heads,
-    /// turns[rotary_dim/2]: each pair's frequency in turns per position as a 64-bit binary fraction.
+    /// In place: each pair (a,b) of q and k becomes `f·(a·cos φ − b·sin φ, b·cos φ + a·sin φ)`,
+    /// `φ = ±position·2π·turns[pair]/2^64` (wrapping product: exact), f the attention factor.
+    /// `q[rows,tokens,heads,head_dim]`, k likewise with kv_heads, `turns[rotary_dim/2]`: each pair's frequency in turns per
+    /// position as a 64-bit binary fraction.
     fn rope(
         &self,
         q: &mut Self::Buf<Self::Act>,
@@ -348,7 +351,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
         s: RopeShape,
     ) -> Result<()>;
 
-    /// y[i] = silu(gate[i])·up[i], silu(x) = x/(1+e^-x).
+    /// `y[i] = silu(gate[i])·up[i]`, `silu(x) = x/(1+e^-x)`.
     fn swiglu(
         &self,
         y: &mut Self::Buf<Self::Act>,
@@ -356,7 +359,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
         up: &Self::Buf<Self::Act>,
         len: usize,
     ) -> Result<()>;
-    /// Undoes `swiglu`: with σ = 1/(1+e^-gate), d_gate = dy·up·σ·(1 + gate·(1−σ)), d_up = dy·gate·σ.
+    /// Undoes `swiglu`: with `σ = 1/(1+e^-gate)`, `d_gate = dy·up·σ·(1 + gate·(1−σ))`, `d_up = dy·gate·σ`.
     fn swiglu_backward(
         &self,
         d_gate: &mut Self::Buf<Self::Act>,
@@ -367,9 +370,10 @@ pub trait Backend: Send + Sync + Sized + 'static {
         len: usize,
     ) -> Result<()>;
 
-    /// o_i = Σ_j p_ij v_j, p_ij = exp(scale·q_i·k_j − lse_i), over the keys that query i sees: causal by sequence index,
-    /// within the window, of the same document (documents[rows,keys]). o, q[rows,queries,heads,head_dim],
-    /// k, v[rows,keys,kv_heads,head_dim], lse[rows,heads,queries] the log-sum-exp of the scores. Nothing of size T×T exists.
+    /// `o_i = Σ_j p_ij v_j`, `p_ij = exp(scale·q_i·k_j − lse_i)`, over the keys that query i sees: causal by sequence index,
+    /// within the window, of the same document (`documents[rows,keys]`). `o, q[rows,queries,heads,head_dim]`,
+    /// `k, v[rows,keys,kv_heads,head_dim]`, `lse[rows,heads,queries]` the log-sum-exp of the scores. Nothing of size T×T
+    /// exists.
     fn attention(
         &self,
         o: &mut Self::Buf<Self::Act>,
@@ -380,8 +384,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
         documents: Option<&Self::Buf<DocumentId>>,
         s: AttentionShape,
     ) -> Result<()>;
-    /// Undoes `attention` (queries == keys): with δ_i = do_i·o_i, ds_ij = p_ij·(do_i·v_j − δ_i),
-    /// dq_i = scale·Σ_j ds_ij k_j, dk_j = scale·Σ_i ds_ij q_i, dv_j = Σ_i p_ij do_i; p is recomputed from lse.
+    /// Undoes `attention` (queries == keys): with `δ_i = do_i·o_i`, `ds_ij = p_ij·(do_i·v_j − δ_i)`,
+    /// `dq_i = scale·Σ_j ds_ij k_j`, `dk_j = scale·Σ_i ds_ij q_i`, `dv_j = Σ_i p_ij do_i`; p is recomputed from lse.
     fn attention_backward(
         &self,
         dq: &mut Self::Buf<Self::Act>,
@@ -397,9 +401,10 @@ pub trait Backend: Send + Sync + Sized + 'static {
         s: AttentionShape,
     ) -> Result<()>;
 
-    /// Head and cross-entropy in one chunked step: nll[t] = log Σ_j exp(z_tj) − z_t,target, z = x·wᵀ; 0 where the target is
-    /// [`TokenId::IGNORED`]. With `grad`: dx = scale·(softmax(z) − onehot)·w, dw += scale·(softmax(z) − onehot)ᵀ·x, zero
-    /// for ignored tokens. nll[tokens], x[tokens,width], w[vocab,width]. No buffer of size [tokens, vocab] exists.
+    /// Head and cross-entropy in one chunked step: `nll[t] = log Σ_j exp(z_tj) − z_t,target`, `z = x·wᵀ`; 0 where the target
+    /// is [`TokenId::IGNORED`]. With `grad`: `dx = scale·(softmax(z) − onehot)·w`, `dw += scale·(softmax(z) − onehot)ᵀ·x`,
+    /// zero for ignored tokens. `nll[tokens]`, `x[tokens,width]`, `w[vocab,width]`. No buffer of size `[tokens, vocab]`
+    /// exists.
     fn head_loss(
         &self,
         nll: &mut Self::Buf<Self::Stat>,
@@ -409,7 +414,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
         grad: Option<HeadGrad<'_, Self>>,
         s: HeadShape,
     ) -> Result<()>;
-    /// logits = x·wᵀ, unrounded. logits[tokens,vocab] in `Stat`; for a few tokens at a time.
+    /// `logits = x·wᵀ`, unrounded. `logits[tokens,vocab]` in `Stat`; for a few tokens at a time.
     fn head_logits(
         &self,
         logits: &mut Self::Buf<Self::Stat>,
@@ -418,9 +423,10 @@ pub trait Backend: Send + Sync + Sized + 'static {
         s: HeadShape,
     ) -> Result<()>;
 
-    /// Σ x[i]² over 0..len, summed in a fixed order.
+    /// `Σ x[i]²` over 0..len, summed in a fixed order.
     fn sum_squares(&self, x: &Self::Buf<Self::Stat>, len: usize) -> Result<f64>;
-    /// AdamW (Loshchilov & Hutter, 1711.05101) on every tensor: g = grad·grad_scale, m = β1·m + (1−β1)·g,
-    /// v = β2·v + (1−β2)·g², p −= lr·(m̂/(√v̂ + eps) + decay·p) with m̂ = m/(1−β1^step), v̂ = v/(1−β2^step); param = p rounded.
+    /// AdamW (Loshchilov & Hutter, 1711.05101) on every tensor: `g = grad·grad_scale`, `m = β1·m + (1−β1)·g`,
+    /// `v = β2·v + (1−β2)·g²`, `p −= lr·(m̂/(√v̂ + eps) + decay·p)` with `m̂ = m/(1−β1^step)`, `v̂ = v/(1−β2^step)`;
+    /// param = p rounded.
     fn adamw(&self, tensors: &mut [AdamTensor<'_, Self>], step: AdamStep) -> Result<()>;
 }

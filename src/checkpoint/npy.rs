@@ -1,4 +1,4 @@
-//! NumPy's array file, for logits: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html, version 1.0.
+//! NumPy's array file, for logits: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>, version 1.0.
 
 use super::atomic::refuse_existing;
 use crate::error::{Error, Result};

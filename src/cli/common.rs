@@ -52,7 +52,7 @@ impl Json {
 /// Where to compute.
 #[derive(Debug, Args)]
 pub struct Where {
-    /// auto, cpu or cuda:N
+    /// Where to compute: auto, cpu or cuda:N (this build has no CUDA kernels)
     #[arg(long, default_value = "auto", value_name = "DEVICE", help_heading = "General")]
     pub device: Device,
 }
@@ -66,10 +66,10 @@ pub struct Reader {
     /// What weights and activations are stored as
     #[arg(long, value_enum, default_value_t = DType::Bf16)]
     pub dtype: DType,
-    /// Interpolate positions without training [default: as the model has it]
+    /// Interpolate positions without training: none, linear, ntk, yarn, yarn-revised or llama3 [default: as the model has it]
     #[arg(long)]
     pub rope: Option<ScalingKind>,
-    /// Interpolation factor [default: longest text / the model's original length]
+    /// Interpolation factor [default: the longest length asked for / the model's original length]
     #[arg(long, value_name = "X")]
     pub rope_factor: Option<f64>,
 }

@@ -10,6 +10,7 @@ mod logits;
 mod output;
 mod plan;
 mod progress;
+mod quickstart;
 
 pub mod size;
 mod train;
@@ -30,6 +31,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show PoSE at work in a few minutes: train a small model, extend it 16x, measure, write a report
+    Quickstart(quickstart::Quickstart),
     /// Train a model: by PoSE, at full length, with random positions or plainly
     Train(train::Train),
     /// Measure perplexity by window
@@ -51,6 +54,7 @@ enum Command {
 impl Cli {
     pub fn run(self) -> Result<()> {
         match self.command {
+            Command::Quickstart(c) => c.run(),
             Command::Train(c) => c.run(),
             Command::EvalPpl(c) => c.run(),
             Command::EvalPasskey(c) => c.run(),

@@ -60,6 +60,15 @@ impl Progress {
         }
     }
 
+    /// Ends the bar and leaves it standing; where there is no terminal, a last line.
+    pub fn keep(&self) {
+        self.bar.abandon();
+        if self.lines.is_some() {
+            let seconds = self.bar.elapsed().as_secs_f64();
+            eprintln!("{} {} {} {seconds:.1} s", self.label, self.bar.position(), self.bar.message());
+        }
+    }
+
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }

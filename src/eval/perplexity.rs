@@ -34,7 +34,9 @@ pub enum Bos {
     /// If the tokenizer adds one to a text by itself.
     #[default]
     Auto,
+    /// Always.
     On,
+    /// Never.
     Off,
 }
 

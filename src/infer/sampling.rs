@@ -31,7 +31,7 @@ impl Sampling {
         Ok(())
     }
 
-    /// The token of step `step` from its logits [vocab], which are used as scratch. The first of equals wins.
+    /// The token of step `step` from its logits `[vocab]`, which are used as scratch. The first of equals wins.
     pub fn choose(&self, logits: &mut [f32], step: u64) -> Result<TokenId> {
         if let Some(bad) = logits.iter().find(|z| !z.is_finite()) {
             return Err(Error::NonFinite(format!(

@@ -34,7 +34,7 @@ pub struct Scored {
 impl<B: Backend> Session<B> {
     /// Room for texts of up to `capacity` tokens, read `chunk` at a time. Scratch must be reserved by the caller for
     /// [`Session::scratch_bytes`].
-    /// `spans`: how often positions may jump within a chunk, 1 for plain reading.
+    /// `spans`: runs of consecutive positions within a chunk, at most; 1 for plain reading.
     pub fn allocate(
         b: &B,
         ledger: &mut Ledger,
@@ -103,7 +103,7 @@ impl<B: Backend> Session<B> {
         Ok(())
     }
 
-    /// Reads `ids` on and returns the logits after the last of them, [vocab].
+    /// Reads `ids` on and returns the logits after the last of them, `[vocab]`.
     pub fn feed(
         &mut self,
         b: &B,
@@ -156,7 +156,7 @@ impl<B: Backend> Session<B> {
     }
 
     /// Reads `ids`, rotated at `positions` (0, 1, 2, ... where none are given), from an empty cache and hands the logits
-    /// [vocab] after each token of `wanted` (ascending indices) to `visit`.
+    /// `[vocab]` after each token of `wanted` (ascending indices) to `visit`.
     pub fn logits_at(
         &mut self,
         b: &B,

@@ -39,42 +39,42 @@ impl ParamSpec {
 /// The parameters by role, so that forward and backward find them without strings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParamIds {
-    /// [vocab, hidden]
+    /// `[vocab, hidden]`
     pub embed: ParamId,
     pub layers: Vec<LayerIds>,
-    /// [hidden]
+    /// `[hidden]`
     pub final_norm: ParamId,
-    /// [vocab, hidden]; None where the embedding is also the head.
+    /// `[vocab, hidden]`; None where the embedding is also the head.
     pub head: Option<ParamId>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerIds {
-    /// [hidden], before attention
+    /// `[hidden]`, before attention
     pub input_norm: ParamId,
-    /// [heads × head_dim, hidden]
+    /// `[heads × head_dim, hidden]`
     pub q: ParamId,
-    /// [kv_heads × head_dim, hidden]
+    /// `[kv_heads × head_dim, hidden]`
     pub k: ParamId,
-    /// [kv_heads × head_dim, hidden]
+    /// `[kv_heads × head_dim, hidden]`
     pub v: ParamId,
-    /// [hidden, heads × head_dim]
+    /// `[hidden, heads × head_dim]`
     pub o: ParamId,
-    /// [heads × head_dim]; the four biases are there together or not at all.
+    /// `[heads × head_dim]`; the four biases are there together or not at all.
     pub q_bias: Option<ParamId>,
-    /// [kv_heads × head_dim]
+    /// `[kv_heads × head_dim]`
     pub k_bias: Option<ParamId>,
-    /// [kv_heads × head_dim]
+    /// `[kv_heads × head_dim]`
     pub v_bias: Option<ParamId>,
-    /// [hidden]
+    /// `[hidden]`
     pub o_bias: Option<ParamId>,
-    /// [hidden], before the feed-forward block
+    /// `[hidden]`, before the feed-forward block
     pub post_norm: ParamId,
-    /// [intermediate, hidden]
+    /// `[intermediate, hidden]`
     pub gate: ParamId,
-    /// [intermediate, hidden]
+    /// `[intermediate, hidden]`
     pub up: ParamId,
-    /// [hidden, intermediate]
+    /// `[hidden, intermediate]`
     pub down: ParamId,
 }
 

@@ -3,7 +3,7 @@
 //! Each document settles for each of 24 topics on one of twelve words and then mentions topics again and again, among
 //! filler: "the mill is calm . note bird: heron . the lake is wide . note metal: zinc . note bird: heron ." The first
 //! mention of a topic tells a fact that nothing predicts; the word of every later one can be known, but only by looking
-//! back to an earlier mention. Which topic comes next does not depend on anything further back than [`RECENT`] mentions, so
+//! back to an earlier mention. Which topic comes next does not depend on anything further back than `RECENT` mentions, so
 //! a long window helps with the facts and with nothing else.
 
 use super::words::{PLACES, STATES, TOPICS};

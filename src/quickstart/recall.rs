@@ -1,6 +1,6 @@
 //! Recall by distance: of the words that only an earlier mention tells, how many does the model predict?
 
-use super::documents::Story;
+use super::documents::{Recall, Story};
 use crate::backend::Backend;
 use crate::data::Tokenizer;
 use crate::error::Result;
@@ -24,6 +24,16 @@ impl Bucket {
     }
 }
 
+/// One word that an earlier one tells, and what the model predicted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Guess {
+    /// Index of the word.
+    pub at: usize,
+    pub distance: usize,
+    pub word: String,
+    pub guess: String,
+}
+
 /// Buckets that double in width, up to `far` words back: 0..16, 16..32, 32..64, ...
 fn buckets(far: usize) -> Vec<Bucket> {
     let mut buckets = vec![Bucket { from: 0, to: 16, asked: 0, right: 0 }];
@@ -34,7 +44,30 @@ fn buckets(far: usize) -> Vec<Bucket> {
     buckets
 }
 
-/// Reads the first `window` words of each story in one window and asks for every word that an earlier one tells.
+/// Reads the first `window` words of a story in one window; each word that an earlier one tells, with the likeliest word.
+fn ask<B: Backend>(
+    b: &B,
+    model: &Model<B>,
+    session: &mut Session<B>,
+    tokenizer: &Tokenizer,
+    story: &Story,
+    window: usize,
+    visit: &mut dyn FnMut(Recall, TokenId, TokenId),
+) -> Result<()> {
+    let words = &story.words[..window.min(story.words.len())];
+    let ids = tokenizer.encode(&words.join(" "))?;
+    let asked: Vec<Recall> = story.recalls.iter().filter(|r| r.at < words.len()).copied().collect();
+    let wanted: Vec<usize> = asked.iter().map(|r| r.at - 1).collect();
+    let mut questions = asked.into_iter();
+    session.logits_at(b, model, &ids, None, &wanted, &mut |logits| {
+        if let Some(recall) = questions.next() {
+            visit(recall, ids[recall.at], Sampling::GREEDY.choose(&mut logits.to_vec(), 0)?);
+        }
+        Ok(())
+    })
+}
+
+/// Shares of right answers by distance, over the first `window` words of all stories.
 pub fn measure<B: Backend>(
     b: &B,
     model: &Model<B>,
@@ -45,20 +78,35 @@ pub fn measure<B: Backend>(
 ) -> Result<Vec<Bucket>> {
     let mut buckets = buckets(window);
     for story in stories {
-        let words = &story.words[..window.min(story.words.len())];
-        let ids: Vec<TokenId> = tokenizer.encode(&words.join(" "))?;
-        let asked: Vec<_> = story.recalls.iter().filter(|r| r.at < words.len()).collect();
-        let wanted: Vec<usize> = asked.iter().map(|r| r.at - 1).collect();
-        let mut questions = asked.iter();
-        session.logits_at(b, model, &ids, None, &wanted, &mut |logits| {
-            let Some(recall) = questions.next() else { return Ok(()) };
-            let guess = Sampling::GREEDY.choose(&mut logits.to_vec(), 0)?;
+        ask(b, model, session, tokenizer, story, window, &mut |recall, truth, guess| {
             if let Some(bucket) = buckets.iter_mut().find(|b| recall.distance < b.to) {
                 bucket.asked += 1;
-                bucket.right += usize::from(guess == ids[recall.at]);
+                bucket.right += usize::from(guess == truth);
             }
-            Ok(())
         })?;
     }
     Ok(buckets)
+}
+
+/// The last few recalls of a story and what the model says.
+pub fn guesses<B: Backend>(
+    b: &B,
+    model: &Model<B>,
+    session: &mut Session<B>,
+    tokenizer: &Tokenizer,
+    story: &Story,
+    window: usize,
+) -> Result<Vec<Guess>> {
+    let mut all = Vec::new();
+    ask(b, model, session, tokenizer, story, window, &mut |recall, truth, guess| {
+        all.push((recall, truth, guess))
+    })?;
+    let word = |id| Ok(tokenizer.decode(&[id], false)?.trim().to_string());
+    let last = all.len().saturating_sub(20);
+    all.split_off(last)
+        .into_iter()
+        .map(|(r, truth, guess)| {
+            Ok(Guess { at: r.at, distance: r.distance, word: word(truth)?, guess: word(guess)? })
+        })
+        .collect()
 }

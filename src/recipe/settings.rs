@@ -55,7 +55,7 @@ pub struct Settings {
     #[arg(long, value_name = "DIR", help_heading = "Model")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<PathBuf>,
-    /// Built-in architecture to train from scratch on bytes
+    /// Built-in architecture to train from scratch on bytes: tiny, small, 10m or smollm2-135m
     #[arg(long, value_name = "NAME", help_heading = "Model")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preset: Option<String>,
@@ -109,7 +109,7 @@ pub struct Settings {
     #[arg(long, help_heading = "Positions")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<Content>,
-    /// How positions are interpolated [default: none]
+    /// How positions are interpolated: none, linear, ntk, yarn, yarn-revised or llama3 [default: none]
     #[arg(long, help_heading = "Positions")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rope: Option<ScalingKind>,
@@ -126,7 +126,7 @@ pub struct Settings {
     #[arg(long, value_name = "N", help_heading = "Optimisation")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch: Option<Size>,
-    /// Batches whose gradients are added up before a step [default: 1]
+    /// Batches whose gradients are added up for one optimizer step [default: 1]
     #[arg(long, value_name = "N", help_heading = "Optimisation")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grad_accum: Option<Size>,
@@ -167,7 +167,7 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recompute: Option<bool>,
 
-    /// Directory for the result; must not exist yet, but for --resume
+    /// Directory for the result; must be new or empty, but for --resume
     #[arg(long, value_name = "DIR", help_heading = "Run")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub out: Option<PathBuf>,

@@ -2,27 +2,34 @@
 
 use crate::error::{Error, Result};
 use plotters::coord::Shift;
-use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 use std::ops::Range;
 use std::path::Path;
 
+/// How values are spread along an axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scale {
+    Linear,
+    /// Evenly by doublings, marked at powers of two: what context lengths want.
+    Doublings,
+}
+
 /// One axis.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Axis {
-    pub label: String,
-    pub logarithmic: bool,
-    pub zero: bool,
+    label: String,
+    scale: Scale,
+    zero: bool,
 }
 
 impl Axis {
     pub fn linear(label: &str) -> Axis {
-        Axis { label: label.into(), logarithmic: false, zero: false }
+        Axis { label: label.into(), scale: Scale::Linear, zero: false }
     }
 
-    /// For values above zero.
-    pub fn logarithmic(label: &str) -> Axis {
-        Axis { logarithmic: true, ..Axis::linear(label) }
+    /// For lengths and distances, all above zero.
+    pub fn doublings(label: &str) -> Axis {
+        Axis { scale: Scale::Doublings, ..Axis::linear(label) }
     }
 
     /// Begins at zero, whatever the data.
@@ -30,20 +37,43 @@ impl Axis {
         Axis { zero: true, ..self }
     }
 
-    /// The values to show: all of the data and a little more.
+    /// Where a value is drawn.
+    fn place(&self, value: f64) -> f64 {
+        match self.scale {
+            Scale::Linear => value,
+            Scale::Doublings => value.max(f64::MIN_POSITIVE).log2(),
+        }
+    }
+
+    /// The places to show: all of the data and a little more.
     fn range(&self, values: impl Iterator<Item = f64>) -> Range<f64> {
         let (low, high) = values
             .filter(|v| v.is_finite())
+            .map(|v| self.place(v))
             .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
         if low > high {
             return 0.0..1.0;
         }
-        if self.logarithmic {
-            return low / 1.1..high * 1.1;
-        }
         let margin = 0.05 * (high - low).max(1e-9 + 0.02 * high.abs());
         let low = if self.zero { low.min(0.0) } else { low - margin };
         low..high + margin
+    }
+
+    /// What stands at a mark.
+    fn mark(&self, place: f64) -> String {
+        match self.scale {
+            Scale::Linear => short(place),
+            Scale::Doublings if (place - place.round()).abs() < 1e-6 => short(place.round().exp2()),
+            Scale::Doublings => String::new(),
+        }
+    }
+
+    /// How many marks to ask for.
+    fn marks(&self, range: &Range<f64>) -> usize {
+        match self.scale {
+            Scale::Linear => 8,
+            Scale::Doublings => (range.end - range.start).ceil() as usize + 1,
+        }
     }
 }
 
@@ -54,15 +84,21 @@ pub struct Series {
     pub points: Vec<(f64, f64)>,
     /// A dot at each point, for a few measured values.
     pub dots: bool,
+    /// Which of the colours; the same thing keeps its colour over several plots.
+    pub colour: usize,
 }
 
 impl Series {
     pub fn line(name: &str, points: Vec<(f64, f64)>) -> Series {
-        Series { name: name.into(), points, dots: false }
+        Series { name: name.into(), points, dots: false, colour: 0 }
     }
 
     pub fn measured(name: &str, points: Vec<(f64, f64)>) -> Series {
         Series { dots: true, ..Series::line(name, points) }
+    }
+
+    pub fn coloured(self, colour: usize) -> Series {
+        Series { colour, ..self }
     }
 }
 
@@ -86,7 +122,9 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(90, 90, 90),
 ];
 
-const SIZE: (u32, u32) = (720, 420);
+const SIZE: (u32, u32) = (780, 400);
+/// Room for the names of the curves, right of them.
+const LEGEND: u32 = 170;
 
 type Drawn<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -107,56 +145,57 @@ impl Plot {
     fn draw(&self, svg: &mut String) -> Drawn<()> {
         let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
         area.fill(&WHITE)?;
-        let points = || self.series.iter().flat_map(|s| &s.points);
-        let (x, y) = (self.x.range(points().map(|p| p.0)), self.y.range(points().map(|p| p.1)));
-        match (self.x.logarithmic, self.y.logarithmic) {
-            (false, false) => self.curves(&area, x, y)?,
-            (true, false) => self.curves(&area, x.log_scale(), y)?,
-            (false, true) => self.curves(&area, x, y.log_scale())?,
-            (true, true) => self.curves(&area, x.log_scale(), y.log_scale())?,
-        }
+        let (curves, names) = area.split_horizontally(SIZE.0 - LEGEND);
+        self.curves(&curves)?;
+        self.legend(&names)?;
         area.present()?;
         Ok(())
     }
 
-    fn curves<X, Y>(&self, area: &DrawingArea<SVGBackend<'_>, Shift>, x: X, y: Y) -> Drawn<()>
-    where
-        X: AsRangedCoord<Value = f64>,
-        Y: AsRangedCoord<Value = f64>,
-        X::CoordDescType: ValueFormatter<f64>,
-        Y::CoordDescType: ValueFormatter<f64>,
-    {
+    fn styles(&self) -> impl Iterator<Item = (&Series, ShapeStyle)> {
+        self.series.iter().map(|s| (s, COLOURS[s.colour % COLOURS.len()].stroke_width(2)))
+    }
+
+    fn curves(&self, area: &DrawingArea<SVGBackend<'_>, Shift>) -> Drawn<()> {
+        let points = || self.series.iter().flat_map(|s| &s.points);
+        let (x, y) = (self.x.range(points().map(|p| p.0)), self.y.range(points().map(|p| p.1)));
+        let (x_marks, y_marks) = (self.x.marks(&x), self.y.marks(&y));
         let mut chart = ChartBuilder::on(area)
             .caption(&self.title, ("sans-serif", 18))
             .margin(12)
-            .x_label_area_size(44)
-            .y_label_area_size(64)
+            .x_label_area_size(48)
+            .y_label_area_size(66)
             .build_cartesian_2d(x, y)?;
         chart
             .configure_mesh()
             .x_desc(&self.x.label)
             .y_desc(&self.y.label)
+            .x_labels(x_marks)
+            .y_labels(y_marks)
+            .label_style(("sans-serif", 14))
+            .axis_desc_style(("sans-serif", 15))
             .light_line_style(TRANSPARENT)
-            .x_label_formatter(&|v| short(*v))
-            .y_label_formatter(&|v| short(*v))
+            .x_label_formatter(&|v| self.x.mark(*v))
+            .y_label_formatter(&|v| self.y.mark(*v))
             .draw()?;
-        for (series, colour) in self.series.iter().zip(COLOURS.iter().cycle()) {
-            let style = colour.stroke_width(2);
-            let points = series.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite());
-            chart
-                .draw_series(LineSeries::new(points.clone(), style))?
-                .label(&series.name)
-                .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], style));
+        for (series, style) in self.styles() {
+            let points = series.points.iter().filter(|(x, y)| x.is_finite() && y.is_finite());
+            let points = points.map(|&(x, y)| (self.x.place(x), self.y.place(y)));
+            chart.draw_series(LineSeries::new(points.clone(), style))?;
             if series.dots {
-                chart.draw_series(points.map(|p| Circle::new(p, 4, colour.filled())))?;
+                chart.draw_series(points.map(|p| Circle::new(p, 4, style.filled())))?;
             }
         }
-        chart
-            .configure_series_labels()
-            .background_style(WHITE.mix(0.8))
-            .border_style(RGBColor(200, 200, 200))
-            .position(SeriesLabelPosition::UpperRight)
-            .draw()?;
+        Ok(())
+    }
+
+    /// The curves' names beside them, where they hide nothing.
+    fn legend(&self, area: &DrawingArea<SVGBackend<'_>, Shift>) -> Drawn<()> {
+        for (i, (series, style)) in self.styles().enumerate() {
+            let y = 60 + 24 * i as i32;
+            area.draw(&PathElement::new(vec![(4, y), (26, y)], style))?;
+            area.draw(&Text::new(series.name.clone(), (32, y - 7), ("sans-serif", 14)))?;
+        }
         Ok(())
     }
 }

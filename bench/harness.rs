@@ -1,0 +1,71 @@
+//! What the benchmarks share: timing with median and spread, rows with shares of the machine's peak, random buffers.
+#![allow(dead_code)]
+
+use pose_engine::backend::cpu::Peaks;
+use pose_engine::backend::{Backend, Float};
+use pose_engine::random::{Purpose, Stream};
+use std::time::{Duration, Instant};
+
+/// Seconds of one call: the median of at least five after a warm-up, and the middle half's width as a share of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    pub median: f64,
+    pub spread: f64,
+}
+
+pub fn time(mut call: impl FnMut()) -> Timing {
+    const LEAST: usize = 5;
+    const FOR: Duration = Duration::from_millis(400);
+    call();
+    let (mut seconds, start) = (Vec::new(), Instant::now());
+    while seconds.len() < LEAST || (start.elapsed() < FOR && seconds.len() < 2000) {
+        let begin = Instant::now();
+        call();
+        seconds.push(begin.elapsed().as_secs_f64());
+    }
+    seconds.sort_by(f64::total_cmp);
+    let at = |share: f64| seconds[(share * (seconds.len() - 1) as f64) as usize];
+    Timing { median: at(0.5), spread: (at(0.75) - at(0.25)) / at(0.5) }
+}
+
+/// Prints rows against the peaks that were measured in the same run.
+pub struct Table {
+    pub peak_gflops: f64,
+    pub peak_gbs: f64,
+}
+
+impl Table {
+    pub fn new(dtype: &str, peaks: &Peaks) -> Table {
+        let peak_gflops = if dtype == "bf16" { peaks.bf16_gflops } else { peaks.f32_gflops };
+        println!(
+            "\n{dtype}: peak {peak_gflops:.0} GFLOP/s, {:.1} GB/s, both measured now",
+            peaks.bandwidth_gbs
+        );
+        println!(
+            "{:44} {:>10} {:>7} {:>9} {:>5} {:>8} {:>5}",
+            "", "ms", "+/-", "GFLOP/s", "peak", "GB/s", "peak"
+        );
+        Table { peak_gflops, peak_gbs: peaks.bandwidth_gbs }
+    }
+
+    /// `flops` and `bytes`: what the operation's contract says must be done and moved.
+    pub fn row(&self, name: &str, t: Timing, flops: f64, bytes: f64) {
+        let (gflops, gbs) = (flops / t.median / 1e9, bytes / t.median / 1e9);
+        println!(
+            "{name:44} {:10.3} {:6.1}% {gflops:9.1} {:4.0}% {gbs:8.1} {:4.0}%",
+            1e3 * t.median,
+            100.0 * t.spread,
+            100.0 * gflops / self.peak_gflops,
+            100.0 * gbs / self.peak_gbs,
+        );
+    }
+}
+
+/// `len` numbers between -0.5 and 0.5.
+pub fn random<B: Backend, T: Float>(b: &B, len: usize) -> B::Buf<T> {
+    let mut stream = Stream::new(1, Purpose::Task, 0, len as u32);
+    let values: Vec<T> = (0..len).map(|_| T::from_f64(stream.unit_f64() - 0.5)).collect();
+    let mut buf = b.alloc(len).expect("memory for the benchmark");
+    b.upload(&mut buf, 0, &values).expect("the buffer is as long as its content");
+    buf
+}
