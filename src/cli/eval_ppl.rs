@@ -103,7 +103,7 @@ impl EvalPpl {
         let (reports, planned) = dispatch(self.place.device, self.reader.dtype, self.common.threads, job)?;
         print_reports(&reports);
         let peak = memory::resident_bytes().map(|(_, peak)| peak);
-        println!("{}", memory::peak_text(peak, planned));
+        outln!("{}", memory::peak_text(peak, planned));
         self.json.write(&json!({
             "planned_bytes": planned, "peak_bytes": peak,
             "model": self.reader.model, "dtype": self.reader.dtype, "protocol": protocol,
@@ -236,5 +236,5 @@ fn print_reports(reports: &[WindowReport]) {
         })
         .collect();
     let headings = ["window", "ppl", "nll", "mean over docs", "+/- s.e.", "docs", "scored", "time"];
-    print!("{}", table(&headings, &rows));
+    out!("{}", table(&headings, &rows));
 }

@@ -94,8 +94,8 @@ impl ForEval {
 impl Show {
     fn print(&self, config: &Config, ledger: &Ledger, json: &Json) -> Result<()> {
         let parameters = params::parameter_count(config);
-        println!("{parameters} parameters, {} of context", size_text(config.max_position_embeddings));
-        print!("{}", ledger.table(self.buffers));
+        outln!("{parameters} parameters, {} of context", size_text(config.max_position_embeddings));
+        out!("{}", ledger.table(self.buffers));
         let rows = ledger.rows().iter().map(|r| {
             json!({ "kind": r.kind.to_string(), "name": r.name, "shape": r.shape, "dtype": r.dtype, "bytes": r.bytes })
         });
@@ -108,7 +108,7 @@ impl Show {
         let Some(limit) = given.or_else(memory::available_bytes) else { return Ok(()) };
         let name = if given.is_some() { "--device-memory" } else { "memory available" };
         memory::check_fits(ledger.rows(), limit, name)?;
-        println!("fits in {}", bytes_text(limit));
+        outln!("fits in {}", bytes_text(limit));
         Ok(())
     }
 }

@@ -146,14 +146,14 @@ impl Watch for Bar {
 
 fn print_summary(s: &Summary) {
     let loss = |l: Option<f64>| l.map_or("-".into(), |l| format!("{l:.4}"));
-    println!("trained {} steps in {}: {}", s.steps, seconds_text(s.seconds), s.out.display());
-    println!("  window {}, target {}", size_text(s.train_len), size_text(s.target_len));
-    println!("  loss {} -> {}", loss(s.first_loss), loss(s.last_loss));
+    outln!("trained {} steps in {}: {}", s.steps, seconds_text(s.seconds), s.out.display());
+    outln!("  window {}, target {}", size_text(s.train_len), size_text(s.target_len));
+    outln!("  loss {} -> {}", loss(s.first_loss), loss(s.last_loss));
     if let Some(speed) = s.tokens_per_second {
-        println!("  {speed:.0} tokens/s");
+        outln!("  {speed:.0} tokens/s");
     }
-    println!("  {}", memory::peak_text(s.peak_bytes, s.planned_bytes));
+    outln!("  {}", memory::peak_text(s.peak_bytes, s.planned_bytes));
     if let Some(ppl) = s.ppl {
-        println!("  perplexity at {} tokens: {ppl:.4}", size_text(s.target_len));
+        outln!("  perplexity at {} tokens: {ppl:.4}", size_text(s.target_len));
     }
 }
