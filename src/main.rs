@@ -1,10 +1,19 @@
 //! argv → command → exit code.
 
 use clap::Parser;
+use pose_engine::cli::{Cli, usage};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match pose_engine::cli::Cli::parse().run() {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(help) if usage::is_help(&help) => help.exit(),
+        Err(error) => {
+            eprintln!("pose-engine: {}", usage::sentence(&error));
+            return ExitCode::from(2);
+        }
+    };
+    match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("pose-engine: {error}");

@@ -83,3 +83,23 @@ fn short_buffers_are_refused_by_name() {
     let refusal = cpu.swiglu(&mut y, &gate, &up, 8).unwrap_err().to_string();
     assert_eq!(refusal, "device cpu: swiglu: up has 7 elements, 8 are needed");
 }
+
+/// The suite itself: what it must not let pass.
+fn caught(got: &[f32], beyond: f32) -> String {
+    let cpu = Cpu::<f32>::new(1).unwrap();
+    let mut suite = Suite::new(&cpu, "faulty");
+    let (want, plain) = ([1.0, -2.0, 3.0, 0.0], [1.0, -2.0, 3.0, 0.0]);
+    let buf = suite.upload(&[got, &[77.0, 77.0, beyond]].concat());
+    let compare = std::panic::AssertUnwindSafe(|| suite.compare::<f32>("it", &buf, &want, &plain));
+    let message = std::panic::catch_unwind(compare).err().map(|e| *e.downcast::<String>().unwrap());
+    message.unwrap_or_default()
+}
+
+#[test]
+fn a_wrong_result_is_caught() {
+    assert_eq!(caught(&[1.0, -2.0, 3.0, 0.0], 77.0), "");
+    assert!(caught(&[1.0, -2.0, 3.00001, 0.0], 77.0).contains("element 2 of 4 is 3.0"));
+    assert!(caught(&[1.0, f32::NAN, 3.0, 0.0], 77.0).contains("element 1 of 4 is NaN"));
+    assert!(caught(&[1.0, -2.0, 3.0, f32::INFINITY], 77.0).contains("element 3 of 4 is inf"));
+    assert!(caught(&[1.0, -2.0, 3.0, 0.0], 76.0).contains("wrote beyond the end"));
+}

@@ -89,6 +89,15 @@ impl Reader {
         let tokenizer = Tokenizer::load(&self.model)?
             .or_special_ids(config.bos_token_id, config.eos_token_ids.first().copied());
         tokenizer.check_vocab(config.vocab_size)?;
+        self.with_tokenizer(config, tokenizer, longest)
+    }
+
+    /// For texts that come as token ids: a model without tokenizer files will do.
+    pub fn open_for_ids(&self, longest: usize) -> Result<OpenedReader> {
+        self.with_tokenizer(Config::load(&self.model)?, Tokenizer::bytes(), longest)
+    }
+
+    fn with_tokenizer(&self, config: Config, tokenizer: Tokenizer, longest: usize) -> Result<OpenedReader> {
         let kind = self.rope.unwrap_or(ScalingKind::None);
         if let (ScalingKind::None, Some(factor)) = (kind, self.rope_factor) {
             let problem =
@@ -120,10 +129,17 @@ impl OpenedReader {
         Ok((model, session))
     }
 
-    /// Plans, checks that it fits, allocates and loads the weights: ready to read up to `capacity` tokens.
-    pub fn load<B: Backend>(&self, b: &B, capacity: usize, spans: usize) -> Result<(Model<B>, Session<B>)> {
+    /// What reading texts of up to `capacity` tokens takes, with `text` tokens in memory.
+    pub fn plan<B: Backend>(&self, b: &B, capacity: usize, spans: usize, text: usize) -> Result<Ledger> {
         let mut plan = Ledger::dry();
         self.allocate(b, &mut plan, capacity, spans)?;
+        memory::note_program(&mut plan, self.tokenizer.resident_bytes(), text);
+        Ok(plan)
+    }
+
+    /// Checks that it fits, allocates and loads the weights: ready to read up to `capacity` tokens.
+    pub fn load<B: Backend>(&self, b: &B, capacity: usize, spans: usize) -> Result<(Model<B>, Session<B>)> {
+        let plan = self.plan(b, capacity, spans, 0)?;
         if let Some(available) = memory::available_bytes() {
             memory::check_fits(plan.rows(), available, "memory available")?;
         }

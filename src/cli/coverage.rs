@@ -62,11 +62,11 @@ impl Coverage {
         marks.dedup();
         let rows: Vec<Vec<String>> =
             marks.iter().map(|&d| vec![d.to_string(), format!("{:.4}", drawn.probability[d])]).collect();
-        print!("{}", table(&["distance", "probability"], &rows));
-        println!("least {:.4}, mean {:.4} over distances 1 to {}", summary.min, summary.mean, lt - 1);
+        out!("{}", table(&["distance", "probability"], &rows));
+        outln!("least {:.4}, mean {:.4} over distances 1 to {}", summary.min, summary.mean, lt - 1);
         let never: usize = summary.never.iter().map(|r| r.len()).sum();
         if never > 0 {
-            println!("{never} distances were never trained in {} rows", drawn.rows);
+            outln!("{never} distances were never trained in {} rows", drawn.rows);
         }
         if let Some(path) = &self.plot {
             self.draw(&drawn).write(path)?;

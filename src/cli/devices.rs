@@ -24,14 +24,14 @@ impl Devices {
     pub fn run(self) -> Result<()> {
         let cpu = Cpu::<half::bf16>::new(threads_or_all(self.common.threads))?;
         let found: Vec<String> = Isa::available().iter().map(Isa::to_string).collect();
-        println!("cpu       usable: {} threads, kernels for {}", cpu.threads(), Isa::detect());
-        println!("          instruction sets found: {}", found.join(", "));
+        outln!("cpu       usable: {} threads, kernels for {}", cpu.threads(), Isa::detect());
+        outln!("          instruction sets found: {}", found.join(", "));
         let peaks = self.measure.then(|| cpu.measure_peak());
         if let Some(peaks) = &peaks {
             let (bf16, f32, gbs) = (peaks.bf16_gflops, peaks.f32_gflops, peaks.bandwidth_gbs);
-            println!("          peaks: {bf16:.0} GFLOP/s bf16, {f32:.0} GFLOP/s f32, {gbs:.1} GB/s");
+            outln!("          peaks: {bf16:.0} GFLOP/s bf16, {f32:.0} GFLOP/s f32, {gbs:.1} GB/s");
         }
-        println!("cuda      not usable: {NO_CUDA}");
+        outln!("cuda      not usable: {NO_CUDA}");
         self.json.write(&json!({
             "cpu": { "threads": cpu.threads(), "isa": Isa::detect().to_string(), "found": found,
                      "bf16_gflops": peaks.as_ref().map(|p| p.bf16_gflops), "f32_gflops": peaks.as_ref().map(|p| p.f32_gflops),

@@ -114,5 +114,5 @@ fn print_report(report: &PasskeyReport) {
         report.protocol.lengths.iter().map(|&l| row(size_text(l), Some(l))).collect();
     rows.push(row("all".into(), None));
     let headings = ["length", "correct", "depth 0-20%", "20-40%", "40-60%", "60-80%", "80-100%"];
-    print!("{}", table(&headings, &rows));
+    out!("{}", table(&headings, &rows));
 }

@@ -8,6 +8,8 @@ use crate::backend::device::{Job, dispatch};
 use crate::data::{Corpus, LoadOptions};
 use crate::error::{Error, Result};
 use crate::eval::{self, Bos, Mode, Protocol, WindowReport};
+use crate::memory::{self, Ledger};
+use crate::model::Config;
 use crate::recipe::Size;
 use clap::Args;
 use serde_json::json;
@@ -21,7 +23,7 @@ pub struct EvalPpl {
     #[command(flatten)]
     pub reader: Reader,
     /// Held-out text: .txt (one document a file), .jsonl, each also .gz or .zst, or directories of these
-    #[arg(long, num_args = 1.., value_name = "PATH", required = true)]
+    #[arg(long, num_args = 1.., value_name = "PATH")]
     data: Vec<PathBuf>,
     /// Field of a .jsonl line that holds the text
     #[arg(long, default_value = "text", value_name = "FIELD")]
@@ -38,11 +40,11 @@ pub struct EvalPpl {
     #[arg(long, value_name = "N")]
     min_tokens: Option<Size>,
     #[command(flatten)]
-    place: Where,
+    pub place: Where,
     #[command(flatten)]
-    json: Json,
+    pub json: Json,
     #[command(flatten)]
-    common: Common,
+    pub common: Common,
 }
 
 /// Which tokens are scored, and with how much before them.
@@ -71,8 +73,11 @@ impl ProtocolFlags {
     }
 
     fn resolve(&self, opened: &OpenedReader) -> Result<Protocol> {
-        if self.stride.is_some_and(|s| s.0 == 0) {
-            return Err(Error::usage("--stride", 0, "must be at least 1"));
+        let shortest = self.windows.iter().map(|w| w.0).min().unwrap_or(2);
+        if let Some(stride) = self.stride.filter(|s| s.0 > shortest) {
+            let problem =
+                format!("would leave tokens out between windows of {shortest}; ask for at most that");
+            return Err(Error::usage("--stride", stride, problem));
         }
         let bos = Protocol::bos_token(self.bos, &opened.tokenizer)?;
         Ok(Protocol { mode: self.mode, stride: self.stride.map(|s| s.0), bos })
@@ -82,19 +87,50 @@ impl ProtocolFlags {
 impl EvalPpl {
     pub fn run(self) -> Result<()> {
         let longest = self.protocol.longest()?;
+        if self.data.is_empty() {
+            return Err(Error::usage(
+                "--data",
+                "(missing)",
+                "name the text to measure on: files or directories",
+            ));
+        }
         let opened = self.reader.open(longest)?;
         let protocol = self.protocol.resolve(&opened)?;
         let corpus = self.corpus(&opened)?;
         self.common.note(&format!("protocol: {}", protocol.describe()));
-        let capacity =
-            longest.min(corpus.documents.iter().map(|d| d.tokens.len() + 1).max().unwrap_or(longest));
+        let capacity = self.capacity(Some(&corpus))?;
         let job = PplJob { flags: &self, opened: &opened, protocol: &protocol, corpus: &corpus, capacity };
-        let reports = dispatch(self.place.device, self.reader.dtype, self.common.threads, job)?;
+        let (reports, planned) = dispatch(self.place.device, self.reader.dtype, self.common.threads, job)?;
         print_reports(&reports);
+        let peak = memory::resident_bytes().map(|(_, peak)| peak);
+        outln!("{}", memory::peak_text(peak, planned));
         self.json.write(&json!({
+            "planned_bytes": planned, "peak_bytes": peak,
             "model": self.reader.model, "dtype": self.reader.dtype, "protocol": protocol,
             "protocol_text": protocol.describe(), "rope_scaling": opened.rope.scaling.name(), "results": reports,
         }))
+    }
+
+    /// What the run would allocate; text is counted where --data is given.
+    pub fn plan(&self) -> Result<(Config, Ledger)> {
+        let opened = self.reader.open(self.protocol.longest()?)?;
+        self.protocol.resolve(&opened)?;
+        let corpus = if self.data.is_empty() { None } else { Some(self.corpus(&opened)?) };
+        let capacity = self.capacity(corpus.as_ref())?;
+        let text = corpus.map_or(0, |c| c.tokens() as usize);
+        let job = PlanJob { opened: &opened, capacity, text };
+        let ledger = dispatch(self.place.device, self.reader.dtype, self.common.threads, job)?;
+        Ok((opened.config, ledger))
+    }
+
+    /// Tokens that are in the cache at most: the longest window, or less where no document fills it.
+    fn capacity(&self, corpus: Option<&Corpus>) -> Result<usize> {
+        let longest = match corpus {
+            Some(corpus) => corpus.documents.iter().map(|d| d.tokens.len()).max(),
+            None => self.tokens.map(|n| n.0),
+        };
+        let window = self.protocol.longest()?;
+        Ok(longest.map_or(window, |n| window.min(n.saturating_add(1))))
     }
 
     /// The documents, cut and chosen as the flags say.
@@ -131,9 +167,24 @@ struct PplJob<'a> {
     capacity: usize,
 }
 
+struct PlanJob<'a> {
+    opened: &'a OpenedReader,
+    capacity: usize,
+    text: usize,
+}
+
+impl Job for PlanJob<'_> {
+    type Out = Ledger;
+    fn run<B: Backend>(self, b: &B) -> Result<Ledger> {
+        self.opened.plan(b, self.capacity, 1, self.text)
+    }
+}
+
 impl Job for PplJob<'_> {
-    type Out = Vec<WindowReport>;
-    fn run<B: Backend>(self, b: &B) -> Result<Vec<WindowReport>> {
+    type Out = (Vec<WindowReport>, usize);
+    fn run<B: Backend>(self, b: &B) -> Result<(Vec<WindowReport>, usize)> {
+        let planned = self.opened.plan(b, self.capacity, 1, self.corpus.tokens() as usize)?.total();
+        memory::reset_peak();
         let (model, mut session) = self.opened.load(b, self.capacity, 1)?;
         let mut reports = Vec::new();
         for window in &self.flags.protocol.windows {
@@ -152,7 +203,7 @@ impl Job for PplJob<'_> {
             bar.finish();
             reports.push(report);
         }
-        Ok(reports)
+        Ok((reports, planned))
     }
 }
 
@@ -185,5 +236,5 @@ fn print_reports(reports: &[WindowReport]) {
         })
         .collect();
     let headings = ["window", "ppl", "nll", "mean over docs", "+/- s.e.", "docs", "scored", "time"];
-    print!("{}", table(&headings, &rows));
+    out!("{}", table(&headings, &rows));
 }

@@ -111,7 +111,7 @@ impl Job for GenerateJob<'_> {
         };
         let ids =
             generate(b, &model, &mut session, self.prompt, self.most, self.stop, &self.sampling, &mut emit)?;
-        println!("{}", decoder.finish()?);
+        outln!("{}", decoder.finish()?);
         Ok(ids)
     }
 }

@@ -89,7 +89,7 @@ impl Logits {
             return Err(Error::usage("--positions", self.positions.unwrap_or_default().display(), problem));
         }
         let longest = positions.rows.iter().flatten().max().map_or(0, |&p| p as usize + 1);
-        let opened = self.reader.open(longest)?;
+        let opened = self.reader.open_for_ids(longest)?;
         ids.rows.iter().try_for_each(|row| check_ids(&opened.config, row, "--ids"))?;
         let job = LogitsJob { flags: &self, opened: &opened, ids: &ids, positions: &positions };
         dispatch(self.place.device, self.reader.dtype, self.common.threads, job)

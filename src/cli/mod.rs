@@ -1,5 +1,21 @@
 //! The command line: one file a subcommand, which holds its flags and its printing and nothing else.
 
+/// `print!` for a reader that may have gone: `pose-engine plan | head` ends quietly.
+macro_rules! out {
+    ($($arg:tt)*) => {{
+        use std::io::Write as _;
+        let _ = write!(std::io::stdout(), $($arg)*);
+    }};
+}
+
+/// [`out!`] and a line's end.
+macro_rules! outln {
+    ($($arg:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($arg)*);
+    }};
+}
+
 mod common;
 mod coverage;
 mod devices;
@@ -14,6 +30,7 @@ mod quickstart;
 
 pub mod size;
 mod train;
+pub mod usage;
 
 use crate::error::Result;
 use clap::{Parser, Subcommand};

@@ -13,7 +13,7 @@ pub struct Progress {
     lines: Option<Mutex<Instant>>,
 }
 
-/// How often a line is printed where there is no terminal.
+/// How often a line is printed where there is no terminal; one more when all is done.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 impl Progress {
@@ -39,7 +39,8 @@ impl Progress {
         }
         let Some(lines) = &self.lines else { return };
         let mut last = lines.lock().unwrap_or_else(|e| e.into_inner());
-        if last.elapsed() >= LINE_EVERY {
+        let all = self.bar.length() == Some(self.bar.position());
+        if all || last.elapsed() >= LINE_EVERY {
             *last = Instant::now();
             eprintln!("{} {}/{} {message}", self.label, self.bar.position(), self.bar.length().unwrap_or(0));
         }

@@ -36,7 +36,7 @@ impl Quickstart {
         let bars = Bars { quiet: self.common.quiet, bar: RefCell::new(None) };
         let results = quickstart::run(&self.out, self.seed, self.common.threads, &bars)?;
         print_results(&results);
-        println!("report: {}", self.out.join("report.html").display());
+        outln!("report: {}", self.out.join("report.html").display());
         self.json.write(&results)
     }
 
@@ -90,11 +90,11 @@ impl Watch for Bars {
 
 fn print_results(results: &Results) {
     let (headings, rows) = quickstart::table(results);
-    println!();
-    print!("{}", table(&headings, &rows));
-    println!();
+    outln!();
+    out!("{}", table(&headings, &rows));
+    outln!();
     for claim in results.claims() {
-        println!("{}  {}", if claim.holds { "yes" } else { "NO " }, claim.text);
+        outln!("{}  {}", if claim.holds { "yes" } else { "NO " }, claim.text);
     }
-    println!("{} in all", seconds_text(results.seconds));
+    outln!("{} in all", seconds_text(results.seconds));
 }

@@ -20,6 +20,11 @@ pub fn parse_size(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A number as [`parse_size`] reads it, or 0.
+pub fn parse_count(text: &str) -> Result<usize, String> {
+    if text.trim() == "0" { Ok(0) } else { parse_size(text) }
+}
+
 /// Sizes separated by commas, as in `2k,4k,8k`.
 pub fn parse_sizes(text: &str) -> Result<Vec<usize>, String> {
     text.split(',')

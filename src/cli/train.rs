@@ -6,7 +6,7 @@ use super::progress::Progress;
 use crate::backend::Backend;
 use crate::backend::device::{Job, dispatch};
 use crate::error::{Error, Result};
-use crate::memory::{Ledger, bytes_text};
+use crate::memory::{self, Ledger};
 use crate::recipe::{Recipe, Settings};
 use crate::train::{self, StepMetrics, Summary, Watch};
 use clap::Args;
@@ -30,17 +30,16 @@ pub struct Train {
     #[arg(long, help_heading = "Run")]
     resume: bool,
     #[command(flatten)]
-    place: Where,
+    pub place: Where,
     #[command(flatten)]
-    json: Json,
+    pub json: Json,
     #[command(flatten)]
-    common: Common,
+    pub common: Common,
 }
 
 impl Train {
     pub fn run(self) -> Result<()> {
-        let settings = merged(&self.settings, self.config.as_deref(), self.resume)?;
-        let recipe = Recipe::validate(&settings, true)?;
+        let recipe = self.recipe(true)?;
         if !self.common.quiet {
             eprintln!("recipe:");
             recipe.to_toml().lines().for_each(|line| eprintln!("  {line}"));
@@ -53,6 +52,12 @@ impl Train {
         let summary = summary?;
         print_summary(&summary);
         self.json.write(&summary)
+    }
+
+    /// The recipe that the flags make. `need_out` is false for `plan`.
+    pub fn recipe(&self, need_out: bool) -> Result<Recipe> {
+        let settings = merged(&self.settings, self.config.as_deref(), self.resume)?;
+        Recipe::validate(&settings, need_out)
     }
 }
 
@@ -106,7 +111,7 @@ impl Bar {
             if flag.swap(true, Ordering::Relaxed) {
                 std::process::exit(130);
             }
-            eprintln!("\npose-engine: finishing the step and saving a checkpoint; once more stops at once");
+            eprintln!("\nfinishing the step and saving a checkpoint; Ctrl-C once more stops at once");
         };
         ctrlc::set_handler(handler)
             .map_err(|e| Error::usage("signals", "", format!("the interrupt handler cannot be set: {e}")))
@@ -141,15 +146,14 @@ impl Watch for Bar {
 
 fn print_summary(s: &Summary) {
     let loss = |l: Option<f64>| l.map_or("-".into(), |l| format!("{l:.4}"));
-    println!("trained {} steps in {}: {}", s.steps, seconds_text(s.seconds), s.out.display());
-    println!("  window {}, target {}", size_text(s.train_len), size_text(s.target_len));
-    println!("  loss {} -> {}", loss(s.first_loss), loss(s.last_loss));
+    outln!("trained {} steps in {}: {}", s.steps, seconds_text(s.seconds), s.out.display());
+    outln!("  window {}, target {}", size_text(s.train_len), size_text(s.target_len));
+    outln!("  loss {} -> {}", loss(s.first_loss), loss(s.last_loss));
     if let Some(speed) = s.tokens_per_second {
-        println!("  {speed:.0} tokens/s");
+        outln!("  {speed:.0} tokens/s");
     }
-    let peak = s.peak_bytes.map_or("not known here".into(), bytes_text);
-    println!("  peak memory {peak}, planned {}", bytes_text(s.planned_bytes));
+    outln!("  {}", memory::peak_text(s.peak_bytes, s.planned_bytes));
     if let Some(ppl) = s.ppl {
-        println!("  perplexity at {} tokens: {ppl:.4}", size_text(s.target_len));
+        outln!("  perplexity at {} tokens: {ppl:.4}", size_text(s.target_len));
     }
 }

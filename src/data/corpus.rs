@@ -84,6 +84,7 @@ impl Corpus {
             corpus.documents.extend(loaded.entries.into_iter().map(name));
             warnings.extend(loaded.warnings);
         }
+        tokenizer.forget_words();
         // One full disk is one warning, not one for each file.
         warnings.dedup();
         Ok((corpus, warnings))

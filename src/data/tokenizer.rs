@@ -186,6 +186,16 @@ impl Tokenizer {
         self.file_bytes * TIMES_FILE
     }
 
+    /// Gives back the memory of words met so far: they lie scattered over all that tokenizing a library took, and would keep
+    /// much of it from going back to the system.
+    pub fn forget_words(&self) {
+        if let Kind::HuggingFace(inner) = &self.kind
+            && let tokenizers::ModelWrapper::BPE(model) = inner.get_model()
+        {
+            model.clear_cache();
+        }
+    }
+
     /// blake3 of tokenizer.json: what a token cache is valid for.
     pub fn fingerprint(&self) -> [u8; 32] {
         self.fingerprint

@@ -107,6 +107,12 @@ impl Prompt {
     }
 }
 
+/// Whether an answer begins with the key, and with no digit more.
+fn is_right(answer: &str, key: u32) -> bool {
+    let digits: String = answer.trim_start().chars().take_while(char::is_ascii_digit).collect();
+    digits == key.to_string()
+}
+
 /// Asks every trial of every length. The session must hold the longest length and eight tokens more.
 pub fn run<B: Backend>(
     b: &B,
@@ -126,13 +132,12 @@ pub fn run<B: Backend>(
                     Ok(true)
                 })?;
             let answer = tokenizer.decode(&ids, true)?;
-            let digits: String = answer.trim_start().chars().take_while(char::is_ascii_digit).collect();
             trials.push(PasskeyTrial {
                 tokens: prompt.ids.len(),
                 length,
                 depth: prompt.depth,
                 key: prompt.key,
-                correct: digits == prompt.key.to_string(),
+                correct: is_right(&answer, prompt.key),
                 answer,
             });
             progress(&trials[trials.len() - 1]);
@@ -143,3 +148,51 @@ pub fn run<B: Backend>(
 
 /// Tokens that a session needs beyond the longest prompt.
 pub const ROOM_FOR_ANSWER: usize = ANSWER_TOKENS;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_key_and_nothing_but_the_key() {
+        for right in ["12345", " 12345", " 12345. Remember", "\n12345 is"] {
+            assert!(is_right(right, 12345), "{right:?}");
+        }
+        for wrong in ["", " 1234", " 123456", " 12 345", "the 12345", " 54321", "１２３４５"] {
+            assert!(!is_right(wrong, 12345), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn prompts_fill_their_length_and_hold_the_key_at_their_depth() {
+        let tokenizer = Tokenizer::bytes();
+        for bos in [None, Some(256)] {
+            let protocol = PasskeyProtocol { lengths: vec![], trials: 20, seed: 3, bos };
+            let mut depths = Vec::new();
+            for length in [400, 1000, 4096] {
+                for trial in 0..20 {
+                    let prompt = Prompt::draw(&tokenizer, &protocol, length, trial).unwrap();
+                    assert!(prompt.ids.len() <= length && prompt.ids.len() + FILLER.len() > length);
+                    assert_eq!(prompt.ids[0] == TokenId(256), bos.is_some());
+                    let text = tokenizer.decode(&prompt.ids, true).unwrap();
+                    assert_eq!(text.matches(&prompt.key.to_string()).count(), 2, "the key is told twice");
+                    assert!((10_000..100_000).contains(&prompt.key) && text.ends_with(QUESTION));
+                    let filler = text.matches(FILLER).count();
+                    let before = text.split(&told(prompt.key)).next().unwrap().matches(FILLER).count();
+                    assert_eq!((prompt.depth * filler as f64).round() as usize, before);
+                    depths.push(prompt.depth);
+                }
+            }
+            assert!(depths.iter().any(|&d| d < 0.2) && depths.iter().any(|&d| d > 0.8), "{depths:?}");
+        }
+        assert!(
+            Prompt::draw(
+                &tokenizer,
+                &PasskeyProtocol { lengths: vec![], trials: 1, seed: 0, bos: None },
+                99,
+                0
+            )
+            .is_err()
+        );
+    }
+}

@@ -4,12 +4,24 @@
 //! writes the rows: so `plan` runs the very code that allocates, and cannot disagree with it.
 
 mod ledger;
+mod resident;
 mod table;
 
 pub use ledger::{Kind, Ledger, Row};
-pub use table::{available_bytes, bytes_text, reset_peak, resident_bytes};
+pub use resident::{available_bytes, reset_peak, resident_bytes};
+pub use table::{bytes_text, peak_text};
 
 use crate::error::{Error, Result};
+
+/// Enters what the process takes beside its buffers: measured on Linux, see docs/numerics.md. `text` is in tokens.
+pub fn note_program(ledger: &mut Ledger, tokenizer_bytes: usize, text: usize) {
+    const CODE_AND_THREADS: usize = 12 << 20;
+    if text > 0 {
+        ledger.note(Kind::Program, "tokenized text", &[text], "u32", 4 * text);
+    }
+    ledger.note(Kind::Program, "code and threads", &[], "u8", CODE_AND_THREADS);
+    ledger.note(Kind::Program, "tokenizer", &[], "u8", tokenizer_bytes);
+}
 
 /// Refuses a plan that is larger than `limit` bytes, naming its largest buffers and the flags that shrink them.
 pub fn check_fits(rows: &[Row], limit: usize, where_from: &str) -> Result<()> {

@@ -1,4 +1,4 @@
-//! The plan as text, and what the operating system says of this process.
+//! The plan as text.
 
 use super::{Kind, Ledger};
 use std::fmt::Write;
@@ -13,6 +13,12 @@ pub fn bytes_text(bytes: usize) -> String {
         unit += 1;
     }
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.2} {}", UNITS[unit]) }
+}
+
+/// What a run took beside what was planned for it.
+pub fn peak_text(peak: Option<usize>, planned: usize) -> String {
+    let peak = peak.map_or("not known here".into(), bytes_text);
+    format!("peak memory {peak}, planned {}", bytes_text(planned))
 }
 
 impl Ledger {
@@ -42,33 +48,4 @@ impl Ledger {
         let _ = writeln!(out, "  {:15} {:>12}", "total", bytes_text(self.total()));
         out
     }
-}
-
-/// A field of /proc/self/status in bytes; None where there is no such file.
-fn status_bytes(field: &str) -> Option<usize> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with(field))?;
-    let kib: usize = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib * 1024)
-}
-
-/// Resident memory of this process in bytes, (now, at its peak since [`reset_peak`]); None where /proc is missing.
-pub fn resident_bytes() -> Option<(usize, usize)> {
-    Some((status_bytes("VmRSS:")?, status_bytes("VmHWM:")?))
-}
-
-/// Forgets the peak so far, so that the next reading speaks of what follows. Where it cannot, nothing happens.
-pub fn reset_peak() {
-    let _ = std::fs::write("/proc/self/clear_refs", "5");
-}
-
-/// Memory that can be taken without swapping, in bytes, by the system and by this process's cgroup; None where it is
-/// not said.
-pub fn available_bytes() -> Option<usize> {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = meminfo.lines().find(|line| line.starts_with("MemAvailable:"))?;
-    let system = line.split_whitespace().nth(1)?.parse::<usize>().ok()? * 1024;
-    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<usize>().ok();
-    let cgroup = number("/sys/fs/cgroup/memory.max").zip(number("/sys/fs/cgroup/memory.current"));
-    Some(cgroup.map_or(system, |(max, used)| system.min(max.saturating_sub(used))))
 }

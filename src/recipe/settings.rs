@@ -1,7 +1,7 @@
 //! The keys of a recipe: one list for the flags of `train` and `plan`, the TOML file and the saved run.
 
 use crate::backend::device::DType;
-use crate::cli::size::parse_size;
+use crate::cli::size::{parse_count, parse_size};
 use crate::optim::ScheduleKind;
 use crate::positions::{ChunkLengths, Content, Method};
 use crate::rope::ScalingKind;
@@ -26,17 +26,23 @@ impl std::fmt::Display for Size {
     }
 }
 
+/// A [`Size`] on the command line that may be 0.
+fn size_or_zero(text: &str) -> Result<Size, String> {
+    parse_count(text).map(Size)
+}
+
+/// In a recipe file: 2048 or "2k". Where 0 makes no sense, validation says so.
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(untagged)]
+        #[serde(untagged, expecting = "not a size: write a whole number or a text, as in 2048 or \"2k\"")]
         enum Either {
             Number(usize),
             Text(String),
         }
         match Either::deserialize(d)? {
             Either::Number(n) => Ok(Size(n)),
-            Either::Text(text) => text.parse().map_err(serde::de::Error::custom),
+            Either::Text(text) => size_or_zero(&text).map_err(serde::de::Error::custom),
         }
     }
 }
@@ -129,7 +135,7 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
     /// Steps over which the learning rate rises from zero [default: 10]
-    #[arg(long, value_name = "N", help_heading = "Optimisation")]
+    #[arg(long, value_name = "N", value_parser = size_or_zero, help_heading = "Optimisation")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup: Option<Size>,
     /// What the learning rate does after the warm-up [default: constant]
@@ -169,7 +175,7 @@ pub struct Settings {
     #[arg(long, value_name = "N", help_heading = "Run")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_every: Option<Size>,
-    /// Steps between checkpoints [default: only after the last, or when interrupted]
+    /// Steps between checkpoints, and one after the last step [default: none but when interrupted]
     #[arg(long, value_name = "N", help_heading = "Run")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub save_every: Option<Size>,

@@ -84,6 +84,7 @@ impl Recipe {
                 "says by how much to interpolate but --rope is none; choose --rope linear, ntk or yarn";
             return Err(Error::usage("--rope-factor", s.rope_factor.unwrap_or(0.0), problem));
         }
+        count_of_tokens(&s, sampler.window())?;
         let rope_factor = s.rope_factor.map(|f| number("--rope-factor", f, 1.0, 1e6)).transpose()?;
         Ok(Recipe {
             source,
@@ -91,7 +92,7 @@ impl Recipe {
             data,
             text_field: s.text_field.clone().unwrap_or_default(),
             eval_data: s.eval_data.clone().unwrap_or_default(),
-            eval_tokens: s.eval_tokens.map_or(sampler.target_len(), |n| n.0),
+            eval_tokens: eval_tokens(&s, sampler.target_len())?,
             sampler,
             rope,
             rope_factor,
@@ -116,6 +117,30 @@ impl Recipe {
     /// The recipe as the TOML that would repeat it.
     pub fn to_toml(&self) -> String {
         toml::to_string(&self.settings).expect("settings are plain keys and values")
+    }
+}
+
+/// Tokens read of each held-out document; a single one has nothing to predict.
+fn eval_tokens(s: &Settings, target_len: usize) -> Result<usize> {
+    match s.eval_tokens {
+        Some(n) if n.0 < 2 => Err(Error::usage("--eval-tokens", n, "must be at least 2")),
+        asked => Ok(asked.map_or(target_len, |n| n.0)),
+    }
+}
+
+/// Refuses a step of more tokens than rows and tokens are counted with (32 bits), before any size is multiplied.
+fn count_of_tokens(s: &Settings, window: usize) -> Result<()> {
+    let (batch, accum) = (s.batch.unwrap_or(Size(1)).0, s.grad_accum.unwrap_or(Size(1)).0);
+    let tokens = |rows: usize| rows.checked_mul(window).filter(|&n| u32::try_from(n).is_ok());
+    let problem = |of: &str| {
+        format!("makes {of} of more than {} tokens with windows of {window}; ask for less", u32::MAX)
+    };
+    if tokens(batch).is_none() {
+        return Err(Error::usage("--batch", batch, problem("a batch")));
+    }
+    match batch.checked_mul(accum).and_then(tokens) {
+        None => Err(Error::usage("--grad-accum", accum, problem("a step"))),
+        Some(_) => Ok(()),
     }
 }
 

@@ -48,10 +48,11 @@ pub struct Summary {
 
 /// Appends to metrics.jsonl as the run goes.
 pub struct Log {
-    file: File,
+    /// None where a finished run is only read.
+    file: Option<File>,
     path: PathBuf,
     steps: Vec<StepMetrics>,
-    last_eval: Option<WindowReport>,
+    last_ppl: Option<f64>,
 }
 
 impl Log {
@@ -68,13 +69,27 @@ impl Log {
             .collect();
         let mut file = File::create(&path).map_err(|e| Error::io(&path, "creating the metrics file", e))?;
         file.write_all(kept.as_bytes()).map_err(|e| Error::io(&path, "writing metrics", e))?;
-        Ok(Log { file, path, steps: Vec::new(), last_eval: None })
+        Ok(Log { file: Some(file), path, steps: Vec::new(), last_ppl: None })
+    }
+
+    /// What a finished run wrote.
+    pub fn read(directory: &Path) -> Result<Log> {
+        let path = directory.join("metrics.jsonl");
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "reading the metrics", e))?;
+        let steps = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let ppl_of = |line| serde_json::from_str::<serde_json::Value>(line).ok()?["ppl"].as_f64();
+        Ok(Log { file: None, path, steps, last_ppl: text.lines().filter_map(ppl_of).next_back() })
     }
 
     fn line(&mut self, value: &impl Serialize) -> Result<()> {
         let mut line = serde_json::to_string(value).expect("metrics are plain numbers");
         line.push('\n');
-        self.file.write_all(line.as_bytes()).map_err(|e| Error::io(&self.path, "writing metrics", e))
+        match &mut self.file {
+            Some(file) => {
+                file.write_all(line.as_bytes()).map_err(|e| Error::io(&self.path, "writing metrics", e))
+            }
+            None => Ok(()),
+        }
     }
 
     pub fn step(&mut self, metrics: &StepMetrics) -> Result<()> {
@@ -84,7 +99,7 @@ impl Log {
 
     pub fn eval(&mut self, step: u64, report: WindowReport) -> Result<()> {
         let line = serde_json::json!({ "step": step, "window": report.window, "ppl": report.ppl, "nll": report.nll });
-        self.last_eval = Some(report);
+        self.last_ppl = Some(report.ppl);
         self.line(&line)
     }
 
@@ -104,7 +119,7 @@ impl Log {
             tokens_per_second: median.map(|s| tokens_per_step / s),
             planned_bytes: plan.total(),
             peak_bytes: memory::resident_bytes().map(|(_, peak)| peak),
-            ppl: self.last_eval.map(|r| r.ppl),
+            ppl: self.last_ppl,
             out: recipe.out.clone(),
         })
     }

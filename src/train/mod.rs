@@ -7,14 +7,14 @@ mod step;
 
 pub use metrics::{StepMetrics, Summary};
 pub use save::saved_settings;
-pub use setup::{Opened, OpenedModel, State, note_program, plan};
+pub use setup::{Opened, OpenedModel, State, plan};
 
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::recipe::Recipe;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Who looks on: the progress bar.
 pub trait Watch: Sync {
@@ -32,18 +32,26 @@ pub trait Watch: Sync {
 
 /// Runs a recipe to its end, or on from its last checkpoint with `resume`.
 pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch) -> Result<Summary> {
+    if !resume {
+        save::refuse_occupied(&recipe.out)?;
+    }
     let opened = Opened::open(recipe, watch)?;
     let dry = plan(b, recipe, &opened)?;
     watch.planned(&dry);
     setup::check_fits(&dry)?;
-    let directory = save::RunDirectory::open(recipe, &opened, resume)?;
+    let mut directory = save::RunDirectory::find(recipe, &opened, resume, watch)?;
+    if directory.is_finished() {
+        watch.note("all steps of this run are done already; --steps with a larger number goes on");
+        return metrics::Log::read(directory.path())?.summary(recipe, &dry, Duration::ZERO);
+    }
 
     memory::reset_peak();
     let mut state = State::allocate(b, recipe, &opened, &mut memory::Ledger::live())?;
-    match directory.latest()? {
-        Some(checkpoint) => state.restore(b, &directory, &checkpoint, watch)?,
+    match directory.latest() {
+        Some(checkpoint) => state.restore(b, &directory, checkpoint, watch)?,
         None => state.fill(b, recipe)?,
     }
+    directory.begin(recipe)?;
     let mut log = metrics::Log::open(directory.path(), state.steps_done)?;
     let start = Instant::now();
     while state.steps_done < recipe.schedule.steps {
@@ -51,22 +59,22 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
         watch.stepped(&metrics);
         log.step(&metrics)?;
         let (done, last) = (state.steps_done, state.steps_done == recipe.schedule.steps);
-        if !opened.eval.documents.is_empty()
-            && (last || recipe.eval_every.is_some_and(|n| done.is_multiple_of(n)))
-        {
+        let due = |every: Option<u64>| every.is_some_and(|n| last || done.is_multiple_of(n));
+        if !opened.eval.documents.is_empty() && (last || due(recipe.eval_every)) {
             let report = state.evaluate(b, recipe, &opened)?;
             watch.note(&format!("step {done}: perplexity {:.4} at {} tokens", report.ppl, report.window));
             log.eval(done, report)?;
         }
         let interrupted = watch.interrupted().is_some_and(|flag| flag.load(Ordering::Relaxed));
-        if interrupted || (!last && recipe.save_every.is_some_and(|n| done.is_multiple_of(n))) {
+        if due(recipe.save_every) || (interrupted && !last) {
             let saved = directory.save_checkpoint(b, &state, recipe, &opened)?;
             watch.note(&format!("step {done}: saved {}", saved.display()));
         }
         if interrupted && !last {
             return Err(Error::Interrupted(format!(
-                "interrupted after step {done} of {}; continue with --resume",
-                recipe.schedule.steps
+                "interrupted after step {done} of {}; continue with --resume --out {}",
+                recipe.schedule.steps,
+                recipe.out.display()
             )));
         }
     }

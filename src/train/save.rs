@@ -10,7 +10,8 @@ use crate::data::bytes_as_json;
 use crate::error::{Error, Result};
 use crate::model::config::Dtype;
 use crate::model::{Config, ParamSpec, upload_f32};
-use crate::recipe::{Recipe, Settings, Source};
+use crate::optim::ScheduleKind;
+use crate::recipe::{Recipe, Settings, Size, Source};
 use std::path::{Path, PathBuf};
 
 const RECIPE: &str = "recipe.toml";
@@ -20,6 +21,8 @@ pub struct RunDirectory {
     out: PathBuf,
     /// What a checkpoint must have been made with to be gone on from.
     fingerprint: String,
+    latest: Option<PathBuf>,
+    finished: bool,
 }
 
 /// The recipe that the run in `out` was started with.
@@ -31,36 +34,74 @@ pub fn saved_settings(out: &Path) -> Result<Settings> {
     Settings::from_file(&path)
 }
 
+/// Refuses a directory that is in use, before any work is done for it.
+pub fn refuse_occupied(out: &Path) -> Result<()> {
+    let occupied = match std::fs::read_dir(out) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(_) => out.symlink_metadata().is_ok(),
+    };
+    if occupied { Err(super::setup::refuse_existing(out)) } else { Ok(()) }
+}
+
 impl RunDirectory {
-    /// A new directory, or with `resume` the one of the run to go on with.
-    pub fn open(recipe: &Recipe, opened: &Opened, resume: bool) -> Result<RunDirectory> {
-        let out = recipe.out.clone();
-        let occupied =
-            std::fs::read_dir(&out).is_ok_and(|mut entries| entries.next().is_some()) || out.is_file();
-        if occupied && !resume {
-            return Err(super::setup::refuse_existing(&out));
+    /// Finds out where the run in a directory stands; changes nothing in it.
+    ///
+    /// # Errors
+    /// With `resume`, a recipe that would give other numbers than the one that the run was started with.
+    pub fn find(recipe: &Recipe, opened: &Opened, resume: bool, watch: &dyn Watch) -> Result<RunDirectory> {
+        let (out, fingerprint) = (recipe.out.clone(), fingerprint(recipe, opened));
+        if !resume {
+            return Ok(RunDirectory { out, fingerprint, latest: None, finished: false });
         }
-        std::fs::create_dir_all(&out).map_err(|e| Error::io(&out, "making the run's directory", e))?;
-        if resume {
-            finish_publishing(&out)?;
+        let saved = saved_settings(&out)?;
+        same_numbers(recipe, &saved)?;
+        finish_publishing(&out)?;
+        let latest = latest(&out)?;
+        for error in latest.iter().flat_map(|found| &found.skipped) {
+            watch.note(&format!("a newer checkpoint is broken and passed over: {error}"));
         }
-        let path = out.join(RECIPE);
-        std::fs::write(&path, recipe.to_toml()).map_err(|e| Error::io(&path, "saving the recipe", e))?;
-        Ok(RunDirectory { out, fingerprint: fingerprint(recipe, opened) })
+        let steps = recipe.schedule.steps;
+        if let Some(found) = latest.as_ref().filter(|found| found.step > steps) {
+            let problem = format!("the run has done {} steps already; ask for at least that", found.step);
+            return Err(Error::usage("--steps", steps, problem));
+        }
+        let published = out.join("manifest.json").exists();
+        let finished = published && saved.steps.is_some_and(|s| s.0 as u64 == steps);
+        if published && !finished && latest.is_none() {
+            let problem = "is finished and has no checkpoint to go on from; start a new run with it as --model (and keep \
+                           checkpoints with --save-every)";
+            return Err(Error::usage("--resume", out.display(), problem));
+        }
+        Ok(RunDirectory { out, fingerprint, latest: latest.map(|found| found.path), finished })
+    }
+
+    /// Makes the directory, or keeps the run's own, and saves the recipe in it.
+    pub fn begin(&self, recipe: &Recipe) -> Result<()> {
+        std::fs::create_dir_all(&self.out)
+            .map_err(|e| Error::io(&self.out, "making the run's directory", e))?;
+        let (path, temp) = (self.out.join(RECIPE), self.out.join(".recipe.toml.tmp"));
+        std::fs::write(&temp, recipe.to_toml())
+            .and_then(|()| std::fs::rename(&temp, &path))
+            .map_err(|e| Error::io(&path, "saving the recipe", e))
     }
 
     pub fn path(&self) -> &Path {
         &self.out
     }
 
-    /// The newest complete checkpoint.
-    pub fn latest(&self) -> Result<Option<PathBuf>> {
-        Ok(latest(&self.out)?.map(|found| found.path))
+    /// Whether all steps were done and the model published before.
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// The checkpoint to go on from: the newest complete one.
+    pub fn latest(&self) -> Option<&Path> {
+        self.latest.as_deref()
     }
 
     /// Saves model and optimizer as OUT/checkpoint-N, whole or not at all.
     pub fn save_checkpoint<B: Backend>(
-        &self,
+        &mut self,
         b: &B,
         state: &State<B>,
         recipe: &Recipe,
@@ -73,6 +114,7 @@ impl RunDirectory {
             ResumeState::new(state.steps_done, state.tokens_seen, recipe.seed, self.fingerprint.clone());
         write_resume(&staging, &resume, &OptimizerTensors::new(b, state))?;
         staging.commit()?;
+        self.latest = Some(target.clone());
         Ok(target)
     }
 
@@ -93,20 +135,47 @@ impl RunDirectory {
     }
 }
 
-/// Stands for everything that changes the numbers: not where they go, how often they are saved or on how many steps.
-fn fingerprint(recipe: &Recipe, opened: &Opened) -> String {
-    let mut hash = blake3::Hasher::new();
-    let numbers = Settings {
+/// The settings that change the numbers: not where they go, how often they are saved, how they are computed, or where
+/// the data and the model lie (their content counts). How many steps there are only matters to a schedule that ends.
+fn numbers(recipe: &Recipe) -> Settings {
+    let ends = recipe.schedule.kind != ScheduleKind::Constant;
+    Settings {
         out: None,
         eval_data: None,
         eval_tokens: None,
         eval_every: None,
         save_every: None,
         data: None,
+        text_field: None,
         model: None,
+        recompute: None,
+        steps: Some(Size(recipe.schedule.steps as usize)).filter(|_| ends),
+        warmup: Some(Size(recipe.schedule.warmup as usize)),
         ..recipe.settings.clone()
-    };
-    hash.update(toml::to_string(&numbers).unwrap_or_default().as_bytes());
+    }
+}
+
+/// Refuses to go on with other numbers than those of the `saved` run, naming the flag.
+fn same_numbers(recipe: &Recipe, saved: &Settings) -> Result<()> {
+    let old = numbers(&Recipe::validate(saved, true)?);
+    let (old, new) = (old.as_table(), numbers(recipe).as_table());
+    let keys = new.keys().chain(old.keys());
+    let Some(key) = keys.into_iter().find(|key| old.get(*key) != new.get(*key)) else { return Ok(()) };
+    let show = |value: Option<&toml::Value>| value.map_or("unset".into(), toml::Value::to_string);
+    let problem = format!(
+        "the run in {} was started with {} and cannot go on with another value; leave the flag out, or start a new run \
+         from its last checkpoint as --model",
+        recipe.out.display(),
+        show(old.get(key))
+    );
+    Err(Error::usage(&format!("--{key}"), show(new.get(key)), problem))
+}
+
+/// Stands for everything that changes the numbers.
+fn fingerprint(recipe: &Recipe, opened: &Opened) -> String {
+    let mut hash = blake3::Hasher::new();
+    hash.update(numbers(recipe).as_table().to_string().as_bytes());
+    hash.update(format!("{:?}", opened.model.rope).as_bytes());
     hash.update(&opened.loader.corpus().fingerprint());
     hash.update(&opened.model.tokenizer.fingerprint());
     hash.finalize().to_hex()[..32].to_string()

@@ -1,7 +1,7 @@
 //! From a recipe to open files and allocated buffers.
 
 use super::Watch;
-use crate::backend::Backend;
+use crate::backend::{Backend, Element};
 use crate::checkpoint::Weights;
 use crate::data::{Corpus, LoadOptions, Loader, Tokenizer};
 use crate::error::{Error, Result};
@@ -125,6 +125,10 @@ impl<B: Backend> State<B> {
             None
         };
         ledger.note(Kind::Scratch, "kernels", &[scratch], "u8", scratch);
+        if let Some(largest) = model.specs.iter().max_by_key(|spec| spec.elements()) {
+            let bytes = largest.elements() * size_of::<B::Stat>();
+            ledger.note(Kind::Program, "tensor being saved", &largest.shape, B::Stat::NAME, bytes);
+        }
         if !ledger.is_dry() {
             b.reserve_scratch(scratch)?;
         }
@@ -164,18 +168,9 @@ impl<B: Backend> State<B> {
 pub fn plan<B: Backend>(b: &B, recipe: &Recipe, opened: &Opened) -> Result<Ledger> {
     let mut ledger = Ledger::dry();
     State::allocate(b, recipe, opened, &mut ledger)?;
-    let text = 4 * (opened.loader.corpus().tokens() + opened.eval.tokens()) as usize;
-    ledger.note(Kind::Program, "tokenized text", &[text / 4], "u32", text);
-    note_program(&mut ledger, &opened.model.tokenizer);
+    let text = (opened.loader.corpus().tokens() + opened.eval.tokens()) as usize;
+    memory::note_program(&mut ledger, opened.model.tokenizer.resident_bytes(), text);
     Ok(ledger)
-}
-
-/// What the process takes beside its buffers: measured on Linux, see docs/numerics.md.
-pub fn note_program(ledger: &mut Ledger, tokenizer: &Tokenizer) {
-    const CODE_AND_THREADS: usize = 12 << 20;
-    ledger.note(Kind::Program, "code and threads", &[], "u8", CODE_AND_THREADS);
-    let tokenizer = tokenizer.resident_bytes();
-    ledger.note(Kind::Program, "tokenizer", &[], "u8", tokenizer);
 }
 
 /// Refuses a plan that is larger than the memory that is free now.

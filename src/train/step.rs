@@ -84,8 +84,8 @@ fn broken(
         losses.iter().enumerate().find(|(_, l)| !l.is_finite()).or(losses.iter().enumerate().max_by(worst));
     let sample = loader.describe(step, row.map_or(0, |(row, _)| row as u32));
     let good = match directory.latest() {
-        Ok(Some(path)) => format!("the last good checkpoint is {}", path.display()),
-        _ => "there is no checkpoint yet".into(),
+        Some(path) => format!("the last good checkpoint is {}", path.display()),
+        None => "there is no checkpoint yet".into(),
     };
     Error::NonFinite(format!(
         "step {step}: the loss is {loss} and the gradient norm {norm}; nothing was updated; the sample is {sample}; {good}; \

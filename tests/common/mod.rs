@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod rounded;
+pub mod cli;
 
 use pose_engine::backend::{Backend, Float};
 use pose_engine::checkpoint::Weights;

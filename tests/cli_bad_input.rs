@@ -1,0 +1,336 @@
+//! Whatever is wrong with what a user gives, the answer is one sentence with the file or flag and what to do, the right
+//! exit status, and nothing half-written.
+
+mod common;
+
+use common::cli::{Dir, skip};
+use serde_json::{Value, json};
+
+/// A run that would do, but for what a test adds.
+const TRAIN: &str = "train --preset tiny --data a.txt --out out --train-len 32 --steps 2 --quiet";
+
+/// Runs `args`, which must be refused, and looks whether anything was left behind.
+#[track_caller]
+fn refuse(dir: &Dir, args: &str, code: i32, parts: &[&str]) {
+    let before = dir.names();
+    dir.run(args).refused(code, parts);
+    assert_eq!(dir.names(), before, "pose-engine {args}: something half-written was left behind");
+}
+
+#[test]
+fn flags_that_train_cannot_take() {
+    let dir = Dir::new();
+    for (flags, parts) in [
+        ("--steps 0", &["--steps", "0", "at least 1"][..]),
+        ("--steps -1", &["-1"]),
+        ("--steps 1.5k", &["--steps", "1.5k", "2048, 2k or 1M"]),
+        ("--steps abc", &["--steps", "abc"]),
+        ("--train-len 99999999999999999999", &["--train-len", "99999999999999999999", "larger"]),
+        ("--train-len 1", &["--train-len 1", "at least 2"]),
+        ("--target-len 16", &["--target-len 16", "shorter than the training window of 32"]),
+        ("--target-len 8000000k", &["--target-len", "positions go up to"]),
+        ("--chunks 33", &["--chunks 33", "32 tokens"]),
+        ("--chunks 1", &["--chunks 1", "at least 2"]),
+        ("--batch 200000000", &["--batch 200000000", "ask for less"]),
+        ("--batch 99999999999999", &["--batch 99999999999999", "ask for less"]),
+        ("--batch 1k --grad-accum 1M", &["--grad-accum 1048576", "ask for less"]),
+        ("--lr abc", &["--lr", "abc"]),
+        ("--lr nan", &["--lr NaN", "finite"]),
+        ("--lr inf", &["--lr inf", "finite"]),
+        ("--lr=-1e-3", &["--lr -0.001", "between 0 and"]),
+        ("--clip=-1", &["--clip -1", "at least 0"]),
+        ("--beta1 1", &["--beta1 1", "between"]),
+        ("--weight-decay nan", &["--weight-decay NaN", "finite"]),
+        ("--seed -1", &["-1"]),
+        ("--dtype f16", &["--dtype", "f16", "bf16, f32"]),
+        ("--method posse", &["--method", "posse", "pose, full"]),
+        ("--rope magic", &["--rope", "magic", "supported are none, linear"]),
+        ("--rope yarn", &["--rope yarn", "nothing to scale"]),
+        ("--rope-factor 4", &["--rope-factor 4", "--rope is none"]),
+        ("--rope linear --rope-factor 0.5", &["--rope-factor 0.5", "between 1 and"]),
+        ("--schedule sine", &["--schedule", "sine", "cosine"]),
+        ("--content nowhere", &["--content", "nowhere", "uniform"]),
+        ("--chunk-lengths long", &["--chunk-lengths", "long", "reference"]),
+        ("--device gpu", &["--device", "gpu", "cuda:N"]),
+        ("--save-every 0", &["--save-every", "0"]),
+        ("--eval-tokens 1 --eval-data a.txt", &["--eval-tokens 1", "at least 2"]),
+        ("--no-such-flag", &["--no-such-flag"]),
+        ("--model m", &["--preset tiny", "--model"]),
+        ("--resume", &["--resume out", "holds no run"]),
+    ] {
+        // clap refuses a flag that is given twice: ours gives way
+        let ours = TRAIN.split(" --").filter(|flag| {
+            let name = flag.split(' ').next().unwrap_or_default();
+            !flags.contains(&format!("--{name} "))
+        });
+        let args = format!("{} {flags}", ours.collect::<Vec<_>>().join(" --"));
+        refuse(&dir, &args, 2, parts);
+    }
+}
+
+#[test]
+fn flags_that_are_missing() {
+    let dir = Dir::new();
+    for (args, parts) in [
+        ("train --data a.txt --out out", &["--model", "--preset"][..]),
+        ("train --preset tiny --out out", &["--data"]),
+        ("train --preset tiny --data a.txt", &["--out"]),
+        ("train --resume", &["--resume", "--out"]),
+        ("train --preset huge --data a.txt --out out", &["--preset huge", "tiny, small"]),
+        ("eval-ppl --model m --windows 2k", &["--data"]),
+        ("eval-ppl --model m --data a.txt", &["--windows"]),
+        ("eval-passkey --model m", &["--lengths"]),
+        ("generate --model m", &["--prompt"]),
+        ("coverage --train-len 2k", &["--target-len"]),
+        ("logits --model m --ids ids.json", &["--out"]),
+        ("plan", &["--model", "--preset"]),
+        ("retrain", &["retrain", "train"]),
+    ] {
+        refuse(&dir, args, 2, parts);
+    }
+}
+
+#[test]
+fn flags_that_reading_commands_cannot_take() {
+    let dir = Dir::with_model();
+    dir.write("ids.json", "[[1, 2], [3]]");
+    dir.write("high.json", "[1, 264]");
+    dir.write("two.json", "[1, 2]");
+    for (args, code, parts) in [
+        ("eval-ppl --data a.txt --windows 1", 2, &["--windows 1", "at least 2"][..]),
+        ("eval-ppl --data a.txt --windows 16,x", 2, &["--windows", "'x'"]),
+        ("eval-ppl --data a.txt --windows 16 --stride 0", 2, &["--stride", "at least 1"]),
+        ("eval-ppl --data a.txt --windows 32,16 --stride 17", 2, &["--stride 17", "windows of 16"]),
+        ("eval-ppl --data a.txt --windows 16 --min-tokens 1M", 2, &["--min-tokens", "a.txt"]),
+        ("eval-ppl --data a.txt --windows 16 --tokens 1", 2, &["no token to score"]),
+        ("eval-ppl --data b.txt --windows 16", 1, &["b.txt", "No such file"]),
+        ("eval-ppl --data a.txt --windows 16 --rope yarn", 2, &["--rope yarn", "nothing to scale"]),
+        ("eval-ppl --data a.txt --windows 16 --rope-factor 2", 2, &["--rope-factor 2", "--rope is none"]),
+        ("eval-ppl --data a.txt --windows 16 --device cuda:0", 1, &["cuda:0", "no CUDA kernels"]),
+        ("eval-passkey --lengths 10", 2, &["--lengths 10", "the question alone takes"]),
+        ("eval-passkey --lengths 512 --trials 0", 2, &["--trials", "at least 1"]),
+        ("generate --prompt-file b.txt", 1, &["b.txt", "No such file"]),
+        ("generate --prompt x --prompt-file a.txt", 2, &["--prompt", "--prompt-file"]),
+        ("generate --prompt x --top-p 0", 2, &["--top-p 0", "above 0"]),
+        ("generate --prompt x --top-p nan", 2, &["--top-p NaN", "above 0"]),
+        ("generate --prompt x --temperature nan", 2, &["--temperature NaN"]),
+        ("generate --prompt x --max-new-tokens 0", 2, &["--max-new-tokens", "at least 1"]),
+        ("logits --ids ids.json --out o.npy", 1, &["ids.json", "one length"]),
+        ("logits --ids a.txt --out o.npy", 1, &["a.txt", "JSON"]),
+        ("logits --ids high.json --out o.npy", 2, &["--ids 264", "264 entries"]),
+        ("logits --ids two.json --positions high.json --out a.txt", 1, &["a.txt", "exists already"]),
+        ("logits --ids ids.json --positions no.json --out o.npy", 1, &["json"]),
+    ] {
+        let (command, rest) = args.split_once(' ').unwrap();
+        refuse(&dir, &format!("{command} --model m {rest}"), code, parts);
+    }
+    let mut empty = dir.command("generate --model m --prompt");
+    empty.arg("");
+    dir.finish(empty, "generate --model m --prompt ''").refused(2, &["--prompt", "is empty"]);
+}
+
+#[test]
+fn text_that_cannot_be_trained_on() {
+    let dir = Dir::new();
+    dir.write("empty.txt", "");
+    dir.write("blank.txt", " \n\n");
+    dir.write("latin.txt", b"caf\xe9 au lait");
+    dir.write("short.txt", "too short");
+    dir.write("no.jsonl", "{\"body\": \"x\"}\n");
+    dir.write("table.csv", "a,b\n");
+    dir.write("cut.txt.gz", [0x1f, 0x8b, 8, 0, 0]);
+    std::fs::create_dir(dir.path("none")).unwrap();
+    for (data, code, parts) in [
+        ("empty.txt", 1, &["empty.txt", "no text"][..]),
+        ("blank.txt", 1, &["blank.txt", "no text"]),
+        ("latin.txt", 1, &["latin.txt", "not UTF-8 at byte 3", "iconv"]),
+        ("a.txt latin.txt", 1, &["latin.txt", "not UTF-8"]),
+        ("short.txt", 2, &["--train-len 32", "short.txt", "has 9"]),
+        ("no.jsonl", 1, &["no.jsonl", "line 1", "--text-field"]),
+        ("table.csv", 1, &["table.csv", ".jsonl"]),
+        ("cut.txt.gz", 1, &["cut.txt.gz", "gzip"]),
+        ("none", 1, &["none", "no documents"]),
+        ("missing.txt", 1, &["missing.txt", "No such file"]),
+    ] {
+        let args = format!("train --preset tiny --train-len 32 --steps 1 --out out --data {data}");
+        refuse(&dir, &args, code, parts);
+    }
+    let args = "train --preset tiny --train-len 32 --steps 1 --out out --data a.txt --eval-data latin.txt";
+    refuse(&dir, args, 1, &["latin.txt", "not UTF-8"]);
+}
+
+#[test]
+fn what_exists_is_never_overwritten() {
+    let dir = Dir::with_model();
+    let before = dir.read("m/model.safetensors");
+    refuse(&dir, &TRAIN.replace("--out out", "--out m"), 2, &["--out m", "exists already", "--resume"]);
+    refuse(&dir, &TRAIN.replace("--out out", "--out a.txt"), 2, &["--out a.txt", "exists already"]);
+    assert_eq!(dir.read("m/model.safetensors"), before);
+    refuse(&dir, &TRAIN.replace("--out out", "--out a.txt/out"), 1, &["a.txt/out", "making"]);
+}
+
+#[test]
+fn what_does_not_fit() {
+    let dir = Dir::with_model();
+    for (args, parts) in [
+        (
+            "train --preset 10m --data a.txt --out out --train-len 1k --batch 200k --quiet",
+            &["the plan takes", "memory available", "the largest buffers are layers.0", "--batch"][..],
+        ),
+        ("plan --preset tiny --device-memory 1M", &["--device-memory is 1.00 MiB", "largest buffers"]),
+        ("plan eval-ppl --model m --windows 1M --device-memory 8M", &["cache.0.k", "--windows"]),
+    ] {
+        refuse(&dir, args, 3, parts);
+    }
+}
+
+#[test]
+fn recipes_that_cannot_be_read() {
+    let dir = Dir::new();
+    for (recipe, parts) in [
+        ("steps = ", &["recipe.toml", "line 1"][..]),
+        ("lr = 1e-3\nstep = 4", &["recipe.toml", "line 2", "unknown field `step`"]),
+        ("steps = \"4x\"", &["recipe.toml", "line 1", "not a size"]),
+        ("steps = -4", &["recipe.toml", "line 1", "not a size"]),
+        ("steps = [4]", &["recipe.toml", "line 1", "not a size"]),
+        ("lr = \"fast\"", &["recipe.toml", "line 1", "fast"]),
+        ("method = \"posse\"", &["recipe.toml", "line 1", "posse"]),
+    ] {
+        dir.write("recipe.toml", recipe);
+        let args = "train --preset tiny --data a.txt --out out --train-len 32 --config recipe.toml";
+        refuse(&dir, args, 1, parts);
+    }
+    dir.write("recipe.toml", "steps = 0\n");
+    refuse(&dir, "train --preset tiny --data a.txt --out out --config recipe.toml", 2, &["--steps 0"]);
+    refuse(&dir, "train --preset tiny --data a.txt --out out --config no.toml", 1, &["no.toml"]);
+}
+
+/// Changes one key of m's config.json.
+fn with_config(dir: &Dir, name: &str, change: impl FnOnce(&mut Value)) {
+    dir.copy("m", name);
+    let mut config = dir.json("m/config.json");
+    change(&mut config);
+    dir.write(&format!("{name}/config.json"), config.to_string());
+}
+
+#[test]
+fn configs_that_are_not_understood() {
+    let dir = Dir::with_model();
+    for (key, value, parts) in [
+        ("model_type", json!("mamba"), &["config.json", "mamba"][..]),
+        ("rope_scaling", json!({"rope_type": "spiral", "factor": 2.0}), &["config.json", "spiral"]),
+        ("rope_scaling", json!({"rope_type": "longrope"}), &["config.json", "longrope"]),
+        ("hidden_size", json!(0), &["config.json", "hidden_size"]),
+        ("num_key_value_heads", json!(3), &["config.json", "num_key_value_heads"]),
+        ("vocab_size", json!(100), &["tokenizer.json", "257", "100"]),
+    ] {
+        with_config(&dir, "bad", |config| {
+            config[key] = value;
+            if key == "rope_scaling" {
+                config.as_object_mut().unwrap().remove("rope_parameters");
+            }
+        });
+        let args = TRAIN.replace("--preset tiny", "--model bad");
+        refuse(&dir, &args, 1, parts);
+        refuse(&dir, "eval-ppl --model bad --data a.txt --windows 32", 1, parts);
+    }
+    dir.write("bad/config.json", "{");
+    refuse(&dir, &TRAIN.replace("--preset tiny", "--model bad"), 1, &["config.json"]);
+    refuse(&dir, &TRAIN.replace("--preset tiny", "--model gone"), 1, &["gone", "config.json"]);
+    dir.copy("m", "mute");
+    std::fs::remove_file(dir.path("mute/tokenizer.json")).unwrap();
+    refuse(&dir, &TRAIN.replace("--preset tiny", "--model mute"), 1, &["mute", "tokenizer.json"]);
+}
+
+/// A copy of m whose weights are `change`d: header and data of its safetensors.
+fn with_weights(dir: &Dir, name: &str, change: impl FnOnce(&mut Value, &mut Vec<u8>)) {
+    dir.copy("m", name);
+    let file = dir.read("m/model.safetensors");
+    let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    let mut header: Value = serde_json::from_slice(&file[8..8 + length]).unwrap();
+    let mut data = file[8 + length..].to_vec();
+    change(&mut header, &mut data);
+    let header = header.to_string().into_bytes();
+    let parts = [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat();
+    dir.write(&format!("{name}/model.safetensors"), parts);
+}
+
+const Q: &str = "model.layers.0.self_attn.q_proj.weight";
+
+#[test]
+fn weights_that_are_broken() {
+    let dir = Dir::with_model();
+    let refuse_model = |name: &str, parts: &[&str]| {
+        refuse(&dir, &TRAIN.replace("--preset tiny", &format!("--model {name}")), 1, parts);
+        refuse(&dir, &format!("generate --model {name} --prompt x"), 1, parts);
+    };
+    with_weights(&dir, "nan", |header, data| {
+        let at = header[Q]["data_offsets"][0].as_u64().unwrap() as usize;
+        data[at + 8..at + 12].copy_from_slice(&f32::NAN.to_le_bytes());
+    });
+    refuse_model("nan", &["nan/model.safetensors", &format!("{Q}[0, 2] is NaN")]);
+    with_weights(&dir, "cut", |_, data| data.truncate(data.len() / 2));
+    refuse_model("cut", &["cut/model.safetensors", "truncated", "fetch it again"]);
+    with_weights(&dir, "shape", |header, _| header[Q]["shape"] = json!([32, 128]));
+    refuse_model("shape", &["shape/model.safetensors", Q, "[32, 128]", "[64, 64]"]);
+    with_weights(&dir, "absent", |header, _| {
+        let taken = header.as_object_mut().unwrap().remove(Q).unwrap();
+        header["other.weight"] = taken;
+    });
+    refuse_model("absent", &["absent/model.safetensors", Q, "absent"]);
+    dir.copy("m", "none");
+    std::fs::remove_file(dir.path("none/model.safetensors")).unwrap();
+    refuse_model("none", &["none", "model.safetensors"]);
+    dir.write(
+        "none/model.safetensors.index.json",
+        json!({"weight_map": {Q: "gone.safetensors"}}).to_string(),
+    );
+    refuse_model("none", &["none/gone.safetensors", "is missing", "fetch it again"]);
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_the_run() {
+    let dir = Dir::new();
+    // each step multiplies the weights by about -1e6 until they overflow
+    let args = "train --preset tiny --data a.txt --out out --train-len 32 --steps 50 --quiet --dtype f32 --lr 1000 \
+                --warmup 0 --weight-decay 1000 --save-every 1";
+    let ran =
+        dir.run(args).refused(1, &["step ", "the loss is", "the sample is", "a.txt", "nothing was updated"]);
+    let good = ran.stderr.split("the last good checkpoint is ").nth(1).unwrap_or_default();
+    let good = good.split(';').next().unwrap_or_default();
+    assert!(dir.path(good).join("manifest.json").exists(), "no checkpoint at \"{good}\"\n{}", ran.all());
+    assert!(!dir.names().iter().any(|n| n.contains("tmp") || n == "out/config.json"), "{:?}", dir.names());
+}
+
+/// A directory of 3 MiB in memory, if this user may make one.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(at: std::path::PathBuf) -> Option<SmallDisk> {
+        std::fs::create_dir(&at).unwrap();
+        let mut mount = std::process::Command::new("mount");
+        let status = mount.args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"]).arg(&at).output();
+        status.is_ok_and(|o| o.status.success()).then_some(SmallDisk(at))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).output();
+    }
+}
+
+#[test]
+fn a_full_disk_costs_one_checkpoint_and_no_more() {
+    let dir = Dir::new();
+    let Some(_disk) = SmallDisk::mount(dir.path("disk")) else {
+        return skip("no small disk can be mounted here, so what happens on a full one is not tested");
+    };
+    // a checkpoint of `tiny` in bf16 takes 2.9 MB: one fits, two do not
+    let args =
+        "train --preset tiny --data a.txt --out disk/run --train-len 32 --steps 4 --save-every 2 --quiet";
+    dir.run(args).refused(1, &["disk/run", "No space left"]);
+    let left = dir.names();
+    assert!(left.contains(&"disk/run/checkpoint-000002/manifest.json".into()), "{left:?}");
+    assert!(!left.iter().any(|n| n.contains(".tmp") || n.contains("checkpoint-000004")), "{left:?}");
+}

@@ -1,0 +1,157 @@
+//! The real binary in a fresh directory: what it said is printed whenever an expectation is not met.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use tempfile::TempDir;
+
+/// A directory of its own for one test, with text and a token cache in it.
+pub struct Dir(TempDir);
+
+/// What a command did.
+pub struct Ran {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+    what: String,
+}
+
+impl Dir {
+    /// With a.txt: 20000 bytes of words.
+    pub fn new() -> Dir {
+        let dir = Dir(tempfile::tempdir().unwrap());
+        dir.write("a.txt", words(20_000));
+        dir
+    }
+
+    /// With a model in m/ too: tiny, untrained but for one step.
+    pub fn with_model() -> Dir {
+        let dir = Dir::new();
+        dir.run("train --preset tiny --data a.txt --train-len 32 --steps 1 --dtype f32 --quiet --out m").ok();
+        dir
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        std::fs::write(self.path(name), bytes).unwrap();
+    }
+
+    pub fn read(&self, name: &str) -> Vec<u8> {
+        let path = self.path(name);
+        std::fs::read(&path)
+            .unwrap_or_else(|e| panic!("{}: {e}; there are {:?}", path.display(), self.names()))
+    }
+
+    pub fn json(&self, name: &str) -> serde_json::Value {
+        serde_json::from_slice(&self.read(name)).unwrap()
+    }
+
+    /// The lines of a .jsonl file.
+    pub fn lines(&self, name: &str) -> Vec<serde_json::Value> {
+        let text = String::from_utf8(self.read(name)).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Everything in the directory and below, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        below(self.0.path(), "", &mut names);
+        names.retain(|name| !name.starts_with("cache"));
+        names.sort();
+        names
+    }
+
+    pub fn copy(&self, from: &str, to: &str) {
+        std::fs::create_dir_all(self.path(to)).unwrap();
+        for entry in std::fs::read_dir(self.path(from)).unwrap().flatten().filter(|e| e.path().is_file()) {
+            std::fs::copy(entry.path(), self.path(to).join(entry.file_name())).unwrap();
+        }
+    }
+
+    /// The binary with `args`, split at spaces.
+    pub fn command(&self, args: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pose-engine"));
+        command.args(args.split_whitespace()).current_dir(self.0.path());
+        command.env("POSE_CACHE", self.path("cache")).env("RUST_BACKTRACE", "0").stdin(Stdio::null());
+        command
+    }
+
+    pub fn run(&self, args: &str) -> Ran {
+        self.finish(self.command(args), args)
+    }
+
+    /// Runs a command that was changed beforehand.
+    pub fn finish(&self, mut command: Command, what: &str) -> Ran {
+        Ran::of(&command.output().unwrap(), what)
+    }
+
+    /// Starts the binary and leaves it running.
+    pub fn start(&self, args: &str) -> Child {
+        self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+}
+
+impl Ran {
+    pub fn of(output: &Output, what: &str) -> Ran {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        Ran { code: output.status.code(), stdout, stderr, what: what.into() }
+    }
+
+    /// What to print when an expectation is not met.
+    pub fn all(&self) -> String {
+        let Ran { code, stdout, stderr, what } = self;
+        format!("command: pose-engine {what}\nstatus: {code:?}\nstdout:\n{stdout}\nstderr:\n{stderr}")
+    }
+
+    #[track_caller]
+    pub fn ok(self) -> Ran {
+        assert!(self.code == Some(0), "should have succeeded\n{}", self.all());
+        self
+    }
+
+    /// Failed with `code` and one sentence, in which all of `parts` are.
+    #[track_caller]
+    pub fn refused(self, code: i32, parts: &[&str]) -> Ran {
+        assert!(self.code == Some(code), "should have ended with status {code}\n{}", self.all());
+        let errors: Vec<&str> = self.stderr.lines().filter(|l| l.starts_with("pose-engine: ")).collect();
+        let last = self.stderr.lines().next_back().unwrap_or_default();
+        assert!(errors.len() == 1 && errors[0] == last, "should end in one sentence\n{}", self.all());
+        for part in parts {
+            assert!(last.contains(part), "the sentence should have \"{part}\" in it\n{}", self.all());
+        }
+        assert!(!last.contains("panicked"), "{}", self.all());
+        self
+    }
+}
+
+fn below(dir: &Path, prefix: &str, names: &mut Vec<String>) {
+    for entry in std::fs::read_dir(dir).unwrap().flatten() {
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        if entry.path().is_dir() {
+            below(&entry.path(), &format!("{name}/"), names);
+        }
+        names.push(name);
+    }
+}
+
+/// About `bytes` bytes of words, the same every time.
+pub fn words(bytes: usize) -> String {
+    const WORDS: [&str; 12] =
+        ["the", "red", "fox", "ran", "over", "a", "hill", "and", "saw", "an", "old", "bridge"];
+    let (mut text, mut state) = (String::new(), 1u64);
+    while text.len() < bytes {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        text += WORDS[(state >> 33) as usize % WORDS.len()];
+        text.push(' ');
+    }
+    text
+}
+
+/// Says that a check is not made here, or fails where POSE_REQUIRE_ALL=1 says that all must be made.
+pub fn skip(why: &str) {
+    assert!(std::env::var_os("POSE_REQUIRE_ALL").is_none(), "POSE_REQUIRE_ALL is set, but {why}");
+    eprintln!("SKIPPED: {why}");
+}

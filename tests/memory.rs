@@ -1,0 +1,72 @@
+//! Every byte is planned: the peak of a run is within 5% of its plan, and `plan` tells of the same bytes that the same
+//! flags of `train` and `eval-ppl` allocate.
+
+mod common;
+
+use common::cli::{Dir, words};
+
+/// Some hundreds of MB, so that 5% is more than what a process takes anyway.
+const FLAGS: &str = "--preset 10m --train-len 256 --steps 1 --quiet";
+
+/// Planned and peak bytes, from a command's JSON.
+fn bytes(dir: &Dir, json: &str) -> (f64, Option<f64>) {
+    let json = dir.json(json);
+    (json["planned_bytes"].as_f64().unwrap(), json["peak_bytes"].as_f64())
+}
+
+fn near(dir: &Dir, json: &str) {
+    let (planned, peak) = bytes(dir, json);
+    let Some(peak) = peak else {
+        return common::cli::skip("this system does not say how much memory a process took");
+    };
+    assert!(planned > 100e6, "{json}: {planned} bytes are too few to measure");
+    assert!((peak / planned - 1.0).abs() <= 0.05, "{json}: planned {planned}, at the peak {peak}");
+}
+
+fn train(dir: &Dir, name: &str, flags: &str) {
+    dir.run(&format!("train --data a.txt --out {name} --json {name}.json {FLAGS} {flags}")).ok();
+    near(dir, &format!("{name}.json"));
+    dir.run(&format!("plan train --data a.txt --json plan.json {FLAGS} {flags}")).ok();
+    assert_eq!(
+        dir.json("plan.json")["total"].as_f64().unwrap(),
+        bytes(dir, &format!("{name}.json")).0,
+        "{name}"
+    );
+}
+
+#[test]
+fn bf16_training() {
+    train(&Dir::new(), "bf16", "--batch 12 --target-len 4k");
+}
+
+#[test]
+fn f32_training() {
+    train(&Dir::new(), "f32", "--batch 12 --dtype f32");
+}
+
+#[test]
+fn recomputing_training_with_checkpoints() {
+    train(&Dir::new(), "recompute", "--recompute --batch 24 --save-every 1");
+}
+
+#[test]
+fn the_target_length_costs_nothing() {
+    let dir = Dir::new();
+    let total = |target: &str| {
+        dir.run(&format!("plan {FLAGS} --target-len {target} --json plan.json")).ok();
+        dir.json("plan.json")["total"].as_u64().unwrap()
+    };
+    assert_eq!(total("256"), total("1M"));
+}
+
+#[test]
+fn perplexity() {
+    let dir = Dir::new();
+    dir.write("long.txt", words(40_000));
+    dir.run("train --preset 10m --data a.txt --train-len 32 --steps 1 --quiet --out m").ok();
+    let flags = "--model m --data long.txt --windows 32k --tokens 12k --mode truncate --dtype f32";
+    dir.run(&format!("plan eval-ppl {flags} --json plan.json")).ok();
+    dir.run(&format!("eval-ppl {flags} --quiet --json ppl.json")).ok();
+    near(&dir, "ppl.json");
+    assert_eq!(dir.json("plan.json")["total"].as_f64().unwrap(), bytes(&dir, "ppl.json").0);
+}

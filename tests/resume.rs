@@ -1,0 +1,175 @@
+//! Stop and go: a run that was stopped, politely or not, and resumed ends in the same bits as one that never stopped.
+
+mod common;
+
+use common::cli::{Dir, Ran};
+use std::time::{Duration, Instant};
+
+/// 40 steps of a small run with every state that must survive: schedule, moments, drawn positions.
+const RUN: &str = "train --preset tiny --data a.txt --train-len 64 --target-len 256 --rope yarn --rope-factor 2 --steps 40 \
+                   --batch 2 --grad-accum 2 --lr 1e-3 --schedule cosine --weight-decay 0.1 --save-every 4";
+
+/// The weights of a finished run; metrics.jsonl must tell of every step once.
+fn weights(dir: &Dir, out: &str, steps: u64) -> Vec<u8> {
+    let told: Vec<u64> =
+        dir.lines(&format!("{out}/metrics.jsonl")).iter().map(|m| m["step"].as_u64().unwrap()).collect();
+    assert_eq!(told, (1..=steps).collect::<Vec<_>>(), "{out}/metrics.jsonl");
+    assert!(
+        !dir.names().iter().any(|n| n.contains(".tmp-") || n.contains("final.ready")),
+        "{:?}",
+        dir.names()
+    );
+    dir.read(&format!("{out}/model.safetensors"))
+}
+
+#[track_caller]
+fn same(a: &[u8], b: &[u8], what: &str) {
+    let differ = a.iter().zip(b).position(|(a, b)| a != b);
+    assert!(a.len() == b.len() && differ.is_none(), "{what}: byte {differ:?} differs");
+}
+
+/// Starts a run, waits until `steps` steps are in its metrics, and sends it a signal.
+fn stopped(dir: &Dir, args: &str, out: &str, steps: usize, signal: i32) -> Ran {
+    let mut child = dir.start(args);
+    let metrics = dir.path(&format!("{out}/metrics.jsonl"));
+    let start = Instant::now();
+    while std::fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < steps {
+        assert!(start.elapsed() < Duration::from_secs(60), "no {steps} steps after a minute");
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "{}",
+            Ran::of(&child.wait_with_output().unwrap(), args).all()
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // SAFETY: kill takes two numbers; the process is our child and not yet waited for, so the id is still its own.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
+    Ran::of(&child.wait_with_output().unwrap(), args)
+}
+
+fn checkpoints(dir: &Dir, out: &str) -> Vec<u64> {
+    let names = dir.names();
+    let steps = names.iter().filter_map(|n| n.strip_prefix(&format!("{out}/checkpoint-"))?.parse().ok());
+    steps.collect()
+}
+
+#[test]
+fn an_interrupted_run_goes_on_to_the_same_bits() {
+    let dir = Dir::new();
+    dir.run(&format!("{RUN} --quiet --out whole")).ok();
+    let whole = weights(&dir, "whole", 40);
+    // --save-every is not one of the numbers: without it, the only checkpoint is that of the interruption
+    let run = RUN.replace(" --save-every 4", "");
+    for (signal, at) in [(libc::SIGINT, 1), (libc::SIGTERM, 17)] {
+        let out = format!("stopped-{at}");
+        let ran = stopped(&dir, &format!("{run} --out {out}"), &out, at, signal);
+        let ran = ran.refused(130, &["interrupted after step", "of 40", "--resume"]);
+        let saved = checkpoints(&dir, &out);
+        assert_eq!(saved.len(), 1, "{}", ran.all());
+        assert!(saved[0] >= at as u64 && saved[0] < 40, "{}", ran.all());
+        let resumed = dir.run(&format!("train --resume --out {out}")).ok();
+        assert!(resumed.stderr.contains(&format!("going on after step {}", saved[0])), "{}", resumed.all());
+        same(&weights(&dir, &out, 40), &whole, &out);
+    }
+}
+
+#[test]
+fn a_killed_run_loses_at_most_the_steps_since_its_checkpoint() {
+    let dir = Dir::new();
+    dir.run(&format!("{RUN} --quiet --out whole")).ok();
+    let whole = weights(&dir, "whole", 40);
+    for at in [2, 9, 21, 38] {
+        let out = format!("killed-{at}");
+        let ran = stopped(&dir, &format!("{RUN} --quiet --out {out}"), &out, at, libc::SIGKILL);
+        assert_eq!(ran.code, None, "{}", ran.all());
+        let done = dir.lines(&format!("{out}/metrics.jsonl")).len() as u64;
+        let kept = checkpoints(&dir, &out).into_iter().max().unwrap_or(0);
+        // the step after a multiple of 4 begins only when the checkpoint is there
+        assert!(kept + 4 >= done, "{done} steps done, the newest checkpoint is of step {kept}");
+        dir.run(&format!("train --resume --out {out} --quiet")).ok();
+        same(&weights(&dir, &out, 40), &whole, &out);
+    }
+}
+
+#[test]
+fn threads_and_recomputation_change_no_bit() {
+    let dir = Dir::new();
+    let run = RUN.replace("--steps 40", "--steps 6");
+    dir.run(&format!("{run} --quiet --out one --threads 1")).ok();
+    dir.run(&format!("{run} --quiet --out two --threads 2")).ok();
+    dir.run(&format!("{run} --quiet --out again --threads 2 --recompute")).ok();
+    let one = weights(&dir, "one", 6);
+    same(&weights(&dir, "two", 6), &one, "2 threads against 1");
+    same(&weights(&dir, "again", 6), &one, "--recompute");
+}
+
+#[test]
+fn only_the_same_run_can_be_resumed() {
+    let dir = Dir::new();
+    let run = RUN.replace("--steps 40", "--steps 8");
+    dir.run(&format!("{run} --quiet --out run")).ok();
+    let recipe = dir.read("run/recipe.toml");
+    dir.write("other.txt", common::cli::words(9_000));
+    for (flags, parts) in [
+        ("--lr 2e-3", &["--lr 0.002", "run", "started with 0.001"][..]),
+        ("--steps 9", &["--steps 9", "started with 8"]),
+        ("--seed 1", &["--seed 1"]),
+        ("--batch 4", &["--batch 4"]),
+        ("--dtype f32", &["--dtype", "f32", "bf16"]),
+        ("--clip 0.5", &["--clip 0.5"]),
+    ] {
+        dir.run(&format!("train --resume --out run {flags}")).refused(2, parts);
+    }
+    std::fs::remove_file(dir.path("run/manifest.json")).unwrap();
+    dir.run("train --resume --out run --data other.txt").refused(1, &["another recipe"]);
+    assert_eq!(dir.read("run/recipe.toml"), recipe, "a refused resume changed the run's recipe");
+    // what changes no number may change
+    dir.run("train --resume --out run --save-every 3 --recompute --quiet").ok();
+}
+
+#[test]
+fn a_finished_run_stays_as_it_is_and_can_be_made_longer() {
+    let dir = Dir::new();
+    let run = RUN.replace("--schedule cosine", "--schedule constant --warmup 2");
+    let run = |steps: u32, flags: &str| format!("{} {flags} --quiet", run.replace("40", &steps.to_string()));
+    dir.run(&run(6, "--out whole --json whole.json")).ok();
+    let whole = weights(&dir, "whole", 6);
+    let again = dir.run("train --resume --out whole --json again.json").ok();
+    assert!(again.stderr.contains("done already"), "{}", again.all());
+    same(&weights(&dir, "whole", 6), &whole, "resumed when finished");
+    assert_eq!(dir.json("again.json")["last_loss"], dir.json("whole.json")["last_loss"]);
+
+    dir.run(&run(3, "--out longer")).ok();
+    dir.run("train --resume --out longer --steps 6 --quiet").ok();
+    same(&weights(&dir, "longer", 6), &whole, "3 steps and 3 more");
+    dir.run("train --resume --out longer --steps 4").refused(2, &["--steps 4", "6 steps already"]);
+
+    dir.run(&run(3, "--out bare").replace("--save-every 4", "")).ok();
+    dir.run("train --resume --out bare --steps 6").refused(2, &["bare", "no checkpoint", "--model"]);
+}
+
+#[test]
+fn a_broken_checkpoint_is_passed_over_and_said() {
+    let dir = Dir::new();
+    let run = RUN.replace("--steps 40", "--steps 10");
+    dir.run(&format!("{run} --quiet --out whole")).ok();
+    let whole = weights(&dir, "whole", 10);
+    std::fs::remove_file(dir.path("whole/manifest.json")).unwrap();
+    std::fs::remove_dir_all(dir.path("whole/checkpoint-000010")).unwrap();
+    let broken = "whole/checkpoint-000008/resume/optimizer.safetensors";
+    let mut bytes = dir.read(broken);
+    *bytes.last_mut().unwrap() ^= 1;
+    dir.write(broken, &bytes);
+    let ran = dir.run("train --resume --out whole").ok();
+    for part in ["a newer checkpoint is broken", "optimizer.safetensors", "going on after step 4"] {
+        assert!(ran.stderr.contains(part), "no \"{part}\"\n{}", ran.all());
+    }
+    same(&weights(&dir, "whole", 10), &whole, "from the checkpoint before");
+
+    for step in ["000004", "000008", "000010"] {
+        dir.write(&format!("whole/checkpoint-{step}/config.json"), "{}");
+    }
+    std::fs::remove_file(dir.path("whole/manifest.json")).unwrap();
+    dir.run("train --resume --out whole")
+        .refused(1, &["has checkpoints, but none is complete", "config.json"]);
+}
