@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod cli;
+pub mod rounded;
 
 use pose_engine::backend::{Backend, Float};
 use pose_engine::checkpoint::Weights;

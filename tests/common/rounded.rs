@@ -1,0 +1,205 @@
+//! A plain implementation in bf16: the f64 reference with every stored activation and weight rounded to bf16, and nothing
+//! else. What error it makes is what the precision costs; a backend in bf16 may make at most twice that.
+
+use half::bf16;
+use pose_engine::backend::reference::{HostBuf, Reference};
+use pose_engine::backend::*;
+use pose_engine::error::Result;
+use pose_engine::index::{DocumentId, TokenId};
+
+pub struct Rounded;
+
+pub type Buf = HostBuf<f64>;
+const R: Reference = Reference;
+
+/// Every element to the nearest bf16.
+pub fn round(x: &mut Buf) {
+    x.0.iter_mut().for_each(|x| *x = bf16::from_f64(*x).to_f64());
+}
+
+/// Places and gradients name the backend in their types; both use the same buffers.
+fn places<'a>(places: Places<'a, Rounded>) -> Places<'a, Reference> {
+    match places {
+        Places::Spans { spans, per_row } => Places::Spans { spans, per_row },
+        Places::List(list) => Places::List(list),
+    }
+}
+
+impl Backend for Rounded {
+    type Act = f64;
+    type Stat = f64;
+    type Buf<T: Element> = HostBuf<T>;
+
+    fn alloc<T: Element>(&self, len: usize) -> Result<HostBuf<T>> {
+        R.alloc(len)
+    }
+    fn upload<T: Element>(&self, dst: &mut HostBuf<T>, at: usize, src: &[T]) -> Result<()> {
+        R.upload(dst, at, src)
+    }
+    fn download<T: Element>(&self, dst: &mut [T], src: &HostBuf<T>, at: usize) -> Result<()> {
+        R.download(dst, src, at)
+    }
+    fn copy<T: Element>(
+        &self,
+        dst: &mut HostBuf<T>,
+        dst_at: usize,
+        src: &HostBuf<T>,
+        src_at: usize,
+        len: usize,
+    ) -> Result<()> {
+        R.copy(dst, dst_at, src, src_at, len)
+    }
+    fn zero<T: Element>(&self, x: &mut HostBuf<T>, len: usize) -> Result<()> {
+        R.zero(x, len)
+    }
+    fn scratch_bytes(&self, _op: ScratchFor) -> usize {
+        0
+    }
+    fn reserve_scratch(&self, _bytes: usize) -> Result<()> {
+        Ok(())
+    }
+    fn embed(&self, y: &mut Buf, table: &Buf, ids: &HostBuf<TokenId>, s: HeadShape) -> Result<()> {
+        R.embed(y, table, ids, s)
+    }
+    fn embed_backward(
+        &self,
+        d_table: &mut Buf,
+        dy: &Buf,
+        ids: &HostBuf<TokenId>,
+        s: HeadShape,
+    ) -> Result<()> {
+        R.embed_backward(d_table, dy, ids, s)
+    }
+    fn rmsnorm(&self, y: &mut Buf, rstd: &mut Buf, x: &Buf, w: &Buf, s: NormShape) -> Result<()> {
+        R.rmsnorm(y, rstd, x, w, s)?;
+        round(y);
+        Ok(())
+    }
+    fn rmsnorm_backward(
+        &self,
+        dx: &mut Buf,
+        dw: &mut Buf,
+        dy: &Buf,
+        x: &Buf,
+        rstd: &Buf,
+        w: &Buf,
+        s: NormShape,
+    ) -> Result<()> {
+        R.rmsnorm_backward(dx, dw, dy, x, rstd, w, s)?;
+        round(dx);
+        Ok(())
+    }
+    fn matmul_nt(
+        &self,
+        y: &mut Buf,
+        x: &Buf,
+        w: &Buf,
+        bias: Option<&Buf>,
+        residual: Option<&Buf>,
+        s: MatmulShape,
+    ) -> Result<()> {
+        R.matmul_nt(y, x, w, bias, residual, s)?;
+        round(y);
+        Ok(())
+    }
+    fn matmul_nn(&self, dx: &mut Buf, dy: &Buf, w: &Buf, write: Write, s: MatmulShape) -> Result<()> {
+        R.matmul_nn(dx, dy, w, write, s)?;
+        round(dx);
+        Ok(())
+    }
+    fn matmul_tn(&self, dw: &mut Buf, dy: &Buf, x: &Buf, s: MatmulShape) -> Result<()> {
+        R.matmul_tn(dw, dy, x, s)
+    }
+    fn bias_backward(&self, db: &mut Buf, dy: &Buf, m: usize, n: usize) -> Result<()> {
+        R.bias_backward(db, dy, m, n)
+    }
+    fn rope(
+        &self,
+        q: &mut Buf,
+        k: &mut Buf,
+        at: Places<'_, Self>,
+        turns: &HostBuf<u64>,
+        direction: Direction,
+        s: RopeShape,
+    ) -> Result<()> {
+        R.rope(q, k, places(at), turns, direction, s)?;
+        round(q);
+        round(k);
+        Ok(())
+    }
+    fn swiglu(&self, y: &mut Buf, gate: &Buf, up: &Buf, len: usize) -> Result<()> {
+        R.swiglu(y, gate, up, len)?;
+        round(y);
+        Ok(())
+    }
+    fn swiglu_backward(
+        &self,
+        d_gate: &mut Buf,
+        d_up: &mut Buf,
+        dy: &Buf,
+        gate: &Buf,
+        up: &Buf,
+        len: usize,
+    ) -> Result<()> {
+        R.swiglu_backward(d_gate, d_up, dy, gate, up, len)?;
+        round(d_gate);
+        round(d_up);
+        Ok(())
+    }
+    fn attention(
+        &self,
+        o: &mut Buf,
+        lse: &mut Buf,
+        q: &Buf,
+        k: &Buf,
+        v: &Buf,
+        documents: Option<&HostBuf<DocumentId>>,
+        s: AttentionShape,
+    ) -> Result<()> {
+        R.attention(o, lse, q, k, v, documents, s)?;
+        round(o);
+        Ok(())
+    }
+    fn attention_backward(
+        &self,
+        dq: &mut Buf,
+        dk: &mut Buf,
+        dv: &mut Buf,
+        d_o: &Buf,
+        o: &Buf,
+        lse: &Buf,
+        q: &Buf,
+        k: &Buf,
+        v: &Buf,
+        documents: Option<&HostBuf<DocumentId>>,
+        s: AttentionShape,
+    ) -> Result<()> {
+        R.attention_backward(dq, dk, dv, d_o, o, lse, q, k, v, documents, s)?;
+        [dq, dk, dv].into_iter().for_each(round);
+        Ok(())
+    }
+    fn head_loss(
+        &self,
+        nll: &mut Buf,
+        x: &Buf,
+        w: &Buf,
+        targets: &HostBuf<TokenId>,
+        grad: Option<HeadGrad<'_, Self>>,
+        s: HeadShape,
+    ) -> Result<()> {
+        let Some(HeadGrad { dx, dw, scale }) = grad else { return R.head_loss(nll, x, w, targets, None, s) };
+        let inner = HeadGrad { dx: &mut *dx, dw, scale };
+        R.head_loss(nll, x, w, targets, Some(inner), s)?;
+        round(dx);
+        Ok(())
+    }
+    fn head_logits(&self, logits: &mut Buf, x: &Buf, w: &Buf, s: HeadShape) -> Result<()> {
+        R.head_logits(logits, x, w, s)
+    }
+    fn sum_squares(&self, x: &Buf, len: usize) -> Result<f64> {
+        R.sum_squares(x, len)
+    }
+    fn adamw(&self, _: &mut [AdamTensor<'_, Self>], _: AdamStep) -> Result<()> {
+        Err(pose_engine::error::Error::usage("adamw", "", "no test of rounding takes an optimizer step"))
+    }
+}
