@@ -4,7 +4,7 @@ mod common;
 
 use common::cli::Dir;
 
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 10] = [
     "train",
     "eval-ppl",
     "eval-passkey",
@@ -14,6 +14,7 @@ const COMMANDS: [&str; 9] = [
     "plan eval-ppl",
     "logits",
     "devices",
+    "quickstart",
 ];
 
 #[test]
