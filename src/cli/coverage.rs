@@ -43,7 +43,7 @@ pub struct Coverage {
     #[command(flatten)]
     json: Json,
     #[command(flatten)]
-    common: Common,
+    pub common: Common,
 }
 
 impl Coverage {

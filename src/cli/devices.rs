@@ -17,7 +17,7 @@ pub struct Devices {
     #[command(flatten)]
     json: Json,
     #[command(flatten)]
-    common: Common,
+    pub common: Common,
 }
 
 impl Devices {

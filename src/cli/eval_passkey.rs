@@ -35,7 +35,7 @@ pub struct EvalPasskey {
     #[command(flatten)]
     json: Json,
     #[command(flatten)]
-    common: Common,
+    pub common: Common,
 }
 
 impl EvalPasskey {

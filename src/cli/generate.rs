@@ -51,7 +51,7 @@ pub struct Generate {
     #[command(flatten)]
     json: Json,
     #[command(flatten)]
-    common: Common,
+    pub common: Common,
 }
 
 impl Generate {

@@ -35,7 +35,7 @@ pub struct Logits {
     #[command(flatten)]
     place: Where,
     #[command(flatten)]
-    common: Common,
+    pub common: Common,
 }
 
 /// Rows of equal length.

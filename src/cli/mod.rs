@@ -32,7 +32,7 @@ pub mod size;
 mod train;
 pub mod usage;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use clap::{Parser, Subcommand};
 
 /// Lengthens the context window of RoPE language models by PoSE, on kernels written by hand.
@@ -69,6 +69,7 @@ enum Command {
 
 impl Cli {
     pub fn run(self) -> Result<()> {
+        self.limit_threads()?;
         match self.command {
             Command::Quickstart(c) => c.run(),
             Command::Train(c) => c.run(),
@@ -80,5 +81,24 @@ impl Cli {
             Command::Logits(c) => c.run(),
             Command::Devices(c) => c.run(),
         }
+    }
+
+    /// `--threads` for what runs outside the kernels too: tokenizing, drawing coverage.
+    fn limit_threads(&self) -> Result<()> {
+        let common = match &self.command {
+            Command::Quickstart(c) => &c.common,
+            Command::Train(c) => &c.common,
+            Command::EvalPpl(c) => &c.common,
+            Command::EvalPasskey(c) => &c.common,
+            Command::Generate(c) => &c.common,
+            Command::Coverage(c) => &c.common,
+            Command::Plan(_) => return Ok(()),
+            Command::Logits(c) => &c.common,
+            Command::Devices(c) => &c.common,
+        };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(common.threads).build_global();
+        pool.map_err(|e| {
+            Error::usage("--threads", common.threads, format!("the threads cannot be started: {e}"))
+        })
     }
 }

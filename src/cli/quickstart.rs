@@ -27,7 +27,7 @@ pub struct Quickstart {
     #[command(flatten)]
     json: Json,
     #[command(flatten)]
-    common: Common,
+    pub common: Common,
 }
 
 impl Quickstart {

@@ -29,17 +29,25 @@ pub fn check_fits(rows: &[Row], limit: usize, where_from: &str) -> Result<()> {
     if total <= limit {
         return Ok(());
     }
-    let mut largest: Vec<&Row> = rows.iter().collect();
-    largest.sort_by_key(|row| std::cmp::Reverse(row.bytes));
-    let named: Vec<String> = largest
-        .iter()
-        .take(3)
-        .map(|row| format!("{} {} ({})", row.name, bytes_text(row.bytes), row.kind))
-        .collect();
-    let mut remedies: Vec<&str> = largest.iter().take(3).map(|row| row.kind.remedy()).collect();
+    // by kind first: a cache is many buffers, none of which is large
+    let of = |kind: Kind| rows.iter().filter(|row| row.kind == kind).map(|row| row.bytes).sum::<usize>();
+    let mut kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|&kind| of(kind) > 0).collect();
+    kinds.sort_by_key(|&kind| std::cmp::Reverse(of(kind)));
+    kinds.truncate(3);
+    let name = |&kind: &Kind| {
+        let mut largest: Option<&Row> = None;
+        for row in rows.iter().filter(|row| row.kind == kind) {
+            largest = largest.filter(|l| l.bytes >= row.bytes).or(Some(row));
+        }
+        let row =
+            largest.map_or(String::new(), |row| format!(", {} of them {}", bytes_text(row.bytes), row.name));
+        format!("{kind} ({}{row})", bytes_text(of(kind)))
+    };
+    let named: Vec<String> = kinds.iter().map(name).collect();
+    let mut remedies: Vec<&str> = kinds.iter().map(|kind| kind.remedy()).collect();
     remedies.dedup();
     Err(Error::DoesNotFit(format!(
-        "the plan takes {} and {where_from} is {}; the largest buffers are {}; {}",
+        "the plan takes {} and {where_from} is {}; the largest are {}; {}",
         bytes_text(total),
         bytes_text(limit),
         named.join(", "),

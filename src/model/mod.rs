@@ -38,14 +38,18 @@ impl<B: Backend> Model<B> {
         let alloc = |spec: &ParamSpec| ledger.buf(b, Kind::Weights, &spec.name, &spec.shape);
         let params = specs.iter().map(alloc).collect::<Result<_>>()?;
         let turns_on_host = rope.turns();
-        let mut turns = b.alloc(turns_on_host.len())?;
-        b.upload(&mut turns, 0, &turns_on_host)?;
+        let mut turns = ledger.buf(b, Kind::Weights, "rope frequencies", &[turns_on_host.len()])?;
+        if !ledger.is_dry() {
+            b.upload(&mut turns, 0, &turns_on_host)?;
+        }
         let attention_factor = rope.attention_factor();
         Ok(Model { config: config.clone(), specs, ids, params, turns, attention_factor })
     }
 
-    /// Fills every parameter from a checkpoint.
+    /// Fills every parameter from a checkpoint that holds all of them, in their shapes, all finite; a tied model's
+    /// checkpoint may hold a head too if it equals the embedding.
     pub fn load(&mut self, b: &B, weights: &Weights) -> Result<()> {
+        weights.check_table(&self.specs)?;
         for (spec, param) in self.specs.iter().zip(&mut self.params) {
             weights.read_f32(&spec.name, &spec.shape, &mut |at, values| upload_f32(b, param, at, values))?;
         }

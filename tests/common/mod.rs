@@ -1,8 +1,8 @@
 //! What the model tests share: the fixtures of tests/fixtures, and a model with its buffers on any backend.
 #![allow(dead_code)]
 
-pub mod rounded;
 pub mod cli;
+pub mod rounded;
 
 use pose_engine::backend::{Backend, Float};
 use pose_engine::checkpoint::Weights;
