@@ -18,4 +18,5 @@ pub mod random;
 pub mod recipe;
 pub mod report;
 pub mod rope;
+pub mod size;
 pub mod train;

@@ -28,7 +28,6 @@ mod plan;
 mod progress;
 mod quickstart;
 
-pub mod size;
 mod train;
 pub mod usage;
 

@@ -3,7 +3,7 @@
 use super::common::Json;
 use super::eval_ppl::EvalPpl;
 use super::output::size_text;
-use super::size::parse_bytes;
+use crate::size::parse_bytes;
 use super::train::Train;
 use crate::backend::Backend;
 use crate::backend::device::{Job, dispatch};

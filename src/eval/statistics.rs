@@ -19,13 +19,14 @@ pub fn proportion_error(p: f64, n: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use approx::assert_relative_eq;
 
     #[test]
     fn known_values() {
         let (mean, error) = mean_and_error(&[1.0, 2.0, 3.0, 4.0]);
         assert_eq!(mean, 2.5);
-        assert!((error.unwrap() - (5.0f64 / 3.0 / 4.0).sqrt()).abs() < 1e-15);
+        assert_relative_eq!(error.expect("four values have an error"), (5.0f64 / 3.0 / 4.0).sqrt());
         assert_eq!(mean_and_error(&[2.0]), (2.0, None));
-        assert_eq!(proportion_error(0.5, 100), 0.05);
+        assert_relative_eq!(proportion_error(0.5, 100), 0.05);
     }
 }

@@ -44,6 +44,7 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use approx::assert_relative_eq;
 
     #[test]
     fn warms_up_then_falls() {
@@ -51,9 +52,9 @@ mod tests {
         assert_eq!(s.rate(1), 0.25);
         assert_eq!(s.rate(4), 1.0);
         assert_eq!(s.rate(5), 1.0);
-        assert!((s.rate(14) - 0.1).abs() < 1e-12);
+        assert_relative_eq!(s.rate(14), 0.1, max_relative = 1e-12);
         let s = Schedule { kind: ScheduleKind::Cosine, ..s };
-        assert!((s.rate(10) - 0.5).abs() < 1e-12);
+        assert_relative_eq!(s.rate(10), 0.5, max_relative = 1e-12);
         let s = Schedule { kind: ScheduleKind::Constant, warmup: 0, ..s };
         assert_eq!(s.rate(1), 1.0);
     }

@@ -1,7 +1,7 @@
 //! The keys of a recipe: one list for the flags of `train` and `plan`, the TOML file and the saved run.
 
 use crate::backend::device::DType;
-use crate::cli::size::{parse_count, parse_size};
+use crate::size::{parse_count, parse_size};
 use crate::optim::ScheduleKind;
 use crate::positions::{ChunkLengths, Content, Method};
 use crate::rope::ScalingKind;
