@@ -5,7 +5,7 @@ use pose_engine::cli::{Cli, usage};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(usage::words(std::env::args_os())) {
         Ok(cli) => cli,
         Err(help) if usage::is_help(&help) => help.exit(),
         Err(error) => {

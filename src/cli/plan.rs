@@ -3,7 +3,6 @@
 use super::common::Json;
 use super::eval_ppl::EvalPpl;
 use super::output::size_text;
-use crate::size::parse_bytes;
 use super::train::Train;
 use crate::backend::Backend;
 use crate::backend::device::{Job, dispatch};
@@ -11,6 +10,7 @@ use crate::error::Result;
 use crate::memory::{self, Kind, Ledger, bytes_text};
 use crate::model::{Config, params};
 use crate::recipe::Recipe;
+use crate::size::parse_bytes;
 use crate::train::{self, State};
 use clap::{Args, Subcommand};
 use serde_json::json;

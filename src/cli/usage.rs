@@ -1,11 +1,25 @@
 //! What clap says of a command line that cannot be, as the one sentence that every other error is too.
 
 use clap::error::ErrorKind;
+use std::ffi::OsString;
 
 /// Whether this is no error: help or version were asked for.
 pub fn is_help(error: &clap::Error) -> bool {
     use ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
     matches!(error.kind(), DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand)
+}
+
+/// The words of the command line, with what follows from them filled in: `plan` with windows is a plan of eval-ppl.
+pub fn words(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut words: Vec<OsString> = args.collect();
+    let is_windows =
+        |word: &OsString| word.to_str().is_some_and(|w| w == "--windows" || w.starts_with("--windows="));
+    let plan = words.get(1).is_some_and(|word| word == "plan");
+    let named = words.get(2).is_some_and(|word| word == "train" || word == "eval-ppl");
+    if plan && !named && words.iter().any(is_windows) {
+        words.insert(2, "eval-ppl".into());
+    }
+    words
 }
 
 /// The message without its usage lines: what was given, what is possible, what may have been meant.
@@ -33,6 +47,16 @@ mod tests {
 
     fn said(args: &[&str]) -> String {
         sentence(&super::super::Cli::try_parse_from(args).unwrap_err())
+    }
+
+    #[test]
+    fn a_plan_with_windows_is_one_of_an_evaluation() {
+        let filled = |line: &str| words(line.split(' ').map(OsString::from)).len() - line.split(' ').count();
+        assert_eq!(filled("pose-engine plan --model m --windows 2k"), 1);
+        assert_eq!(filled("pose-engine plan --windows=2k"), 1);
+        assert_eq!(filled("pose-engine plan eval-ppl --windows 2k"), 0);
+        assert_eq!(filled("pose-engine plan --preset tiny"), 0);
+        assert_eq!(filled("pose-engine eval-ppl --windows 2k"), 0);
     }
 
     #[test]

@@ -71,8 +71,7 @@ impl Stage {
 impl Workshop<'_> {
     /// Runs a stage; `stepped` is told how many steps are done and the latest loss.
     pub fn run(&self, stage: &Stage, stepped: &mut dyn FnMut(usize, f64)) -> Result<Trained> {
-        let program =
-            std::env::current_exe().map_err(|e| Error::io("pose-engine", "finding this program", e))?;
+        let program = this_program()?;
         let flags = stage.flags(self.seed);
         let (json, log) = (format!("{}.json", stage.name), self.out.join(format!("{}.log", stage.name)));
         let errors = std::fs::File::create(&log).map_err(|e| Error::io(&log, "creating", e))?;
@@ -127,6 +126,15 @@ impl Workshop<'_> {
             losses: steps.iter().map(|m| m.loss).collect(),
         })
     }
+}
+
+/// On Linux the running file itself, even where another build has taken its name since.
+fn this_program() -> Result<PathBuf> {
+    let running = Path::new("/proc/self/exe");
+    if running.exists() {
+        return Ok(running.into());
+    }
+    std::env::current_exe().map_err(|e| Error::io("pose-engine", "finding this program", e))
 }
 
 /// The complete lines so far.

@@ -1,10 +1,10 @@
 //! The keys of a recipe: one list for the flags of `train` and `plan`, the TOML file and the saved run.
 
 use crate::backend::device::DType;
-use crate::size::{parse_count, parse_size};
 use crate::optim::ScheduleKind;
 use crate::positions::{ChunkLengths, Content, Method};
 use crate::rope::ScalingKind;
+use crate::size::{parse_count, parse_size};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::path::PathBuf;
 
