@@ -84,10 +84,7 @@ fn losses(bench: &mut Bench<'_, B>, ids: &[TokenId]) -> Vec<f64> {
 /// Perplexity by the protocol's own words: every window by a full pass, every token taken from the first window that
 /// predicts it.
 fn naive(
-    bench: &mut Bench<'_, B>,
-    texts: &[Vec<TokenId>],
-    window: usize,
-    protocol: &Protocol,
+    bench: &mut Bench<'_, B>, texts: &[Vec<TokenId>], window: usize, protocol: &Protocol,
 ) -> (f64, usize) {
     let (mut sum, mut scored) = (0.0, 0);
     let opening: Vec<TokenId> = protocol.bos.map(TokenId).into_iter().collect();

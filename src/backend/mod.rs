@@ -245,12 +245,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn download<T: Element>(&self, dst: &mut [T], src: &Self::Buf<T>, at: usize) -> Result<()>;
     /// `dst[dst_at .. dst_at+len] = src[src_at .. src_at+len]`.
     fn copy<T: Element>(
-        &self,
-        dst: &mut Self::Buf<T>,
-        dst_at: usize,
-        src: &Self::Buf<T>,
-        src_at: usize,
-        len: usize,
+        &self, dst: &mut Self::Buf<T>, dst_at: usize, src: &Self::Buf<T>, src_at: usize, len: usize,
     ) -> Result<()>;
     /// `x[0..len] = 0`.
     fn zero<T: Element>(&self, x: &mut Self::Buf<T>, len: usize) -> Result<()>;
@@ -262,79 +257,47 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// `y[t,:] = table[ids[t],:]`. `y[tokens,width]`, `table[vocab,width]`, `ids[tokens]` below vocab.
     fn embed(
-        &self,
-        y: &mut Self::Buf<Self::Act>,
-        table: &Self::Buf<Self::Act>,
-        ids: &Self::Buf<TokenId>,
+        &self, y: &mut Self::Buf<Self::Act>, table: &Self::Buf<Self::Act>, ids: &Self::Buf<TokenId>,
         s: HeadShape,
     ) -> Result<()>;
     /// Undoes `embed`: `d_table[ids[t],:] += dy[t,:]`, tokens in ascending order.
     fn embed_backward(
-        &self,
-        d_table: &mut Self::Buf<Self::Stat>,
-        dy: &Self::Buf<Self::Act>,
-        ids: &Self::Buf<TokenId>,
+        &self, d_table: &mut Self::Buf<Self::Stat>, dy: &Self::Buf<Self::Act>, ids: &Self::Buf<TokenId>,
         s: HeadShape,
     ) -> Result<()>;
 
     /// `y[t,i] = x[t,i]·rstd[t]·w[i]`, `rstd[t] = 1/sqrt(mean_i x[t,i]² + eps)`. `y, x[tokens,width]`, `w[width]`,
     /// `rstd[tokens]`.
     fn rmsnorm(
-        &self,
-        y: &mut Self::Buf<Self::Act>,
-        rstd: &mut Self::Buf<Self::Stat>,
-        x: &Self::Buf<Self::Act>,
-        w: &Self::Buf<Self::Act>,
-        s: NormShape,
+        &self, y: &mut Self::Buf<Self::Act>, rstd: &mut Self::Buf<Self::Stat>, x: &Self::Buf<Self::Act>,
+        w: &Self::Buf<Self::Act>, s: NormShape,
     ) -> Result<()>;
     /// Undoes `rmsnorm`: with `g = dy·w` and `x̂ = x·rstd`,
     /// `dx[t,i] += rstd[t]·(g[t,i] − x̂[t,i]·mean_j(g[t,j]·x̂[t,j]))`, `dw[i] += Σ_t dy[t,i]·x̂[t,i]`. dx is accumulated
     /// because it already holds the residual branch's gradient.
     fn rmsnorm_backward(
-        &self,
-        dx: &mut Self::Buf<Self::Act>,
-        dw: &mut Self::Buf<Self::Stat>,
-        dy: &Self::Buf<Self::Act>,
-        x: &Self::Buf<Self::Act>,
-        rstd: &Self::Buf<Self::Stat>,
-        w: &Self::Buf<Self::Act>,
-        s: NormShape,
+        &self, dx: &mut Self::Buf<Self::Act>, dw: &mut Self::Buf<Self::Stat>, dy: &Self::Buf<Self::Act>,
+        x: &Self::Buf<Self::Act>, rstd: &Self::Buf<Self::Stat>, w: &Self::Buf<Self::Act>, s: NormShape,
     ) -> Result<()>;
 
     /// `y = x·wᵀ (+ bias) (+ residual)`. `y[m,n]`, `x[m,k]`, `w[n,k]`, `bias[n]`, `residual[m,n]`.
     fn matmul_nt(
-        &self,
-        y: &mut Self::Buf<Self::Act>,
-        x: &Self::Buf<Self::Act>,
-        w: &Self::Buf<Self::Act>,
-        bias: Option<&Self::Buf<Self::Act>>,
-        residual: Option<&Self::Buf<Self::Act>>,
-        s: MatmulShape,
+        &self, y: &mut Self::Buf<Self::Act>, x: &Self::Buf<Self::Act>, w: &Self::Buf<Self::Act>,
+        bias: Option<&Self::Buf<Self::Act>>, residual: Option<&Self::Buf<Self::Act>>, s: MatmulShape,
     ) -> Result<()>;
     /// Undoes `matmul_nt` for x: dx (= or +=) dy·w. `dx[m,k]`, `dy[m,n]`, `w[n,k]`.
     fn matmul_nn(
-        &self,
-        dx: &mut Self::Buf<Self::Act>,
-        dy: &Self::Buf<Self::Act>,
-        w: &Self::Buf<Self::Act>,
-        write: Write,
-        s: MatmulShape,
+        &self, dx: &mut Self::Buf<Self::Act>, dy: &Self::Buf<Self::Act>, w: &Self::Buf<Self::Act>,
+        write: Write, s: MatmulShape,
     ) -> Result<()>;
     /// Undoes `matmul_nt` for w: `dw += dyᵀ·x`. `dw[n,k]`, `dy[m,n]`, `x[m,k]`.
     fn matmul_tn(
-        &self,
-        dw: &mut Self::Buf<Self::Stat>,
-        dy: &Self::Buf<Self::Act>,
-        x: &Self::Buf<Self::Act>,
+        &self, dw: &mut Self::Buf<Self::Stat>, dy: &Self::Buf<Self::Act>, x: &Self::Buf<Self::Act>,
         s: MatmulShape,
     ) -> Result<()>;
     /// Undoes the bias of `matmul_nt`: `db[n] += Σ_m dy[m,n]`.
     fn bias_backward(
-        &self,
-        db: &mut Self::Buf<Self::Stat>,
-        dy: &Self::Buf<Self::Act>,
-        m: usize,
-        n: usize,
+        &self, db: &mut Self::Buf<Self::Stat>, dy: &Self::Buf<Self::Act>, m: usize, n: usize,
     ) -> Result<()>;
 
     /// In place: each pair (a,b) of q and k becomes `f·(a·cos φ − b·sin φ, b·cos φ + a·sin φ)`,
@@ -342,32 +305,19 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// `q[rows,tokens,heads,head_dim]`, k likewise with kv_heads, `turns[rotary_dim/2]`: each pair's frequency in turns per
     /// position as a 64-bit binary fraction.
     fn rope(
-        &self,
-        q: &mut Self::Buf<Self::Act>,
-        k: &mut Self::Buf<Self::Act>,
-        places: Places<'_, Self>,
-        turns: &Self::Buf<u64>,
-        direction: Direction,
-        s: RopeShape,
+        &self, q: &mut Self::Buf<Self::Act>, k: &mut Self::Buf<Self::Act>, places: Places<'_, Self>,
+        turns: &Self::Buf<u64>, direction: Direction, s: RopeShape,
     ) -> Result<()>;
 
     /// `y[i] = silu(gate[i])·up[i]`, `silu(x) = x/(1+e^-x)`.
     fn swiglu(
-        &self,
-        y: &mut Self::Buf<Self::Act>,
-        gate: &Self::Buf<Self::Act>,
-        up: &Self::Buf<Self::Act>,
+        &self, y: &mut Self::Buf<Self::Act>, gate: &Self::Buf<Self::Act>, up: &Self::Buf<Self::Act>,
         len: usize,
     ) -> Result<()>;
     /// Undoes `swiglu`: with `σ = 1/(1+e^-gate)`, `d_gate = dy·up·σ·(1 + gate·(1−σ))`, `d_up = dy·gate·σ`.
     fn swiglu_backward(
-        &self,
-        d_gate: &mut Self::Buf<Self::Act>,
-        d_up: &mut Self::Buf<Self::Act>,
-        dy: &Self::Buf<Self::Act>,
-        gate: &Self::Buf<Self::Act>,
-        up: &Self::Buf<Self::Act>,
-        len: usize,
+        &self, d_gate: &mut Self::Buf<Self::Act>, d_up: &mut Self::Buf<Self::Act>, dy: &Self::Buf<Self::Act>,
+        gate: &Self::Buf<Self::Act>, up: &Self::Buf<Self::Act>, len: usize,
     ) -> Result<()>;
 
     /// `o_i = Σ_j p_ij v_j`, `p_ij = exp(scale·q_i·k_j − lse_i)`, over the keys that query i sees: causal by sequence index,
@@ -375,30 +325,17 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// `k, v[rows,keys,kv_heads,head_dim]`, `lse[rows,heads,queries]` the log-sum-exp of the scores. Nothing of size T×T
     /// exists.
     fn attention(
-        &self,
-        o: &mut Self::Buf<Self::Act>,
-        lse: &mut Self::Buf<Self::Stat>,
-        q: &Self::Buf<Self::Act>,
-        k: &Self::Buf<Self::Act>,
-        v: &Self::Buf<Self::Act>,
-        documents: Option<&Self::Buf<DocumentId>>,
+        &self, o: &mut Self::Buf<Self::Act>, lse: &mut Self::Buf<Self::Stat>, q: &Self::Buf<Self::Act>,
+        k: &Self::Buf<Self::Act>, v: &Self::Buf<Self::Act>, documents: Option<&Self::Buf<DocumentId>>,
         s: AttentionShape,
     ) -> Result<()>;
     /// Undoes `attention` (queries == keys): with `δ_i = do_i·o_i`, `ds_ij = p_ij·(do_i·v_j − δ_i)`,
     /// `dq_i = scale·Σ_j ds_ij k_j`, `dk_j = scale·Σ_i ds_ij q_i`, `dv_j = Σ_i p_ij do_i`; p is recomputed from lse.
     fn attention_backward(
-        &self,
-        dq: &mut Self::Buf<Self::Act>,
-        dk: &mut Self::Buf<Self::Act>,
-        dv: &mut Self::Buf<Self::Act>,
-        d_o: &Self::Buf<Self::Act>,
-        o: &Self::Buf<Self::Act>,
-        lse: &Self::Buf<Self::Stat>,
-        q: &Self::Buf<Self::Act>,
-        k: &Self::Buf<Self::Act>,
-        v: &Self::Buf<Self::Act>,
-        documents: Option<&Self::Buf<DocumentId>>,
-        s: AttentionShape,
+        &self, dq: &mut Self::Buf<Self::Act>, dk: &mut Self::Buf<Self::Act>, dv: &mut Self::Buf<Self::Act>,
+        d_o: &Self::Buf<Self::Act>, o: &Self::Buf<Self::Act>, lse: &Self::Buf<Self::Stat>,
+        q: &Self::Buf<Self::Act>, k: &Self::Buf<Self::Act>, v: &Self::Buf<Self::Act>,
+        documents: Option<&Self::Buf<DocumentId>>, s: AttentionShape,
     ) -> Result<()>;
 
     /// Head and cross-entropy in one chunked step: `nll[t] = log Σ_j exp(z_tj) − z_t,target`, `z = x·wᵀ`; 0 where the target
@@ -406,20 +343,12 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// zero for ignored tokens. `nll[tokens]`, `x[tokens,width]`, `w[vocab,width]`. No buffer of size `[tokens, vocab]`
     /// exists.
     fn head_loss(
-        &self,
-        nll: &mut Self::Buf<Self::Stat>,
-        x: &Self::Buf<Self::Act>,
-        w: &Self::Buf<Self::Act>,
-        targets: &Self::Buf<TokenId>,
-        grad: Option<HeadGrad<'_, Self>>,
-        s: HeadShape,
+        &self, nll: &mut Self::Buf<Self::Stat>, x: &Self::Buf<Self::Act>, w: &Self::Buf<Self::Act>,
+        targets: &Self::Buf<TokenId>, grad: Option<HeadGrad<'_, Self>>, s: HeadShape,
     ) -> Result<()>;
     /// `logits = x·wᵀ`, unrounded. `logits[tokens,vocab]` in `Stat`; for a few tokens at a time.
     fn head_logits(
-        &self,
-        logits: &mut Self::Buf<Self::Stat>,
-        x: &Self::Buf<Self::Act>,
-        w: &Self::Buf<Self::Act>,
+        &self, logits: &mut Self::Buf<Self::Stat>, x: &Self::Buf<Self::Act>, w: &Self::Buf<Self::Act>,
         s: HeadShape,
     ) -> Result<()>;
 

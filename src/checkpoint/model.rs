@@ -31,10 +31,7 @@ const TOKENIZER_FILES: [&str; 10] = [
 /// # Errors
 /// A source whose tensors are not those of the configuration, or a refusal of the operating system.
 pub fn write_model(
-    staging: &Staging,
-    config: &Config,
-    source: &dyn TensorSource,
-    tokenizer_from: Option<&Path>,
+    staging: &Staging, config: &Config, source: &dyn TensorSource, tokenizer_from: Option<&Path>,
     shard_bytes: u64,
 ) -> Result<Vec<String>> {
     check_source(staging, config, source)?;

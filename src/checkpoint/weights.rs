@@ -81,10 +81,7 @@ impl Weights {
     /// An absent tensor, another shape than `expected` (both are printed), a format other than f32, f16 and bf16, a number
     /// that is NaN or infinite (with its index), and whatever `sink` returns.
     pub fn read_f32(
-        &self,
-        name: &str,
-        expected: &[usize],
-        sink: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
+        &self, name: &str, expected: &[usize], sink: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
         let entry = self.entry(name, expected)?;
         let (path, file) = &self.files[entry.file];

@@ -113,11 +113,7 @@ impl Reader {
 impl OpenedReader {
     /// Allocates model and session through `ledger`.
     pub fn allocate<B: Backend>(
-        &self,
-        b: &B,
-        ledger: &mut Ledger,
-        capacity: usize,
-        spans: usize,
+        &self, b: &B, ledger: &mut Ledger, capacity: usize, spans: usize,
     ) -> Result<(Model<B>, Session<B>)> {
         let model = Model::allocate(b, ledger, &self.config, &self.rope)?;
         let scratch = Session::scratch_bytes(b, &model, DEFAULT_CHUNK, capacity);

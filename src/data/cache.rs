@@ -54,11 +54,7 @@ fn dir_from(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
 impl Key {
     /// Reads the whole source to hash it. `bos` and `eos` are the tokens put around each document.
     pub fn of(
-        source: &Source,
-        tokenizer: &Tokenizer,
-        text_field: &str,
-        bos: Option<u32>,
-        eos: Option<u32>,
+        source: &Source, tokenizer: &Tokenizer, text_field: &str, bos: Option<u32>, eos: Option<u32>,
     ) -> io::Result<Key> {
         let content = blake3::Hasher::new().update_reader(File::open(&source.path)?)?.finalize();
         let options = format!("{:?} {:?} {text_field:?} {bos:?} {eos:?}", source.format, source.compression);
@@ -161,10 +157,7 @@ fn read_checked(file: &File, key: Key) -> io::Result<Vec<Entry>> {
 
 /// Line and number of tokens of each document; the numbers sum to `tokens`.
 fn read_table(
-    reader: &mut impl Read,
-    hasher: &mut blake3::Hasher,
-    documents: u64,
-    tokens: u64,
+    reader: &mut impl Read, hasher: &mut blake3::Hasher, documents: u64, tokens: u64,
 ) -> io::Result<Vec<(u64, u64)>> {
     let mut table = Vec::new();
     let mut left = tokens;

@@ -61,9 +61,7 @@ impl Corpus {
     /// Errors: those of [`documents::find`], [`Source::read`] and [`Tokenizer::encode`] (the first in the order of the
     /// files), bos or eos asked of a tokenizer that has none.
     pub fn load(
-        paths: &[PathBuf],
-        tokenizer: &Tokenizer,
-        options: &LoadOptions,
+        paths: &[PathBuf], tokenizer: &Tokenizer, options: &LoadOptions,
         progress: Option<&(dyn Fn(Progress) + Sync)>,
     ) -> Result<(Corpus, Vec<String>)> {
         let job = Job::new(tokenizer, options)?;

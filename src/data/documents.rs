@@ -140,10 +140,7 @@ impl Source {
     }
 
     fn read_lines(
-        &self,
-        reader: &mut dyn BufRead,
-        text_field: &str,
-        sink: &mut dyn FnMut(Text) -> Result<()>,
+        &self, reader: &mut dyn BufRead, text_field: &str, sink: &mut dyn FnMut(Text) -> Result<()>,
     ) -> Result<()> {
         let mut any = false;
         for line in 1.. {

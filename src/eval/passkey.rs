@@ -77,10 +77,7 @@ fn text(key: u32, before: usize, after: usize) -> String {
 impl Prompt {
     /// Trial `trial` of a length: key and depth are drawn as functions of (seed, length, trial).
     fn draw(
-        tokenizer: &Tokenizer,
-        protocol: &PasskeyProtocol,
-        length: usize,
-        trial: usize,
+        tokenizer: &Tokenizer, protocol: &PasskeyProtocol, length: usize, trial: usize,
     ) -> Result<Prompt> {
         let mut stream = Stream::new(protocol.seed, Purpose::Task, length as u64, trial as u32);
         let key = 10_000 + stream.below(90_000) as u32;
@@ -115,11 +112,7 @@ fn is_right(answer: &str, key: u32) -> bool {
 
 /// Asks every trial of every length. The session must hold the longest length and eight tokens more.
 pub fn run<B: Backend>(
-    b: &B,
-    model: &Model<B>,
-    session: &mut Session<B>,
-    tokenizer: &Tokenizer,
-    protocol: &PasskeyProtocol,
+    b: &B, model: &Model<B>, session: &mut Session<B>, tokenizer: &Tokenizer, protocol: &PasskeyProtocol,
     progress: &mut dyn FnMut(&PasskeyTrial),
 ) -> Result<PasskeyReport> {
     let mut trials = Vec::new();

@@ -134,12 +134,7 @@ pub struct WindowReport {
 
 /// Perplexity of `corpus` at one window. The session must hold at least `window` tokens; `progress` is told of tokens read.
 pub fn run<B: Backend>(
-    b: &B,
-    model: &Model<B>,
-    session: &mut Session<B>,
-    corpus: &Corpus,
-    protocol: &Protocol,
-    window: usize,
+    b: &B, model: &Model<B>, session: &mut Session<B>, corpus: &Corpus, protocol: &Protocol, window: usize,
     progress: &mut dyn FnMut(usize),
 ) -> Result<WindowReport> {
     let start = std::time::Instant::now();
@@ -163,13 +158,8 @@ pub fn run<B: Backend>(
 }
 
 fn score_document<B: Backend>(
-    b: &B,
-    model: &Model<B>,
-    session: &mut Session<B>,
-    document: &Document,
-    protocol: &Protocol,
-    window: usize,
-    progress: &mut dyn FnMut(usize),
+    b: &B, model: &Model<B>, session: &mut Session<B>, document: &Document, protocol: &Protocol,
+    window: usize, progress: &mut dyn FnMut(usize),
 ) -> Result<DocumentScore> {
     let (mut sum, mut scored) = (0.0, 0);
     let text = &document.tokens;

@@ -36,12 +36,7 @@ impl<B: Backend> Session<B> {
     /// [`Session::scratch_bytes`].
     /// `spans`: runs of consecutive positions within a chunk, at most; 1 for plain reading.
     pub fn allocate(
-        b: &B,
-        ledger: &mut Ledger,
-        model: &Model<B>,
-        chunk: usize,
-        capacity: usize,
-        spans: usize,
+        b: &B, ledger: &mut Ledger, model: &Model<B>, chunk: usize, capacity: usize, spans: usize,
     ) -> Result<Self> {
         let c = &model.config;
         let chunk = chunk.min(capacity).max(1);
@@ -69,11 +64,7 @@ impl<B: Backend> Session<B> {
 
     /// Reads on, chunk by chunk; after each chunk `visit` is given its range in `ids`.
     fn read_chunks(
-        &mut self,
-        b: &B,
-        model: &Model<B>,
-        ids: &[TokenId],
-        positions: Option<&[u32]>,
+        &mut self, b: &B, model: &Model<B>, ids: &[TokenId], positions: Option<&[u32]>,
         visit: &mut dyn FnMut(&mut Self, std::ops::Range<usize>) -> Result<()>,
     ) -> Result<()> {
         if self.past + ids.len() > self.buffers.capacity {
@@ -105,11 +96,7 @@ impl<B: Backend> Session<B> {
 
     /// Reads `ids` on and returns the logits after the last of them, `[vocab]`.
     pub fn feed(
-        &mut self,
-        b: &B,
-        model: &Model<B>,
-        ids: &[TokenId],
-        progress: &mut dyn FnMut(usize),
+        &mut self, b: &B, model: &Model<B>, ids: &[TokenId], progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<f32>> {
         let (d, mut rows) = (model.config.hidden_size, 0);
         self.read_chunks(b, model, ids, None, &mut |_, range| {
@@ -126,12 +113,7 @@ impl<B: Backend> Session<B> {
     /// Reads `ids` from an empty cache and returns the losses of tokens `first..`, where `first` is at least 1. Only the
     /// states that predict those go through the head.
     pub fn score(
-        &mut self,
-        b: &B,
-        model: &Model<B>,
-        ids: &[TokenId],
-        first: usize,
-        progress: &mut dyn FnMut(usize),
+        &mut self, b: &B, model: &Model<B>, ids: &[TokenId], first: usize, progress: &mut dyn FnMut(usize),
     ) -> Result<Scored> {
         self.past = 0;
         let d = model.config.hidden_size;
@@ -158,12 +140,7 @@ impl<B: Backend> Session<B> {
     /// Reads `ids`, rotated at `positions` (0, 1, 2, ... where none are given), from an empty cache and hands the logits
     /// `[vocab]` after each token of `wanted` (ascending indices) to `visit`.
     pub fn logits_at(
-        &mut self,
-        b: &B,
-        model: &Model<B>,
-        ids: &[TokenId],
-        positions: Option<&[u32]>,
-        wanted: &[usize],
+        &mut self, b: &B, model: &Model<B>, ids: &[TokenId], positions: Option<&[u32]>, wanted: &[usize],
         visit: &mut dyn FnMut(&[f32]) -> Result<()>,
     ) -> Result<()> {
         self.past = 0;
@@ -195,14 +172,8 @@ impl<B: Backend> Session<B> {
 /// Writes on after `prompt`, at most `most` tokens or until one of `stop`; each new token is handed to `emit`, which may
 /// end it by returning false. Returns the new tokens.
 pub fn generate<B: Backend>(
-    b: &B,
-    model: &Model<B>,
-    session: &mut Session<B>,
-    prompt: &[TokenId],
-    most: usize,
-    stop: &[TokenId],
-    sampling: &Sampling,
-    emit: &mut dyn FnMut(TokenId) -> Result<bool>,
+    b: &B, model: &Model<B>, session: &mut Session<B>, prompt: &[TokenId], most: usize, stop: &[TokenId],
+    sampling: &Sampling, emit: &mut dyn FnMut(TokenId) -> Result<bool>,
 ) -> Result<Vec<TokenId>> {
     let mut out: Vec<TokenId> = Vec::new();
     let mut logits = session.feed(b, model, prompt, &mut |_| {})?;

@@ -107,11 +107,7 @@ impl Ledger {
 
     /// A zeroed buffer of the product of `shape`, entered as `name`.
     pub fn buf<B: Backend, T: Element>(
-        &mut self,
-        backend: &B,
-        kind: Kind,
-        name: &str,
-        shape: &[usize],
+        &mut self, backend: &B, kind: Kind, name: &str, shape: &[usize],
     ) -> Result<B::Buf<T>> {
         let len: usize = shape.iter().product();
         self.note(kind, name, shape, T::NAME, len * size_of::<T>());

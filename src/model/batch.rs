@@ -71,12 +71,7 @@ impl<B: Backend> PlacedBatch<B> {
 
     /// Fills in `rows` rows of equal length. `targets` may be empty where no loss is asked for.
     pub fn fill(
-        &mut self,
-        b: &B,
-        rows: usize,
-        ids: &[TokenId],
-        targets: &[TokenId],
-        places: &BatchPlaces,
+        &mut self, b: &B, rows: usize, ids: &[TokenId], targets: &[TokenId], places: &BatchPlaces,
     ) -> Result<()> {
         self.rows = rows;
         self.tokens = ids.len() / rows.max(1);

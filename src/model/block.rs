@@ -42,14 +42,8 @@ impl<B: Backend> Model<B> {
 
     /// x → everything up to the gate and up projections, left in `inner`. The rest of the block is [`Model::block_out`].
     pub(super) fn block_inner(
-        &self,
-        backend: &B,
-        layer: usize,
-        x: &B::Buf<B::Act>,
-        inner: &mut Inner<B>,
-        work: &mut Work<B>,
-        batch: &PlacedBatch<B>,
-        keys: Keys<'_, B>,
+        &self, backend: &B, layer: usize, x: &B::Buf<B::Act>, inner: &mut Inner<B>, work: &mut Work<B>,
+        batch: &PlacedBatch<B>, keys: Keys<'_, B>,
     ) -> Result<()> {
         let (b, w, s) = (backend, &self.ids.layers[layer], self.block_shapes(batch.len()));
         let p = |id| self.param(id);
@@ -80,12 +74,7 @@ impl<B: Backend> Model<B> {
 
     /// y = mid + (silu(gate)·up)·downᵀ.
     pub(super) fn block_out(
-        &self,
-        backend: &B,
-        layer: usize,
-        y: &mut B::Buf<B::Act>,
-        inner: &Inner<B>,
-        work: &mut Work<B>,
+        &self, backend: &B, layer: usize, y: &mut B::Buf<B::Act>, inner: &Inner<B>, work: &mut Work<B>,
         tokens: usize,
     ) -> Result<()> {
         let s = self.block_shapes(tokens);
@@ -97,26 +86,15 @@ impl<B: Backend> Model<B> {
     /// Undoes a block: `work.dx`, the gradient of its output, becomes the gradient of its input `x`; the gradients of
     /// its parameters are added to `grads`. What is cheap to compute (norms, activation) is computed again, not kept.
     pub(super) fn block_backward(
-        &self,
-        backend: &B,
-        layer: usize,
-        x: &B::Buf<B::Act>,
-        inner: &mut Inner<B>,
-        work: &mut Work<B>,
-        grads: &mut Gradients<B>,
-        batch: &PlacedBatch<B>,
+        &self, backend: &B, layer: usize, x: &B::Buf<B::Act>, inner: &mut Inner<B>, work: &mut Work<B>,
+        grads: &mut Gradients<B>, batch: &PlacedBatch<B>,
     ) -> Result<()> {
         self.mlp_backward(backend, layer, inner, work, grads, batch.len())?;
         self.attention_half_backward(backend, layer, x, inner, work, grads, batch)
     }
 
     fn mlp_backward(
-        &self,
-        b: &B,
-        layer: usize,
-        inner: &mut Inner<B>,
-        work: &mut Work<B>,
-        grads: &mut Gradients<B>,
+        &self, b: &B, layer: usize, inner: &mut Inner<B>, work: &mut Work<B>, grads: &mut Gradients<B>,
         tokens: usize,
     ) -> Result<()> {
         let (w, s) = (&self.ids.layers[layer], self.block_shapes(tokens));
@@ -149,14 +127,8 @@ impl<B: Backend> Model<B> {
     }
 
     fn attention_half_backward(
-        &self,
-        b: &B,
-        layer: usize,
-        x: &B::Buf<B::Act>,
-        inner: &mut Inner<B>,
-        work: &mut Work<B>,
-        grads: &mut Gradients<B>,
-        batch: &PlacedBatch<B>,
+        &self, b: &B, layer: usize, x: &B::Buf<B::Act>, inner: &mut Inner<B>, work: &mut Work<B>,
+        grads: &mut Gradients<B>, batch: &PlacedBatch<B>,
     ) -> Result<()> {
         let (w, s) = (&self.ids.layers[layer], self.block_shapes(batch.len()));
         let p = |id| self.param(id);
@@ -198,11 +170,7 @@ impl<B: Backend> Model<B> {
     }
 
     fn bias_gradient(
-        &self,
-        b: &B,
-        bias: Option<super::ParamId>,
-        dy: &B::Buf<B::Act>,
-        grads: &mut Gradients<B>,
+        &self, b: &B, bias: Option<super::ParamId>, dy: &B::Buf<B::Act>, grads: &mut Gradients<B>,
         s: MatmulShape,
     ) -> Result<()> {
         bias.map_or(Ok(()), |id| b.bias_backward(grads.of(id), dy, s.m, s.n))

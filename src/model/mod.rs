@@ -92,10 +92,7 @@ const PIECE: usize = 1 << 18;
 
 /// dst = src, element by element, rounded where `T` is coarser.
 pub fn convert<B: Backend, S: Float, T: Float>(
-    b: &B,
-    dst: &mut B::Buf<T>,
-    src: &B::Buf<S>,
-    len: usize,
+    b: &B, dst: &mut B::Buf<T>, src: &B::Buf<S>, len: usize,
 ) -> Result<()> {
     for at in (0..len).step_by(PIECE) {
         let values = download_f32::<B, S>(b, src, at, PIECE.min(len - at))?;

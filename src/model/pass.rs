@@ -11,11 +11,7 @@ use crate::error::Result;
 impl<B: Backend> Model<B> {
     /// Loss of every token into `buffers.work.nll` [rows, tokens], and the gradients of Σ nll·`scale` added to `grads`.
     pub fn forward_backward(
-        &self,
-        b: &B,
-        buffers: &mut TrainBuffers<B>,
-        grads: &mut Gradients<B>,
-        batch: &PlacedBatch<B>,
+        &self, b: &B, buffers: &mut TrainBuffers<B>, grads: &mut Gradients<B>, batch: &PlacedBatch<B>,
         scale: f64,
     ) -> Result<()> {
         self.forward(b, buffers, batch)?;
@@ -65,11 +61,7 @@ impl<B: Backend> Model<B> {
     }
 
     fn undo_layer(
-        &self,
-        b: &B,
-        layer: usize,
-        buffers: &mut TrainBuffers<B>,
-        grads: &mut Gradients<B>,
+        &self, b: &B, layer: usize, buffers: &mut TrainBuffers<B>, grads: &mut Gradients<B>,
         batch: &PlacedBatch<B>,
     ) -> Result<()> {
         let TrainBuffers { x, inner, work } = buffers;
@@ -84,11 +76,7 @@ impl<B: Backend> Model<B> {
     /// Reads one chunk of a single row whose first `past` tokens are in the caches. Leaves the normed final state of the
     /// chunk in `buffers.work.normed` [tokens, d].
     pub fn read(
-        &self,
-        b: &B,
-        buffers: &mut ReadBuffers<B>,
-        batch: &PlacedBatch<B>,
-        past: usize,
+        &self, b: &B, buffers: &mut ReadBuffers<B>, batch: &PlacedBatch<B>, past: usize,
     ) -> Result<()> {
         b.embed(&mut buffers.x, self.param(self.ids.embed), &batch.ids, self.head_shape(batch.len()))?;
         for layer in 0..self.config.num_hidden_layers {
@@ -104,11 +92,7 @@ impl<B: Backend> Model<B> {
 
     /// In place on q and k, by the batch's places.
     pub(super) fn rotate(
-        &self,
-        b: &B,
-        q: &mut B::Buf<B::Act>,
-        k: &mut B::Buf<B::Act>,
-        batch: &PlacedBatch<B>,
+        &self, b: &B, q: &mut B::Buf<B::Act>, k: &mut B::Buf<B::Act>, batch: &PlacedBatch<B>,
         direction: Direction,
     ) -> Result<()> {
         let c = &self.config;

@@ -59,13 +59,7 @@ impl<B: Backend> AdamState<B> {
 
     /// One update of every parameter. `step` counts from 1, `norm` is the global gradient norm.
     pub fn step(
-        &mut self,
-        b: &B,
-        model: &mut Model<B>,
-        grads: &Gradients<B>,
-        h: AdamHyper,
-        step: u64,
-        lr: f64,
+        &mut self, b: &B, model: &mut Model<B>, grads: &Gradients<B>, h: AdamHyper, step: u64, lr: f64,
         norm: f64,
     ) -> Result<()> {
         let grad_scale = if h.clip > 0.0 && norm > h.clip { h.clip / norm } else { 1.0 };

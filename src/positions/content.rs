@@ -22,11 +22,7 @@ use std::ops::Range;
 
 /// One range of the document's tokens for each span of a row of `window` tokens.
 pub(super) fn ranges(
-    stream: &mut Stream,
-    rule: Content,
-    spans: &[ChunkSpan],
-    window: usize,
-    room: usize,
+    stream: &mut Stream, rule: Content, spans: &[ChunkSpan], window: usize, room: usize,
 ) -> Vec<Range<usize>> {
     let offsets = offsets(stream, rule, spans, room);
     let shifted = |((range, _), offset): ((Range<usize>, _), usize)| range.start + offset..range.end + offset;

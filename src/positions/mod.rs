@@ -100,11 +100,7 @@ impl Sampler {
     ///
     /// Errors: a length that is no length, a target below the window, fewer than 2 chunks or more than tokens.
     pub fn new(
-        method: Method,
-        train_len: usize,
-        target_len: usize,
-        chunks: usize,
-        chunk_lengths: ChunkLengths,
+        method: Method, train_len: usize, target_len: usize, chunks: usize, chunk_lengths: ChunkLengths,
         content: Content,
     ) -> Result<Self> {
         let usage = |flag, value: usize, problem: String| Err(Error::usage(flag, value, problem));
@@ -223,8 +219,7 @@ pub fn rope_positions(spans: &[ChunkSpan], len: usize) -> Vec<RopePosition> {
 
 /// Each chunk's tokens in a row of `len` tokens, with its span.
 pub(crate) fn span_ranges(
-    spans: &[ChunkSpan],
-    len: usize,
+    spans: &[ChunkSpan], len: usize,
 ) -> impl Iterator<Item = (Range<usize>, &ChunkSpan)> {
     spans.iter().enumerate().map(move |(i, span)| {
         let end = spans.get(i + 1).map_or(len, |next| next.start.0 as usize);

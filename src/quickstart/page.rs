@@ -126,10 +126,7 @@ fn perplexity_plot(results: &Results) -> Plot {
 }
 
 fn cost_plot(
-    results: &Results,
-    heading: &str,
-    label: &str,
-    value: impl Fn(&super::stages::Trained) -> Option<f64>,
+    results: &Results, heading: &str, label: &str, value: impl Fn(&super::stages::Trained) -> Option<f64>,
 ) -> Plot {
     let points = |method: &str| {
         let runs = results.costs.iter().filter(|c| c.method == method);

@@ -46,12 +46,7 @@ fn buckets(far: usize) -> Vec<Bucket> {
 
 /// Reads the first `window` words of a story in one window; each word that an earlier one tells, with the likeliest word.
 fn ask<B: Backend>(
-    b: &B,
-    model: &Model<B>,
-    session: &mut Session<B>,
-    tokenizer: &Tokenizer,
-    story: &Story,
-    window: usize,
+    b: &B, model: &Model<B>, session: &mut Session<B>, tokenizer: &Tokenizer, story: &Story, window: usize,
     visit: &mut dyn FnMut(Recall, TokenId, TokenId),
 ) -> Result<()> {
     let words = &story.words[..window.min(story.words.len())];
@@ -69,11 +64,7 @@ fn ask<B: Backend>(
 
 /// Shares of right answers by distance, over the first `window` words of all stories.
 pub fn measure<B: Backend>(
-    b: &B,
-    model: &Model<B>,
-    session: &mut Session<B>,
-    tokenizer: &Tokenizer,
-    stories: &[Story],
+    b: &B, model: &Model<B>, session: &mut Session<B>, tokenizer: &Tokenizer, stories: &[Story],
     window: usize,
 ) -> Result<Vec<Bucket>> {
     let mut buckets = buckets(window);
@@ -90,12 +81,7 @@ pub fn measure<B: Backend>(
 
 /// The last few recalls of a story and what the model says.
 pub fn guesses<B: Backend>(
-    b: &B,
-    model: &Model<B>,
-    session: &mut Session<B>,
-    tokenizer: &Tokenizer,
-    story: &Story,
-    window: usize,
+    b: &B, model: &Model<B>, session: &mut Session<B>, tokenizer: &Tokenizer, story: &Story, window: usize,
 ) -> Result<Vec<Guess>> {
     let mut all = Vec::new();
     ask(b, model, session, tokenizer, story, window, &mut |recall, truth, guess| {

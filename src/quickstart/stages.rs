@@ -107,11 +107,7 @@ impl Workshop<'_> {
     }
 
     fn collect(
-        &self,
-        stage: &Stage,
-        flags: &[String],
-        json: &PathBuf,
-        steps: &[StepMetrics],
+        &self, stage: &Stage, flags: &[String], json: &PathBuf, steps: &[StepMetrics],
     ) -> Result<Trained> {
         let text = std::fs::read_to_string(json).map_err(|e| Error::io(json, "reading", e))?;
         let summary: Summary = serde_json::from_str(&text).map_err(|e| Error::file(json, e.to_string()))?;

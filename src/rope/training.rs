@@ -70,11 +70,7 @@ impl FromStr for ScalingKind {
 /// A base that is scaled already (its frequencies would be scaled twice), a factor for `none`, a factor of 1 or less, or
 /// a scaling that changes no frequency of this base.
 pub fn for_training(
-    base: &Rope,
-    kind: ScalingKind,
-    target_len: usize,
-    original_len: usize,
-    factor: Option<f64>,
+    base: &Rope, kind: ScalingKind, target_len: usize, original_len: usize, factor: Option<f64>,
 ) -> Result<Rope> {
     let refuse = |problem: String| Err(Error::usage("--rope", kind, problem));
     if kind == ScalingKind::None {

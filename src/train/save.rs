@@ -101,11 +101,7 @@ impl RunDirectory {
 
     /// Saves model and optimizer as OUT/checkpoint-N, whole or not at all.
     pub fn save_checkpoint<B: Backend>(
-        &mut self,
-        b: &B,
-        state: &State<B>,
-        recipe: &Recipe,
-        opened: &Opened,
+        &mut self, b: &B, state: &State<B>, recipe: &Recipe, opened: &Opened,
     ) -> Result<PathBuf> {
         let target = checkpoint_dir(&self.out, state.steps_done);
         let staging = Staging::create(&target, Existing::Replace)?;
@@ -120,11 +116,7 @@ impl RunDirectory {
 
     /// Makes OUT itself the trained model. Returns what the user should know about it.
     pub fn save_final<B: Backend>(
-        &self,
-        b: &B,
-        state: &State<B>,
-        recipe: &Recipe,
-        opened: &Opened,
+        &self, b: &B, state: &State<B>, recipe: &Recipe, opened: &Opened,
     ) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
         publish(&self.out, Existing::Replace, |staging| {
@@ -183,11 +175,7 @@ fn fingerprint(recipe: &Recipe, opened: &Opened) -> String {
 
 /// config.json, weights and tokenizer.
 fn write_hf<B: Backend>(
-    b: &B,
-    staging: &Staging,
-    state: &State<B>,
-    recipe: &Recipe,
-    opened: &Opened,
+    b: &B, staging: &Staging, state: &State<B>, recipe: &Recipe, opened: &Opened,
 ) -> Result<Vec<String>> {
     let target = recipe.sampler.target_len().max(opened.model.config.max_position_embeddings);
     let config: Config = opened.model.config.extended(opened.model.rope.clone(), target);
@@ -291,11 +279,7 @@ impl<B: Backend> TensorSource for OptimizerTensors<'_, B> {
 impl<B: Backend> State<B> {
     /// Goes on from a checkpoint of the same recipe.
     pub(super) fn restore(
-        &mut self,
-        b: &B,
-        directory: &RunDirectory,
-        checkpoint: &Path,
-        watch: &dyn Watch,
+        &mut self, b: &B, directory: &RunDirectory, checkpoint: &Path, watch: &dyn Watch,
     ) -> Result<()> {
         let resume = Resume::open(checkpoint, &directory.fingerprint)?;
         self.model.load(b, &Weights::open(checkpoint)?)?;

@@ -64,10 +64,7 @@ fn open_model(source: &Source) -> Result<(Config, Tokenizer)> {
 }
 
 fn load_corpus(
-    paths: &[std::path::PathBuf],
-    recipe: &Recipe,
-    tokenizer: &Tokenizer,
-    watch: &dyn Watch,
+    paths: &[std::path::PathBuf], recipe: &Recipe, tokenizer: &Tokenizer, watch: &dyn Watch,
 ) -> Result<Corpus> {
     if paths.is_empty() {
         return Ok(Corpus::default());
@@ -103,11 +100,7 @@ pub struct State<B: Backend> {
 impl<B: Backend> State<B> {
     /// Takes all the memory of the run through `ledger`.
     pub fn allocate_for(
-        b: &B,
-        recipe: &Recipe,
-        opened: &OpenedModel,
-        with_eval: bool,
-        ledger: &mut Ledger,
+        b: &B, recipe: &Recipe, opened: &OpenedModel, with_eval: bool, ledger: &mut Ledger,
     ) -> Result<State<B>> {
         let (config, rope) = (&opened.config, &opened.rope);
         let (rows, tokens) = (recipe.batch, recipe.sampler.window());

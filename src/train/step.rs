@@ -13,11 +13,7 @@ use std::time::Instant;
 impl<B: Backend> State<B> {
     /// Step `steps_done + 1`. A loss or gradient that is no number stops the run before the update.
     pub(super) fn step(
-        &mut self,
-        b: &B,
-        recipe: &Recipe,
-        loader: &Loader,
-        directory: &RunDirectory,
+        &mut self, b: &B, recipe: &Recipe, loader: &Loader, directory: &RunDirectory,
     ) -> Result<StepMetrics> {
         let start = Instant::now();
         let step = self.steps_done + 1;
@@ -53,12 +49,7 @@ impl<B: Backend> State<B> {
     /// Forward and backward over some rows of the step; the mean loss of each row. All `step_tokens` tokens of the step
     /// weigh the same, whichever micro-batch they are in.
     fn micro_batch(
-        &mut self,
-        b: &B,
-        loader: &Loader,
-        step: u64,
-        rows: std::ops::Range<u32>,
-        step_tokens: usize,
+        &mut self, b: &B, loader: &Loader, step: u64, rows: std::ops::Range<u32>, step_tokens: usize,
     ) -> Result<Vec<f64>> {
         let host = loader.batch(step, rows)?;
         self.batch.fill(b, host.rows, &host.tokens, &host.targets, &host.places)?;
@@ -72,12 +63,7 @@ impl<B: Backend> State<B> {
 
 /// The sentence for a loss or gradient that is no number: the step, the sample that did it, the last good checkpoint.
 fn broken(
-    step: u64,
-    loss: f64,
-    norm: f64,
-    losses: &[f64],
-    loader: &Loader,
-    directory: &RunDirectory,
+    step: u64, loss: f64, norm: f64, losses: &[f64], loader: &Loader, directory: &RunDirectory,
 ) -> Error {
     let worst = |a: &(usize, &f64), b: &(usize, &f64)| a.1.abs().total_cmp(&b.1.abs());
     let row =

@@ -98,11 +98,7 @@ impl<'a, B: Backend> Bench<'a, B> {
 
     /// For rows placed as `places` are.
     pub fn for_places(
-        b: &'a B,
-        config: &Config,
-        tokens: usize,
-        recompute: bool,
-        places: &BatchPlaces,
+        b: &'a B, config: &Config, tokens: usize, recompute: bool, places: &BatchPlaces,
     ) -> Self {
         let spans = if matches!(places, BatchPlaces::List(_)) { 0 } else { tokens };
         Self::placed(b, config, 2, tokens, recompute, spans)

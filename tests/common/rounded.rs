@@ -40,12 +40,7 @@ impl Backend for Rounded {
         R.download(dst, src, at)
     }
     fn copy<T: Element>(
-        &self,
-        dst: &mut HostBuf<T>,
-        dst_at: usize,
-        src: &HostBuf<T>,
-        src_at: usize,
-        len: usize,
+        &self, dst: &mut HostBuf<T>, dst_at: usize, src: &HostBuf<T>, src_at: usize, len: usize,
     ) -> Result<()> {
         R.copy(dst, dst_at, src, src_at, len)
     }
@@ -62,11 +57,7 @@ impl Backend for Rounded {
         R.embed(y, table, ids, s)
     }
     fn embed_backward(
-        &self,
-        d_table: &mut Buf,
-        dy: &Buf,
-        ids: &HostBuf<TokenId>,
-        s: HeadShape,
+        &self, d_table: &mut Buf, dy: &Buf, ids: &HostBuf<TokenId>, s: HeadShape,
     ) -> Result<()> {
         R.embed_backward(d_table, dy, ids, s)
     }
@@ -76,27 +67,14 @@ impl Backend for Rounded {
         Ok(())
     }
     fn rmsnorm_backward(
-        &self,
-        dx: &mut Buf,
-        dw: &mut Buf,
-        dy: &Buf,
-        x: &Buf,
-        rstd: &Buf,
-        w: &Buf,
-        s: NormShape,
+        &self, dx: &mut Buf, dw: &mut Buf, dy: &Buf, x: &Buf, rstd: &Buf, w: &Buf, s: NormShape,
     ) -> Result<()> {
         R.rmsnorm_backward(dx, dw, dy, x, rstd, w, s)?;
         round(dx);
         Ok(())
     }
     fn matmul_nt(
-        &self,
-        y: &mut Buf,
-        x: &Buf,
-        w: &Buf,
-        bias: Option<&Buf>,
-        residual: Option<&Buf>,
-        s: MatmulShape,
+        &self, y: &mut Buf, x: &Buf, w: &Buf, bias: Option<&Buf>, residual: Option<&Buf>, s: MatmulShape,
     ) -> Result<()> {
         R.matmul_nt(y, x, w, bias, residual, s)?;
         round(y);
@@ -114,12 +92,7 @@ impl Backend for Rounded {
         R.bias_backward(db, dy, m, n)
     }
     fn rope(
-        &self,
-        q: &mut Buf,
-        k: &mut Buf,
-        at: Places<'_, Self>,
-        turns: &HostBuf<u64>,
-        direction: Direction,
+        &self, q: &mut Buf, k: &mut Buf, at: Places<'_, Self>, turns: &HostBuf<u64>, direction: Direction,
         s: RopeShape,
     ) -> Result<()> {
         R.rope(q, k, places(at), turns, direction, s)?;
@@ -133,13 +106,7 @@ impl Backend for Rounded {
         Ok(())
     }
     fn swiglu_backward(
-        &self,
-        d_gate: &mut Buf,
-        d_up: &mut Buf,
-        dy: &Buf,
-        gate: &Buf,
-        up: &Buf,
-        len: usize,
+        &self, d_gate: &mut Buf, d_up: &mut Buf, dy: &Buf, gate: &Buf, up: &Buf, len: usize,
     ) -> Result<()> {
         R.swiglu_backward(d_gate, d_up, dy, gate, up, len)?;
         round(d_gate);
@@ -147,44 +114,23 @@ impl Backend for Rounded {
         Ok(())
     }
     fn attention(
-        &self,
-        o: &mut Buf,
-        lse: &mut Buf,
-        q: &Buf,
-        k: &Buf,
-        v: &Buf,
-        documents: Option<&HostBuf<DocumentId>>,
-        s: AttentionShape,
+        &self, o: &mut Buf, lse: &mut Buf, q: &Buf, k: &Buf, v: &Buf,
+        documents: Option<&HostBuf<DocumentId>>, s: AttentionShape,
     ) -> Result<()> {
         R.attention(o, lse, q, k, v, documents, s)?;
         round(o);
         Ok(())
     }
     fn attention_backward(
-        &self,
-        dq: &mut Buf,
-        dk: &mut Buf,
-        dv: &mut Buf,
-        d_o: &Buf,
-        o: &Buf,
-        lse: &Buf,
-        q: &Buf,
-        k: &Buf,
-        v: &Buf,
-        documents: Option<&HostBuf<DocumentId>>,
-        s: AttentionShape,
+        &self, dq: &mut Buf, dk: &mut Buf, dv: &mut Buf, d_o: &Buf, o: &Buf, lse: &Buf, q: &Buf, k: &Buf,
+        v: &Buf, documents: Option<&HostBuf<DocumentId>>, s: AttentionShape,
     ) -> Result<()> {
         R.attention_backward(dq, dk, dv, d_o, o, lse, q, k, v, documents, s)?;
         [dq, dk, dv].into_iter().for_each(round);
         Ok(())
     }
     fn head_loss(
-        &self,
-        nll: &mut Buf,
-        x: &Buf,
-        w: &Buf,
-        targets: &HostBuf<TokenId>,
-        grad: Option<HeadGrad<'_, Self>>,
+        &self, nll: &mut Buf, x: &Buf, w: &Buf, targets: &HostBuf<TokenId>, grad: Option<HeadGrad<'_, Self>>,
         s: HeadShape,
     ) -> Result<()> {
         let Some(HeadGrad { dx, dw, scale }) = grad else { return R.head_loss(nll, x, w, targets, None, s) };

@@ -15,9 +15,7 @@ pub fn dot(n: usize, f: impl Fn(usize) -> (f64, f64)) -> f32 {
 
 /// `base[i,j] + Σ_k a(i,k)·b(k,j)`, unrounded.
 pub fn product(
-    (m, n, k): (usize, usize, usize),
-    a: impl Fn(usize, usize) -> f64,
-    b: impl Fn(usize, usize) -> f64,
+    (m, n, k): (usize, usize, usize), a: impl Fn(usize, usize) -> f64, b: impl Fn(usize, usize) -> f64,
 ) -> Vec<f32> {
     (0..m * n).map(|at| dot(k, |l| (a(at / n, l), b(l, at % n)))).collect()
 }
@@ -44,11 +42,7 @@ fn at_k(s: &AttentionShape, r: usize, j: usize, h: usize) -> usize {
 
 /// Scores in f32, weights rounded to `A` before they meet the values.
 pub fn attention<A: Float>(
-    q: &[f64],
-    k: &[f64],
-    v: &[f64],
-    documents: Option<&[u32]>,
-    s: AttentionShape,
+    q: &[f64], k: &[f64], v: &[f64], documents: Option<&[u32]>, s: AttentionShape,
 ) -> Attention {
     let d = s.head_dim;
     let mut out = Attention { o: vec![0.0; q.len()], lse: vec![0.0; s.rows * s.heads * s.queries] };
@@ -76,13 +70,7 @@ pub fn attention<A: Float>(
 /// dq, dk, dv; weights and their slopes rounded to `A`.
 #[allow(clippy::too_many_arguments)]
 pub fn attention_backward<A: Float>(
-    d_o: &[f64],
-    o: &[f64],
-    lse: &[f64],
-    q: &[f64],
-    k: &[f64],
-    v: &[f64],
-    documents: Option<&[u32]>,
+    d_o: &[f64], o: &[f64], lse: &[f64], q: &[f64], k: &[f64], v: &[f64], documents: Option<&[u32]>,
     s: AttentionShape,
 ) -> [Vec<f64>; 3] {
     let d = s.head_dim;

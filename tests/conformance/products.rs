@@ -149,12 +149,7 @@ fn head<B: Backend>(t: &mut Suite<'_, B>, s: HeadShape) {
 }
 
 fn plain_head<B: Backend>(
-    x: &[f64],
-    w: &[f64],
-    old: &[f64],
-    targets: &[TokenId],
-    scale: f64,
-    s: HeadShape,
+    x: &[f64], w: &[f64], old: &[f64], targets: &[TokenId], scale: f64, s: HeadShape,
 ) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
     let HeadShape { tokens, width, vocab } = s;
     let z = product((tokens, vocab, width), |i, l| x[i * width + l], |l, j| w[j * width + l]);

@@ -50,13 +50,8 @@ impl<E: CpuFloat> Cpu<E> {
     }
 
     pub(super) fn head_loss(
-        &self,
-        nll: &mut Buf<f32>,
-        x: &Buf<E>,
-        w: &Buf<E>,
-        targets: &Buf<TokenId>,
-        mut grad: Option<HeadGrad<'_, Self>>,
-        s: HeadShape,
+        &self, nll: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, targets: &Buf<TokenId>,
+        mut grad: Option<HeadGrad<'_, Self>>, s: HeadShape,
     ) -> Result<()> {
         let HeadShape { tokens, width, vocab } = s;
         let mut operands = vec![
@@ -113,13 +108,7 @@ impl<E: CpuFloat> Cpu<E> {
 
     /// out[t·ld + j] = x[t]·w[j].
     pub(super) fn logits(
-        &self,
-        out: &mut [f32],
-        ld: usize,
-        scratch: &mut [u32],
-        x: &[E],
-        w: &[E],
-        s: HeadShape,
+        &self, out: &mut [f32], ld: usize, scratch: &mut [u32], x: &[E], w: &[E], s: HeadShape,
     ) {
         let out = Disjoint::new(out);
         let shape = MatmulShape { m: s.tokens, n: s.vocab, k: s.width };
@@ -127,12 +116,7 @@ impl<E: CpuFloat> Cpu<E> {
     }
 
     fn row_losses(
-        &self,
-        nll: &mut [f32],
-        logits: &mut [u32],
-        vocab: usize,
-        targets: &[TokenId],
-        scale: Option<f32>,
+        &self, nll: &mut [f32], logits: &mut [u32], vocab: usize, targets: &[TokenId], scale: Option<f32>,
     ) {
         let ns = 1.5 * (nll.len() * vocab) as f64;
         let rows = logits.chunks_exact_mut(row_words(vocab)).zip(nll).zip(targets);
@@ -144,14 +128,8 @@ impl<E: CpuFloat> Cpu<E> {
 
     /// dx = dz·w and dw += dzᵀ·x for the tokens `rows`; x is theirs.
     fn undo_head(
-        &self,
-        grad: &mut HeadGrad<'_, Self>,
-        dz: &[E],
-        scratch: &mut [u32],
-        rows: Range<usize>,
-        x: &[E],
-        w: &[E],
-        s: HeadShape,
+        &self, grad: &mut HeadGrad<'_, Self>, dz: &[E], scratch: &mut [u32], rows: Range<usize>, x: &[E],
+        w: &[E], s: HeadShape,
     ) {
         let cx = (self.packer, &self.workers);
         let stride = row_words(s.vocab) * 4 / std::mem::size_of::<E>();
@@ -171,11 +149,7 @@ impl<E: CpuFloat> Cpu<E> {
 
 /// nll of one row; with `grad`, the row's memory then holds grad·(softmax − onehot), as `E`, from its start.
 fn row_loss<E: CpuFloat>(
-    simd: Simd,
-    row: &mut [u32],
-    vocab: usize,
-    target: Option<usize>,
-    grad: Option<f32>,
+    simd: Simd, row: &mut [u32], vocab: usize, target: Option<usize>, grad: Option<f32>,
 ) -> f32 {
     let logits: &mut [f32] = bytemuck::cast_slice_mut(&mut *row);
     logits[vocab..].fill(f32::NEG_INFINITY);

@@ -126,12 +126,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     }
 
     fn copy<T: Element>(
-        &self,
-        dst: &mut Buf<T>,
-        dst_at: usize,
-        src: &Buf<T>,
-        src_at: usize,
-        len: usize,
+        &self, dst: &mut Buf<T>, dst_at: usize, src: &Buf<T>, src_at: usize, len: usize,
     ) -> Result<()> {
         check::range("copy", "dst", dst.len(), dst_at, len)?;
         check::range("copy", "src", src.len(), src_at, len)?;
@@ -189,11 +184,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     }
 
     fn embed_backward(
-        &self,
-        d_table: &mut Buf<f32>,
-        dy: &Buf<E>,
-        ids: &Buf<TokenId>,
-        s: HeadShape,
+        &self, d_table: &mut Buf<f32>, dy: &Buf<E>, ids: &Buf<TokenId>, s: HeadShape,
     ) -> Result<()> {
         let HeadShape { tokens, width, vocab } = s;
         check::lengths(
@@ -221,12 +212,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     }
 
     fn rmsnorm(
-        &self,
-        y: &mut Buf<E>,
-        rstd: &mut Buf<f32>,
-        x: &Buf<E>,
-        w: &Buf<E>,
-        s: NormShape,
+        &self, y: &mut Buf<E>, rstd: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, s: NormShape,
     ) -> Result<()> {
         let NormShape { tokens, width, eps } = s;
         let all = tokens * width;
@@ -248,13 +234,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     }
 
     fn rmsnorm_backward(
-        &self,
-        dx: &mut Buf<E>,
-        dw: &mut Buf<f32>,
-        dy: &Buf<E>,
-        x: &Buf<E>,
-        rstd: &Buf<f32>,
-        w: &Buf<E>,
+        &self, dx: &mut Buf<E>, dw: &mut Buf<f32>, dy: &Buf<E>, x: &Buf<E>, rstd: &Buf<f32>, w: &Buf<E>,
         s: NormShape,
     ) -> Result<()> {
         let NormShape { tokens, width, .. } = s;
@@ -291,24 +271,14 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     }
 
     fn matmul_nt(
-        &self,
-        y: &mut Buf<E>,
-        x: &Buf<E>,
-        w: &Buf<E>,
-        bias: Option<&Buf<E>>,
-        residual: Option<&Buf<E>>,
+        &self, y: &mut Buf<E>, x: &Buf<E>, w: &Buf<E>, bias: Option<&Buf<E>>, residual: Option<&Buf<E>>,
         s: MatmulShape,
     ) -> Result<()> {
         Cpu::matmul_nt(self, y, x, w, bias, residual, s)
     }
 
     fn matmul_nn(
-        &self,
-        dx: &mut Buf<E>,
-        dy: &Buf<E>,
-        w: &Buf<E>,
-        write: Write,
-        s: MatmulShape,
+        &self, dx: &mut Buf<E>, dy: &Buf<E>, w: &Buf<E>, write: Write, s: MatmulShape,
     ) -> Result<()> {
         Cpu::matmul_nn(self, dx, dy, w, write, s)
     }
@@ -332,13 +302,8 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     }
 
     fn rope(
-        &self,
-        q: &mut Buf<E>,
-        k: &mut Buf<E>,
-        places: Places<'_, Self>,
-        turns: &Buf<u64>,
-        direction: Direction,
-        s: RopeShape,
+        &self, q: &mut Buf<E>, k: &mut Buf<E>, places: Places<'_, Self>, turns: &Buf<u64>,
+        direction: Direction, s: RopeShape,
     ) -> Result<()> {
         let (tokens, pairs) = (s.rows * s.tokens, s.rotary_dim / 2);
         let (q_width, k_width) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
@@ -396,13 +361,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     }
 
     fn swiglu_backward(
-        &self,
-        d_gate: &mut Buf<E>,
-        d_up: &mut Buf<E>,
-        dy: &Buf<E>,
-        gate: &Buf<E>,
-        up: &Buf<E>,
-        len: usize,
+        &self, d_gate: &mut Buf<E>, d_up: &mut Buf<E>, dy: &Buf<E>, gate: &Buf<E>, up: &Buf<E>, len: usize,
     ) -> Result<()> {
         check::lengths(
             "swiglu_backward",
@@ -426,14 +385,8 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     }
 
     fn attention(
-        &self,
-        o: &mut Buf<E>,
-        lse: &mut Buf<f32>,
-        q: &Buf<E>,
-        k: &Buf<E>,
-        v: &Buf<E>,
-        documents: Option<&Buf<DocumentId>>,
-        s: AttentionShape,
+        &self, o: &mut Buf<E>, lse: &mut Buf<f32>, q: &Buf<E>, k: &Buf<E>, v: &Buf<E>,
+        documents: Option<&Buf<DocumentId>>, s: AttentionShape,
     ) -> Result<()> {
         attention::check("attention", s)?;
         let (queries, keys) = (attention::query_elements(s), attention::key_elements(s));
@@ -465,18 +418,8 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     }
 
     fn attention_backward(
-        &self,
-        dq: &mut Buf<E>,
-        dk: &mut Buf<E>,
-        dv: &mut Buf<E>,
-        d_o: &Buf<E>,
-        o: &Buf<E>,
-        lse: &Buf<f32>,
-        q: &Buf<E>,
-        k: &Buf<E>,
-        v: &Buf<E>,
-        documents: Option<&Buf<DocumentId>>,
-        s: AttentionShape,
+        &self, dq: &mut Buf<E>, dk: &mut Buf<E>, dv: &mut Buf<E>, d_o: &Buf<E>, o: &Buf<E>, lse: &Buf<f32>,
+        q: &Buf<E>, k: &Buf<E>, v: &Buf<E>, documents: Option<&Buf<DocumentId>>, s: AttentionShape,
     ) -> Result<()> {
         attention::check("attention_backward", s)?;
         if s.queries != s.keys {
@@ -520,13 +463,8 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     }
 
     fn head_loss(
-        &self,
-        nll: &mut Buf<f32>,
-        x: &Buf<E>,
-        w: &Buf<E>,
-        targets: &Buf<TokenId>,
-        grad: Option<HeadGrad<'_, Self>>,
-        s: HeadShape,
+        &self, nll: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, targets: &Buf<TokenId>,
+        grad: Option<HeadGrad<'_, Self>>, s: HeadShape,
     ) -> Result<()> {
         Cpu::head_loss(self, nll, x, w, targets, grad, s)
     }

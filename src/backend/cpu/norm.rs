@@ -31,12 +31,7 @@ fn forward_body<E: CpuFloat, const FMA: bool>(y: &mut [E], rstd: &mut [f32], x: 
 
 #[inline(always)]
 fn backward_body<E: CpuFloat, const FMA: bool>(
-    dx: &mut [E],
-    dw: &mut [f32],
-    dy: &[E],
-    x: &[E],
-    rstd: &[f32],
-    w: &[E],
+    dx: &mut [E], dw: &mut [f32], dy: &[E], x: &[E], rstd: &[f32], w: &[E],
 ) {
     let n = w.len();
     let dw = &mut dw[..n];

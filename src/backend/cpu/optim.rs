@@ -54,8 +54,7 @@ const PIECE: usize = 1 << 15;
 
 /// The tensor in pieces.
 pub(super) fn pieces<'a, E: CpuFloat>(
-    t: &'a mut AdamTensor<'_, Cpu<E>>,
-    step: AdamStep,
+    t: &'a mut AdamTensor<'_, Cpu<E>>, step: AdamStep,
 ) -> impl Iterator<Item = Piece<'a, E>> + Send {
     let step = Coefficients::new(step, t.decay);
     let n = t.param.len();
@@ -95,12 +94,7 @@ per_isa! {
 
 #[inline(always)]
 fn with_master_body<E: CpuFloat, const FMA: bool>(
-    param: &mut [E],
-    master: &mut [f32],
-    m: &mut [f32],
-    v: &mut [f32],
-    grad: &[f32],
-    c: Coefficients,
+    param: &mut [E], master: &mut [f32], m: &mut [f32], v: &mut [f32], grad: &[f32], c: Coefficients,
 ) {
     let n = grad.len();
     let (param, master, m, v) = (&mut param[..n], &mut master[..n], &mut m[..n], &mut v[..n]);
@@ -112,11 +106,7 @@ fn with_master_body<E: CpuFloat, const FMA: bool>(
 
 #[inline(always)]
 fn in_place_body<E: CpuFloat, const FMA: bool>(
-    param: &mut [E],
-    m: &mut [f32],
-    v: &mut [f32],
-    grad: &[f32],
-    c: Coefficients,
+    param: &mut [E], m: &mut [f32], v: &mut [f32], grad: &[f32], c: Coefficients,
 ) {
     let n = grad.len();
     let (param, m, v) = (&mut param[..n], &mut m[..n], &mut v[..n]);

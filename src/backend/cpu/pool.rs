@@ -39,10 +39,7 @@ impl Workers {
     /// Runs `task` on every item. Each worker has one of `states` (as many as threads, at least one) and draws the next
     /// item when it is done with the last, so that all are busy to the end. `ns`: about how long it takes one thread.
     pub(super) fn each_with<S: Send, I: Send>(
-        &self,
-        ns: f64,
-        states: impl IntoIterator<Item = S>,
-        items: impl Iterator<Item = I> + Send,
+        &self, ns: f64, states: impl IntoIterator<Item = S>, items: impl Iterator<Item = I> + Send,
         task: impl Fn(&mut S, I) + Sync,
     ) {
         let mut states = states.into_iter();
@@ -68,10 +65,7 @@ impl Workers {
 
     /// [`Self::each_with`] for tasks that need no state.
     pub(super) fn each<I: Send>(
-        &self,
-        ns: f64,
-        items: impl Iterator<Item = I> + Send,
-        task: impl Fn(I) + Sync,
+        &self, ns: f64, items: impl Iterator<Item = I> + Send, task: impl Fn(I) + Sync,
     ) {
         self.each_with(ns, std::iter::repeat_n((), self.threads), items, |(), item| task(item));
     }

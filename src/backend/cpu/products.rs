@@ -31,12 +31,7 @@ impl<E: CpuFloat> Cpu<E> {
 
     /// x·wᵀ with what is done to each tile of it: the general way, or for a few rows of x the skinny one.
     pub(super) fn nt(
-        &self,
-        scratch: &mut [u32],
-        x: &[E],
-        w: &[E],
-        s: MatmulShape,
-        store: &(dyn Fn(Tile<'_>) + Sync),
+        &self, scratch: &mut [u32], x: &[E], w: &[E], s: MatmulShape, store: &(dyn Fn(Tile<'_>) + Sync),
     ) {
         let MatmulShape { m, n, k } = s;
         if m == 0 || m > MAX_ROWS {
@@ -68,12 +63,7 @@ impl<E: CpuFloat> Cpu<E> {
     }
 
     pub(super) fn matmul_nt(
-        &self,
-        y: &mut Buf<E>,
-        x: &Buf<E>,
-        w: &Buf<E>,
-        bias: Option<&Buf<E>>,
-        residual: Option<&Buf<E>>,
+        &self, y: &mut Buf<E>, x: &Buf<E>, w: &Buf<E>, bias: Option<&Buf<E>>, residual: Option<&Buf<E>>,
         s: MatmulShape,
     ) -> Result<()> {
         let MatmulShape { m, n, k } = s;
@@ -92,12 +82,7 @@ impl<E: CpuFloat> Cpu<E> {
     }
 
     pub(super) fn matmul_nn(
-        &self,
-        dx: &mut Buf<E>,
-        dy: &Buf<E>,
-        w: &Buf<E>,
-        write: Write,
-        s: MatmulShape,
+        &self, dx: &mut Buf<E>, dy: &Buf<E>, w: &Buf<E>, write: Write, s: MatmulShape,
     ) -> Result<()> {
         let MatmulShape { m, n, k } = s;
         check::lengths(
@@ -178,10 +163,7 @@ fn rows_of<T>(out: &Disjoint<'_, T>, ld: usize, tile: &Tile<'_>, f: impl Fn(&mut
 
 #[inline(always)]
 fn store_rounded_body<E: CpuFloat, const FMA: bool>(
-    out: &Disjoint<'_, E>,
-    ld: usize,
-    tile: Tile<'_>,
-    added: Added<'_, E>,
+    out: &Disjoint<'_, E>, ld: usize, tile: Tile<'_>, added: Added<'_, E>,
 ) {
     let n = tile.cols;
     rows_of(out, ld, &tile, |out, sums, at| {

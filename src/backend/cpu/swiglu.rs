@@ -29,11 +29,7 @@ fn forward_body<E: CpuFloat, const FMA: bool>(y: &mut [E], gate: &[E], up: &[E])
 
 #[inline(always)]
 fn backward_body<E: CpuFloat, const FMA: bool>(
-    d_gate: &mut [E],
-    d_up: &mut [E],
-    dy: &[E],
-    gate: &[E],
-    up: &[E],
+    d_gate: &mut [E], d_up: &mut [E], dy: &[E], gate: &[E], up: &[E],
 ) {
     let n = dy.len();
     let (d_gate, d_up, gate, up) = (&mut d_gate[..n], &mut d_up[..n], &gate[..n], &up[..n]);

@@ -56,12 +56,7 @@ fn sizes(s: &AttentionShape) -> (usize, usize, usize) {
 }
 
 pub fn forward(
-    o: &mut Buf,
-    lse: &mut Buf,
-    q: &Buf,
-    k: &Buf,
-    v: &Buf,
-    documents: Option<&HostBuf<DocumentId>>,
+    o: &mut Buf, lse: &mut Buf, q: &Buf, k: &Buf, v: &Buf, documents: Option<&HostBuf<DocumentId>>,
     s: AttentionShape,
 ) -> Result<()> {
     let documents = documents.map(|d| part(OP, "documents", d, s.rows * s.keys)).transpose()?;
@@ -90,17 +85,8 @@ pub fn forward(
 }
 
 pub fn backward(
-    dq: &mut Buf,
-    dk: &mut Buf,
-    dv: &mut Buf,
-    d_o: &Buf,
-    o: &Buf,
-    lse: &Buf,
-    q: &Buf,
-    k: &Buf,
-    v: &Buf,
-    documents: Option<&HostBuf<DocumentId>>,
-    s: AttentionShape,
+    dq: &mut Buf, dk: &mut Buf, dv: &mut Buf, d_o: &Buf, o: &Buf, lse: &Buf, q: &Buf, k: &Buf, v: &Buf,
+    documents: Option<&HostBuf<DocumentId>>, s: AttentionShape,
 ) -> Result<()> {
     let documents = documents.map(|d| part(OP, "documents", d, s.rows * s.keys)).transpose()?;
     let (view, (nq, nk, nl), d) = (View { s, documents }, sizes(&s), s.head_dim);

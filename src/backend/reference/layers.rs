@@ -49,13 +49,7 @@ pub fn rmsnorm(y: &mut Buf, rstd: &mut Buf, x: &Buf, w: &Buf, s: NormShape) -> R
 }
 
 pub fn rmsnorm_backward(
-    dx: &mut Buf,
-    dw: &mut Buf,
-    dy: &Buf,
-    x: &Buf,
-    rstd: &Buf,
-    w: &Buf,
-    s: NormShape,
+    dx: &mut Buf, dw: &mut Buf, dy: &Buf, x: &Buf, rstd: &Buf, w: &Buf, s: NormShape,
 ) -> Result<()> {
     const OP: &str = "rmsnorm_backward";
     let d = s.width;
@@ -96,11 +90,7 @@ fn positions(places: &Places<'_, Reference>, s: &RopeShape) -> Result<Vec<u64>> 
 }
 
 pub fn rope(
-    q: &mut Buf,
-    k: &mut Buf,
-    places: Places<'_, Reference>,
-    turns: &HostBuf<u64>,
-    direction: Direction,
+    q: &mut Buf, k: &mut Buf, places: Places<'_, Reference>, turns: &HostBuf<u64>, direction: Direction,
     s: RopeShape,
 ) -> Result<()> {
     let positions = positions(&places, &s)?;
@@ -137,12 +127,7 @@ pub fn swiglu(y: &mut Buf, gate: &Buf, up: &Buf, len: usize) -> Result<()> {
 }
 
 pub fn swiglu_backward(
-    d_gate: &mut Buf,
-    d_up: &mut Buf,
-    dy: &Buf,
-    gate: &Buf,
-    up: &Buf,
-    len: usize,
+    d_gate: &mut Buf, d_up: &mut Buf, dy: &Buf, gate: &Buf, up: &Buf, len: usize,
 ) -> Result<()> {
     const OP: &str = "swiglu_backward";
     let (dy, gate, up) = (part(OP, "dy", dy, len)?, part(OP, "gate", gate, len)?, part(OP, "up", up, len)?);

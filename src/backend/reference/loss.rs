@@ -3,11 +3,7 @@
 use super::*;
 
 pub fn head_loss(
-    nll: &mut Buf,
-    x: &Buf,
-    w: &Buf,
-    targets: &HostBuf<TokenId>,
-    mut grad: Option<HeadGrad<'_, Reference>>,
+    nll: &mut Buf, x: &Buf, w: &Buf, targets: &HostBuf<TokenId>, mut grad: Option<HeadGrad<'_, Reference>>,
     s: HeadShape,
 ) -> Result<()> {
     const OP: &str = "head_loss";

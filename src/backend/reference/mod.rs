@@ -30,10 +30,7 @@ fn part<'a, T: Element>(op: &str, operand: &str, buf: &'a HostBuf<T>, need: usiz
 }
 
 fn part_mut<'a, T: Element>(
-    op: &str,
-    operand: &str,
-    buf: &'a mut HostBuf<T>,
-    need: usize,
+    op: &str, operand: &str, buf: &'a mut HostBuf<T>, need: usize,
 ) -> Result<&'a mut [T]> {
     let have = buf.0.len();
     buf.0.get_mut(..need).ok_or_else(|| too_short(op, operand, have, need))
@@ -66,12 +63,7 @@ impl Backend for Reference {
         Ok(())
     }
     fn copy<T: Element>(
-        &self,
-        dst: &mut HostBuf<T>,
-        dst_at: usize,
-        src: &HostBuf<T>,
-        src_at: usize,
-        len: usize,
+        &self, dst: &mut HostBuf<T>, dst_at: usize, src: &HostBuf<T>, src_at: usize, len: usize,
     ) -> Result<()> {
         let src = &part("copy", "src", src, src_at + len)?[src_at..];
         part_mut("copy", "dst", dst, dst_at + len)?[dst_at..].copy_from_slice(src);
@@ -93,11 +85,7 @@ impl Backend for Reference {
         layers::embed(y, table, ids, s)
     }
     fn embed_backward(
-        &self,
-        d_table: &mut Buf,
-        dy: &Buf,
-        ids: &HostBuf<TokenId>,
-        s: HeadShape,
+        &self, d_table: &mut Buf, dy: &Buf, ids: &HostBuf<TokenId>, s: HeadShape,
     ) -> Result<()> {
         layers::embed_backward(d_table, dy, ids, s)
     }
@@ -105,25 +93,12 @@ impl Backend for Reference {
         layers::rmsnorm(y, rstd, x, w, s)
     }
     fn rmsnorm_backward(
-        &self,
-        dx: &mut Buf,
-        dw: &mut Buf,
-        dy: &Buf,
-        x: &Buf,
-        rstd: &Buf,
-        w: &Buf,
-        s: NormShape,
+        &self, dx: &mut Buf, dw: &mut Buf, dy: &Buf, x: &Buf, rstd: &Buf, w: &Buf, s: NormShape,
     ) -> Result<()> {
         layers::rmsnorm_backward(dx, dw, dy, x, rstd, w, s)
     }
     fn matmul_nt(
-        &self,
-        y: &mut Buf,
-        x: &Buf,
-        w: &Buf,
-        bias: Option<&Buf>,
-        residual: Option<&Buf>,
-        s: MatmulShape,
+        &self, y: &mut Buf, x: &Buf, w: &Buf, bias: Option<&Buf>, residual: Option<&Buf>, s: MatmulShape,
     ) -> Result<()> {
         products::matmul_nt(y, x, w, bias, residual, s)
     }
@@ -137,13 +112,8 @@ impl Backend for Reference {
         products::bias_backward(db, dy, m, n)
     }
     fn rope(
-        &self,
-        q: &mut Buf,
-        k: &mut Buf,
-        places: Places<'_, Self>,
-        turns: &HostBuf<u64>,
-        direction: Direction,
-        s: RopeShape,
+        &self, q: &mut Buf, k: &mut Buf, places: Places<'_, Self>, turns: &HostBuf<u64>,
+        direction: Direction, s: RopeShape,
     ) -> Result<()> {
         layers::rope(q, k, places, turns, direction, s)
     }
@@ -151,51 +121,24 @@ impl Backend for Reference {
         layers::swiglu(y, gate, up, len)
     }
     fn swiglu_backward(
-        &self,
-        d_gate: &mut Buf,
-        d_up: &mut Buf,
-        dy: &Buf,
-        gate: &Buf,
-        up: &Buf,
-        len: usize,
+        &self, d_gate: &mut Buf, d_up: &mut Buf, dy: &Buf, gate: &Buf, up: &Buf, len: usize,
     ) -> Result<()> {
         layers::swiglu_backward(d_gate, d_up, dy, gate, up, len)
     }
     fn attention(
-        &self,
-        o: &mut Buf,
-        lse: &mut Buf,
-        q: &Buf,
-        k: &Buf,
-        v: &Buf,
-        documents: Option<&HostBuf<DocumentId>>,
-        s: AttentionShape,
+        &self, o: &mut Buf, lse: &mut Buf, q: &Buf, k: &Buf, v: &Buf,
+        documents: Option<&HostBuf<DocumentId>>, s: AttentionShape,
     ) -> Result<()> {
         attention::forward(o, lse, q, k, v, documents, s)
     }
     fn attention_backward(
-        &self,
-        dq: &mut Buf,
-        dk: &mut Buf,
-        dv: &mut Buf,
-        d_o: &Buf,
-        o: &Buf,
-        lse: &Buf,
-        q: &Buf,
-        k: &Buf,
-        v: &Buf,
-        documents: Option<&HostBuf<DocumentId>>,
-        s: AttentionShape,
+        &self, dq: &mut Buf, dk: &mut Buf, dv: &mut Buf, d_o: &Buf, o: &Buf, lse: &Buf, q: &Buf, k: &Buf,
+        v: &Buf, documents: Option<&HostBuf<DocumentId>>, s: AttentionShape,
     ) -> Result<()> {
         attention::backward(dq, dk, dv, d_o, o, lse, q, k, v, documents, s)
     }
     fn head_loss(
-        &self,
-        nll: &mut Buf,
-        x: &Buf,
-        w: &Buf,
-        targets: &HostBuf<TokenId>,
-        grad: Option<HeadGrad<'_, Self>>,
+        &self, nll: &mut Buf, x: &Buf, w: &Buf, targets: &HostBuf<TokenId>, grad: Option<HeadGrad<'_, Self>>,
         s: HeadShape,
     ) -> Result<()> {
         loss::head_loss(nll, x, w, targets, grad, s)

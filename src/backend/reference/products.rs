@@ -3,12 +3,7 @@
 use super::*;
 
 pub fn matmul_nt(
-    y: &mut Buf,
-    x: &Buf,
-    w: &Buf,
-    bias: Option<&Buf>,
-    residual: Option<&Buf>,
-    s: MatmulShape,
+    y: &mut Buf, x: &Buf, w: &Buf, bias: Option<&Buf>, residual: Option<&Buf>, s: MatmulShape,
 ) -> Result<()> {
     let MatmulShape { m, n, k } = s;
     let (x, w) = (part("matmul_nt", "x", x, m * k)?, part("matmul_nt", "w", w, n * k)?);

@@ -91,10 +91,7 @@ impl Fields<'_> {
 
     /// Two spellings of one thing that must not contradict each other.
     pub fn agree<T: PartialEq>(
-        &self,
-        (a_name, a): (&str, Option<T>),
-        (b_name, b): (&str, Option<T>),
-        show: impl Fn(&T) -> String,
+        &self, (a_name, a): (&str, Option<T>), (b_name, b): (&str, Option<T>), show: impl Fn(&T) -> String,
     ) -> Result<Option<T>> {
         match (a, b) {
             (Some(a), Some(b)) if a != b => Err(self.error(format!(

@@ -151,10 +151,7 @@ impl<'a> Space<'a> {
 }
 
 pub(in crate::backend::cpu) fn backward<E: CpuFloat>(
-    plan: &Plan,
-    workers: &Workers,
-    scratch: &mut [u32],
-    x: Backward<'_, E>,
+    plan: &Plan, workers: &Workers, scratch: &mut [u32], x: Backward<'_, E>,
 ) {
     let s = &plan.shape;
     let (all_dq, scratch) = scratch.split_at_mut(plan.parts_words());
@@ -439,12 +436,7 @@ struct Strip<'a> {
 
 /// [`strip_of`] in the precision of the products; both results as rows of A.
 fn weights_and_slopes<'a>(
-    simd: Simd,
-    kernel: &Kernel,
-    strip: Strip<'_>,
-    rows: usize,
-    weights: &'a mut [u32],
-    ds: &'a mut [u32],
+    simd: Simd, kernel: &Kernel, strip: Strip<'_>, rows: usize, weights: &'a mut [u32], ds: &'a mut [u32],
 ) -> (Rows<'a>, Rows<'a>) {
     if kernel.paired {
         strip_of::<bf16>(simd, strip, rows, bytemuck::cast_slice_mut(weights), bytemuck::cast_slice_mut(ds));
@@ -484,11 +476,7 @@ fn deltas_body<E: CpuFloat, const FMA: bool>(deltas: &mut [f32], d_o: &[E], o: &
 
 #[inline(always)]
 fn write_kv_body<E: CpuFloat, const FMA: bool>(
-    out: &Disjoint<'_, E>,
-    acc: &[f32],
-    factor: f32,
-    s: &Shape,
-    first: usize,
+    out: &Disjoint<'_, E>, acc: &[f32], factor: f32, s: &Shape, first: usize,
 ) {
     for (j, acc) in acc.chunks_exact(s.columns).enumerate() {
         // SAFETY: only one task has this block of keys of this key/value head.
@@ -501,12 +489,7 @@ fn write_kv_body<E: CpuFloat, const FMA: bool>(
 
 #[inline(always)]
 fn sum_dq_body<E: CpuFloat, const FMA: bool>(
-    out: &Disjoint<'_, E>,
-    parts: &[f32],
-    part: usize,
-    lines: Range<usize>,
-    s: &Shape,
-    t: Task,
+    out: &Disjoint<'_, E>, parts: &[f32], part: usize, lines: Range<usize>, s: &Shape, t: Task,
 ) {
     for line in lines {
         let first = s.query_at(t.row, t.kv * s.group + line / s.queries, line % s.queries);

@@ -134,10 +134,7 @@ struct Task {
 }
 
 pub(in crate::backend::cpu) fn forward<E: CpuFloat>(
-    plan: &Plan,
-    workers: &Workers,
-    scratch: &mut [u32],
-    x: Forward<'_, E>,
+    plan: &Plan, workers: &Workers, scratch: &mut [u32], x: Forward<'_, E>,
 ) {
     let s = &plan.shape;
     let (parts, scratch) = scratch.split_at_mut(plan.parts_words());
@@ -336,11 +333,7 @@ per_isa! {
 
 #[inline(always)]
 fn write_body<E: CpuFloat, const FMA: bool>(
-    o: &Disjoint<'_, E>,
-    acc: &[f32],
-    states: &[State],
-    s: &Shape,
-    t: Task,
+    o: &Disjoint<'_, E>, acc: &[f32], states: &[State], s: &Shape, t: Task,
 ) {
     for (r, (state, acc)) in states.iter().zip(acc.chunks_exact(s.columns)).enumerate() {
         let first = s.query_at(t.row, t.kv * s.group + r % s.group, t.i0 + r / s.group);

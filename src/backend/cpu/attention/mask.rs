@@ -65,12 +65,7 @@ impl Mask<'_> {
     /// is not `document`. `others` are the indices that the scores belong to.
     #[inline(always)]
     pub(super) fn apply(
-        &self,
-        scores: &mut [f32],
-        scale: f32,
-        at: usize,
-        seen: Range<usize>,
-        others: Range<usize>,
+        &self, scores: &mut [f32], scale: f32, at: usize, seen: Range<usize>, others: Range<usize>,
     ) {
         let inside = |i: usize| i.clamp(others.start, others.end) - others.start;
         let (first, end) = (inside(seen.start), inside(seen.end));

@@ -45,13 +45,7 @@ per_isa! {
 
 #[inline(always)]
 fn update_body<W: CpuFloat, const FMA: bool>(
-    states: &mut [State],
-    scores: &[f32],
-    weights: &mut [W],
-    acc: &mut [f32],
-    ld: usize,
-    n: usize,
-    scale: f32,
+    states: &mut [State], scores: &[f32], weights: &mut [W], acc: &mut [f32], ld: usize, n: usize, scale: f32,
 ) {
     let width = acc.len() / states.len();
     for (r, state) in states.iter_mut().enumerate() {

@@ -105,14 +105,7 @@ impl Kernel {
     /// c[0..rows, 0..nr] = (or +=) a[0..rows, 0..words]·b[0..words, 0..nr].
     #[inline]
     pub(in crate::backend::cpu) fn tile(
-        &self,
-        rows: usize,
-        words: usize,
-        a: Rows<'_>,
-        b: &[u32],
-        c: &mut [f32],
-        ldc: usize,
-        add: bool,
+        &self, rows: usize, words: usize, a: Rows<'_>, b: &[u32], c: &mut [f32], ldc: usize, add: bool,
     ) {
         assert!(1 <= rows && rows <= self.mr && words >= 1);
         assert!((rows - 1) * a.row + (words - 1) * a.step + 4 <= a.bytes.len(), "A is too short");
@@ -138,11 +131,7 @@ impl Kernel {
     /// out[j][i] = Σ_k x[i,k]·w[j,k] for the m rows of x[m,k] and all rows of w[n,k], where this kernel can: in place, and
     /// in whole words. False where it cannot.
     pub(in crate::backend::cpu) fn dots<E: Element>(
-        &self,
-        out: &mut [[f32; MAX_ROWS]],
-        (m, k): (usize, usize),
-        x: &[E],
-        w: &[E],
+        &self, out: &mut [[f32; MAX_ROWS]], (m, k): (usize, usize), x: &[E], w: &[E],
     ) -> bool {
         let bytes = k * std::mem::size_of::<E>();
         let Some(dots) = self.dots.filter(|_| bytes == 4 * self.words(k)) else { return false };

@@ -138,12 +138,8 @@ impl Plan {
 
 /// Computes A·B and hands every finished tile of it to `epilogue`, each element exactly once.
 pub(super) fn product<E: CpuFloat>(
-    (packer, workers): (Packer, &Workers),
-    scratch: &mut [u32],
-    a: Operand<'_, E>,
-    b: Operand<'_, E>,
-    size: Size,
-    epilogue: &(dyn Fn(Tile<'_>) + Sync),
+    (packer, workers): (Packer, &Workers), scratch: &mut [u32], a: Operand<'_, E>, b: Operand<'_, E>,
+    size: Size, epilogue: &(dyn Fn(Tile<'_>) + Sync),
 ) {
     if size.m == 0 || size.n == 0 {
         return;
@@ -210,13 +206,7 @@ impl<E: CpuFloat> Job<'_, E> {
 
     /// Every strip of the block against every panel, for one part of k.
     fn multiply(
-        &self,
-        block: &Block,
-        part: usize,
-        words: usize,
-        a: &BlockRows<'_>,
-        panels: &[u32],
-        tiles: &mut [f32],
+        &self, block: &Block, part: usize, words: usize, a: &BlockRows<'_>, panels: &[u32], tiles: &mut [f32],
     ) {
         let kernel = self.packer.kernel;
         let strips = block.rows.div_ceil(kernel.mr);
@@ -279,12 +269,7 @@ enum BlockRows<'a> {
 impl BlockRows<'_> {
     /// Strip `s` of `strips`: its first row, how many, and where they are. Rows are shared out evenly, panels are as packed.
     fn strip(
-        &self,
-        s: usize,
-        strips: usize,
-        rows: usize,
-        mr: usize,
-        words: usize,
+        &self, s: usize, strips: usize, rows: usize, mr: usize, words: usize,
     ) -> (usize, usize, Rows<'_>) {
         match self {
             BlockRows::Rows(all) => {

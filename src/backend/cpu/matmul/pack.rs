@@ -44,13 +44,7 @@ impl Packer {
 
     /// Panels of `width` columns (nr for B, mr for A) from src[k·stride + j]: k rows of n elements.
     pub fn panels_of_columns<E: CpuFloat>(
-        self,
-        src: &[E],
-        stride: usize,
-        k: usize,
-        n: usize,
-        width: usize,
-        out: &mut [u32],
+        self, src: &[E], stride: usize, k: usize, n: usize, width: usize, out: &mut [u32],
     ) {
         if self.kernel.paired {
             panels_of_columns_paired(self.simd, src, stride, k, n, width, out);
@@ -119,11 +113,7 @@ fn words_of_row<E: CpuFloat, const PAIRED: bool>(row: &[E], out: &mut [u32]) {
 
 #[inline(always)]
 fn rows_paired_body<E: CpuFloat, const FMA: bool>(
-    src: &[E],
-    stride: usize,
-    rows: usize,
-    k: usize,
-    out: &mut [u32],
+    src: &[E], stride: usize, rows: usize, k: usize, out: &mut [u32],
 ) {
     for i in 0..rows {
         words_of_row::<E, true>(&src[i * stride..][..k], &mut out[i * k.div_ceil(2)..][..k.div_ceil(2)]);
@@ -132,11 +122,7 @@ fn rows_paired_body<E: CpuFloat, const FMA: bool>(
 
 #[inline(always)]
 fn rows_single_body<E: CpuFloat, const FMA: bool>(
-    src: &[E],
-    stride: usize,
-    rows: usize,
-    k: usize,
-    out: &mut [u32],
+    src: &[E], stride: usize, rows: usize, k: usize, out: &mut [u32],
 ) {
     for i in 0..rows {
         words_of_row::<E, false>(&src[i * stride..][..k], &mut out[i * k..][..k]);
@@ -145,24 +131,14 @@ fn rows_single_body<E: CpuFloat, const FMA: bool>(
 
 #[inline(always)]
 fn panels_of_rows_paired_body<E: CpuFloat, const FMA: bool>(
-    kernel: &Kernel,
-    src: &[E],
-    stride: usize,
-    n: usize,
-    k: usize,
-    out: &mut [u32],
+    kernel: &Kernel, src: &[E], stride: usize, n: usize, k: usize, out: &mut [u32],
 ) {
     panels_of_rows::<E, true>(kernel, src, stride, n, k, out);
 }
 
 #[inline(always)]
 fn panels_of_rows_single_body<E: CpuFloat, const FMA: bool>(
-    kernel: &Kernel,
-    src: &[E],
-    stride: usize,
-    n: usize,
-    k: usize,
-    out: &mut [u32],
+    kernel: &Kernel, src: &[E], stride: usize, n: usize, k: usize, out: &mut [u32],
 ) {
     panels_of_rows::<E, false>(kernel, src, stride, n, k, out);
 }
@@ -170,12 +146,7 @@ fn panels_of_rows_single_body<E: CpuFloat, const FMA: bool>(
 /// Blocks of 16 rows x 16 words are transposed into 16 columns of a panel.
 #[inline(always)]
 fn panels_of_rows<E: CpuFloat, const PAIRED: bool>(
-    kernel: &Kernel,
-    src: &[E],
-    stride: usize,
-    n: usize,
-    k: usize,
-    out: &mut [u32],
+    kernel: &Kernel, src: &[E], stride: usize, n: usize, k: usize, out: &mut [u32],
 ) {
     let (nr, words) = (kernel.nr, kernel.words(k));
     let per_word = if PAIRED { 2 } else { 1 };
@@ -209,36 +180,21 @@ fn panels_of_rows<E: CpuFloat, const PAIRED: bool>(
 
 #[inline(always)]
 fn panels_of_columns_paired_body<E: CpuFloat, const FMA: bool>(
-    src: &[E],
-    stride: usize,
-    k: usize,
-    n: usize,
-    width: usize,
-    out: &mut [u32],
+    src: &[E], stride: usize, k: usize, n: usize, width: usize, out: &mut [u32],
 ) {
     panels_of_columns::<E, true>(src, stride, k, n, width, out);
 }
 
 #[inline(always)]
 fn panels_of_columns_single_body<E: CpuFloat, const FMA: bool>(
-    src: &[E],
-    stride: usize,
-    k: usize,
-    n: usize,
-    width: usize,
-    out: &mut [u32],
+    src: &[E], stride: usize, k: usize, n: usize, width: usize, out: &mut [u32],
 ) {
     panels_of_columns::<E, false>(src, stride, k, n, width, out);
 }
 
 #[inline(always)]
 fn panels_of_columns<E: CpuFloat, const PAIRED: bool>(
-    src: &[E],
-    stride: usize,
-    k: usize,
-    n: usize,
-    width: usize,
-    out: &mut [u32],
+    src: &[E], stride: usize, k: usize, n: usize, width: usize, out: &mut [u32],
 ) {
     match width {
         32 => panels_of_width::<E, PAIRED, 32>(src, stride, k, n, out),
@@ -253,11 +209,7 @@ fn panels_of_columns<E: CpuFloat, const PAIRED: bool>(
 /// A word interleaves two rows (or converts one); the panel's columns are copied as they lie.
 #[inline(always)]
 fn panels_of_width<E: CpuFloat, const PAIRED: bool, const W: usize>(
-    src: &[E],
-    stride: usize,
-    k: usize,
-    n: usize,
-    out: &mut [u32],
+    src: &[E], stride: usize, k: usize, n: usize, out: &mut [u32],
 ) {
     let per_word = if PAIRED { 2 } else { 1 };
     let words = k.div_ceil(per_word);

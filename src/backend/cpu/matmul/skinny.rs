@@ -8,12 +8,7 @@ pub(in crate::backend::cpu) use super::kernel::MAX_ROWS;
 
 /// out[j][i] = Σ_k x[i,k]·w[j,k] for the rows i of x[m,k], m <= MAX_ROWS, and j of w[n,k].
 pub(in crate::backend::cpu) fn dots<E: CpuFloat>(
-    packer: Packer,
-    out: &mut [[f32; MAX_ROWS]],
-    x: &[E],
-    w: &[E],
-    m: usize,
-    k: usize,
+    packer: Packer, out: &mut [[f32; MAX_ROWS]], x: &[E], w: &[E], m: usize, k: usize,
 ) {
     if !packer.kernel.dots(out, (m, k), x, w) {
         plain_dots(packer.simd, out, x, w, m, k);
@@ -28,11 +23,7 @@ per_isa! {
 
 #[inline(always)]
 fn dots_body<E: CpuFloat, const FMA: bool>(
-    out: &mut [[f32; MAX_ROWS]],
-    x: &[E],
-    w: &[E],
-    m: usize,
-    k: usize,
+    out: &mut [[f32; MAX_ROWS]], x: &[E], w: &[E], m: usize, k: usize,
 ) {
     match m {
         1 => dots_of::<E, FMA, 1>(out, x, w, k),
@@ -45,10 +36,7 @@ fn dots_body<E: CpuFloat, const FMA: bool>(
 /// Two vectors of w at a time: with M rows of x, 2·M sums are under way.
 #[inline(always)]
 fn dots_of<E: CpuFloat, const FMA: bool, const M: usize>(
-    out: &mut [[f32; MAX_ROWS]],
-    x: &[E],
-    w: &[E],
-    k: usize,
+    out: &mut [[f32; MAX_ROWS]], x: &[E], w: &[E], k: usize,
 ) {
     const STEP: usize = 2 * LANES;
     let rows: [&[E]; M] = std::array::from_fn(|i| &x[i * k..][..k]);
