@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 
 /// Enters what the process takes beside its buffers: measured on Linux, see docs/numerics.md. `text` is in tokens.
 pub fn note_program(ledger: &mut Ledger, tokenizer_bytes: usize, text: usize) {
-    const CODE_AND_THREADS: usize = 12 << 20;
+    const CODE_AND_THREADS: usize = 9 << 20;
     if text > 0 {
         ledger.note(Kind::Program, "tokenized text", &[text], "u32", 4 * text);
     }
