@@ -106,7 +106,7 @@ impl<B: Backend> Session<B> {
         })?;
         b.copy(&mut self.last, 0, &self.buffers.work.normed, (rows.max(1) - 1) * d, d)?;
         let head = model.param(model.ids.head_weight());
-        b.head_logits(&mut self.logits, &self.last, head, model.head_shape(1))?;
+        b.head_logits(&mut self.logits, &self.last, head, model.config.head_shape(1))?;
         download_f32::<B, B::Stat>(b, &self.logits, 0, model.config.vocab_size)
     }
 
@@ -130,7 +130,14 @@ impl<B: Backend> Session<B> {
             b.copy(y, 0, &work.normed, (from - range.start) * d, (to - from) * d)?;
             b.upload(&mut session.batch.targets, 0, &ids[from + 1..to + 1])?;
             let head = model.param(model.ids.head_weight());
-            b.head_loss(&mut work.nll, y, head, &session.batch.targets, None, model.head_shape(to - from))?;
+            b.head_loss(
+                &mut work.nll,
+                y,
+                head,
+                &session.batch.targets,
+                None,
+                model.config.head_shape(to - from),
+            )?;
             nll.extend(download_f32::<B, B::Stat>(b, &work.nll, 0, to - from)?);
             Ok(())
         })?;
@@ -160,7 +167,7 @@ impl<B: Backend> Session<B> {
                     rows += 1;
                 }
                 let head = model.param(model.ids.head_weight());
-                b.head_logits(&mut session.logits, &session.last, head, model.head_shape(rows))?;
+                b.head_logits(&mut session.logits, &session.last, head, model.config.head_shape(rows))?;
                 let logits = download_f32::<B, B::Stat>(b, &session.logits, 0, rows * vocab)?;
                 logits.chunks_exact(vocab).try_for_each(&mut *visit)?;
             }

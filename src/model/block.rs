@@ -4,7 +4,7 @@
 
 use super::buffers::{Cache, Inner, Work};
 use super::{Gradients, Model, PlacedBatch};
-use crate::backend::{Backend, Direction, MatmulShape, NormShape, Write};
+use crate::backend::{Backend, Direction, MatmulShape, Write};
 use crate::error::Result;
 
 /// Where the keys and values that the queries look at come from.
@@ -15,37 +15,13 @@ pub enum Keys<'a, B: Backend> {
     Cached { layer: &'a mut Cache<B>, past: usize },
 }
 
-/// The sizes of every product of a block, for `tokens` tokens.
-pub struct BlockShapes {
-    pub q: MatmulShape,
-    pub kv: MatmulShape,
-    pub o: MatmulShape,
-    pub up: MatmulShape,
-    pub down: MatmulShape,
-    pub norm: NormShape,
-}
-
 impl<B: Backend> Model<B> {
-    pub fn block_shapes(&self, tokens: usize) -> BlockShapes {
-        let c = &self.config;
-        let product = |n, k| MatmulShape { m: tokens, n, k };
-        let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
-        BlockShapes {
-            q: product(q, c.hidden_size),
-            kv: product(kv, c.hidden_size),
-            o: product(c.hidden_size, q),
-            up: product(c.intermediate_size, c.hidden_size),
-            down: product(c.hidden_size, c.intermediate_size),
-            norm: NormShape { tokens, width: c.hidden_size, eps: c.rms_norm_eps },
-        }
-    }
-
     /// x → everything up to the gate and up projections, left in `inner`. The rest of the block is [`Model::block_out`].
     pub(super) fn block_inner(
         &self, backend: &B, layer: usize, x: &B::Buf<B::Act>, inner: &mut Inner<B>, work: &mut Work<B>,
         batch: &PlacedBatch<B>, keys: Keys<'_, B>,
     ) -> Result<()> {
-        let (b, w, s) = (backend, &self.ids.layers[layer], self.block_shapes(batch.len()));
+        let (b, w, s) = (backend, &self.ids.layers[layer], self.config.block_shapes(batch.len()));
         let p = |id| self.param(id);
         b.rmsnorm(&mut work.normed, &mut inner.rstd_in, x, p(w.input_norm), s.norm)?;
         b.matmul_nt(&mut inner.q, &work.normed, p(w.q), w.q_bias.map(p), None, s.q)?;
@@ -55,14 +31,14 @@ impl<B: Backend> Model<B> {
         let documents = batch.documents.as_ref();
         match keys {
             Keys::Own => {
-                let shape = self.attention_shape(batch.rows, batch.tokens, batch.tokens);
+                let shape = self.config.attention_shape(batch.rows, batch.tokens, batch.tokens);
                 b.attention(&mut inner.o, &mut inner.lse, &inner.q, &inner.k, &inner.v, documents, shape)?;
             }
             Keys::Cached { layer: cache, past } => {
                 let (at, new) = (past * s.kv.n, batch.len() * s.kv.n);
                 b.copy(&mut cache.k, at, &inner.k, 0, new)?;
                 b.copy(&mut cache.v, at, &inner.v, 0, new)?;
-                let shape = self.attention_shape(1, batch.tokens, past + batch.tokens);
+                let shape = self.config.attention_shape(1, batch.tokens, past + batch.tokens);
                 b.attention(&mut inner.o, &mut inner.lse, &inner.q, &cache.k, &cache.v, documents, shape)?;
             }
         }
@@ -77,7 +53,7 @@ impl<B: Backend> Model<B> {
         &self, backend: &B, layer: usize, y: &mut B::Buf<B::Act>, inner: &Inner<B>, work: &mut Work<B>,
         tokens: usize,
     ) -> Result<()> {
-        let s = self.block_shapes(tokens);
+        let s = self.config.block_shapes(tokens);
         backend.swiglu(&mut work.act, &inner.gate, &inner.up, tokens * s.up.n)?;
         let down = self.param(self.ids.layers[layer].down);
         backend.matmul_nt(y, &work.act, down, None, Some(&inner.mid), s.down)
@@ -97,7 +73,7 @@ impl<B: Backend> Model<B> {
         &self, b: &B, layer: usize, inner: &mut Inner<B>, work: &mut Work<B>, grads: &mut Gradients<B>,
         tokens: usize,
     ) -> Result<()> {
-        let (w, s) = (&self.ids.layers[layer], self.block_shapes(tokens));
+        let (w, s) = (&self.ids.layers[layer], self.config.block_shapes(tokens));
         let p = |id| self.param(id);
         let back = &mut work.backward;
         // y = mid + act·downᵀ; the residual's share of the gradient is already in dx
@@ -130,7 +106,7 @@ impl<B: Backend> Model<B> {
         &self, b: &B, layer: usize, x: &B::Buf<B::Act>, inner: &mut Inner<B>, work: &mut Work<B>,
         grads: &mut Gradients<B>, batch: &PlacedBatch<B>,
     ) -> Result<()> {
-        let (w, s) = (&self.ids.layers[layer], self.block_shapes(batch.len()));
+        let (w, s) = (&self.ids.layers[layer], self.config.block_shapes(batch.len()));
         let p = |id| self.param(id);
         let back = &mut work.backward;
         // mid = x + o·woᵀ (+ bias)
@@ -149,7 +125,7 @@ impl<B: Backend> Model<B> {
             &inner.k,
             &inner.v,
             batch.documents.as_ref(),
-            self.attention_shape(batch.rows, batch.tokens, batch.tokens),
+            self.config.attention_shape(batch.rows, batch.tokens, batch.tokens),
         )?;
         // q, k = rope(q, k)
         self.rotate(b, &mut back.dq, &mut back.dk, batch, Direction::Backward)?;

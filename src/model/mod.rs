@@ -7,6 +7,7 @@ pub mod config;
 pub mod params;
 mod pass;
 pub mod scratch;
+mod shapes;
 
 pub use batch::{PlacedBatch, places_at, places_from};
 pub use config::Config;

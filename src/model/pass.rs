@@ -3,9 +3,7 @@
 use super::block::Keys;
 use super::buffers::{ReadBuffers, TrainBuffers};
 use super::{Gradients, Model, PlacedBatch};
-use crate::backend::{
-    AttentionShape, Backend, Direction, HeadGrad, HeadShape, NormShape, PairLayout, RopeShape,
-};
+use crate::backend::{Backend, Direction, HeadGrad, PairLayout, RopeShape};
 use crate::error::Result;
 
 impl<B: Backend> Model<B> {
@@ -18,11 +16,11 @@ impl<B: Backend> Model<B> {
         let TrainBuffers { x, work, .. } = buffers;
         let last = &x[self.config.num_hidden_layers];
         // loss = cross-entropy(rmsnorm(x)·headᵀ), and at once its gradient
-        let norm = self.norm_shape(batch.len());
+        let norm = self.config.norm_shape(batch.len());
         b.rmsnorm(&mut work.normed, &mut work.rstd, last, self.param(self.ids.final_norm), norm)?;
         let back = &mut work.backward;
         let grad = HeadGrad { dx: &mut back.d_normed, dw: grads.of(self.ids.head_weight()), scale };
-        let (head, shape) = (self.param(self.ids.head_weight()), self.head_shape(batch.len()));
+        let (head, shape) = (self.param(self.ids.head_weight()), self.config.head_shape(batch.len()));
         b.head_loss(&mut work.nll, &work.normed, head, &batch.targets, Some(grad), shape)?;
         // normed = rmsnorm(x): nothing else reads the last x, so its gradient starts from zero
         b.zero(&mut back.dx, batch.len() * self.config.hidden_size)?;
@@ -40,16 +38,16 @@ impl<B: Backend> Model<B> {
     pub fn forward_loss(&self, b: &B, buffers: &mut TrainBuffers<B>, batch: &PlacedBatch<B>) -> Result<()> {
         self.forward(b, buffers, batch)?;
         let TrainBuffers { x, work, .. } = buffers;
-        let (norm, weight) = (self.norm_shape(batch.len()), self.param(self.ids.final_norm));
+        let (norm, weight) = (self.config.norm_shape(batch.len()), self.param(self.ids.final_norm));
         b.rmsnorm(&mut work.normed, &mut work.rstd, &x[self.config.num_hidden_layers], weight, norm)?;
-        let (head, shape) = (self.param(self.ids.head_weight()), self.head_shape(batch.len()));
+        let (head, shape) = (self.param(self.ids.head_weight()), self.config.head_shape(batch.len()));
         b.head_loss(&mut work.nll, &work.normed, head, &batch.targets, None, shape)
     }
 
     /// The residual stream through all blocks, kept in `buffers.x`.
     fn forward(&self, b: &B, buffers: &mut TrainBuffers<B>, batch: &PlacedBatch<B>) -> Result<()> {
         let TrainBuffers { x, inner, work } = buffers;
-        b.embed(&mut x[0], self.param(self.ids.embed), &batch.ids, self.head_shape(batch.len()))?;
+        b.embed(&mut x[0], self.param(self.ids.embed), &batch.ids, self.config.head_shape(batch.len()))?;
         for layer in 0..self.config.num_hidden_layers {
             let (before, after) = x.split_at_mut(layer + 1);
             let kept = if inner.len() == 1 { 0 } else { layer };
@@ -78,7 +76,7 @@ impl<B: Backend> Model<B> {
     pub fn read(
         &self, b: &B, buffers: &mut ReadBuffers<B>, batch: &PlacedBatch<B>, past: usize,
     ) -> Result<()> {
-        b.embed(&mut buffers.x, self.param(self.ids.embed), &batch.ids, self.head_shape(batch.len()))?;
+        b.embed(&mut buffers.x, self.param(self.ids.embed), &batch.ids, self.config.head_shape(batch.len()))?;
         for layer in 0..self.config.num_hidden_layers {
             let ReadBuffers { x, y, inner, work, caches, .. } = buffers;
             let keys = Keys::Cached { layer: &mut caches[layer], past };
@@ -86,7 +84,7 @@ impl<B: Backend> Model<B> {
             self.block_out(b, layer, y, inner, work, batch.len())?;
             std::mem::swap(x, y);
         }
-        let (norm, weight) = (self.norm_shape(batch.len()), self.param(self.ids.final_norm));
+        let (norm, weight) = (self.config.norm_shape(batch.len()), self.param(self.ids.final_norm));
         b.rmsnorm(&mut buffers.work.normed, &mut buffers.work.rstd, &buffers.x, weight, norm)
     }
 
@@ -107,27 +105,5 @@ impl<B: Backend> Model<B> {
             attention_factor: self.attention_factor,
         };
         b.rope(q, k, batch.places(), &self.turns, direction, shape)
-    }
-
-    pub fn head_shape(&self, tokens: usize) -> HeadShape {
-        HeadShape { tokens, width: self.config.hidden_size, vocab: self.config.vocab_size }
-    }
-
-    pub(super) fn norm_shape(&self, tokens: usize) -> NormShape {
-        NormShape { tokens, width: self.config.hidden_size, eps: self.config.rms_norm_eps }
-    }
-
-    pub fn attention_shape(&self, rows: usize, queries: usize, keys: usize) -> AttentionShape {
-        let c = &self.config;
-        AttentionShape {
-            rows,
-            queries,
-            keys,
-            heads: c.num_attention_heads,
-            kv_heads: c.num_key_value_heads,
-            head_dim: c.head_dim,
-            scale: 1.0 / (c.head_dim as f64).sqrt(),
-            window: None,
-        }
     }
 }

@@ -1,31 +1,11 @@
 //! How much working memory the kernels take for a pass of a given size.
 
 use super::Config;
-use crate::backend::{AttentionShape, Backend, HeadShape, MatmulShape, NormShape, ScratchFor};
+use crate::backend::{Backend, MatmulShape, ScratchFor};
 
-fn products(c: &Config, m: usize) -> [MatmulShape; 5] {
-    let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
-    let product = |n, k| MatmulShape { m, n, k };
-    [
-        product(q, c.hidden_size),
-        product(kv, c.hidden_size),
-        product(c.hidden_size, q),
-        product(c.intermediate_size, c.hidden_size),
-        product(c.hidden_size, c.intermediate_size),
-    ]
-}
-
-fn attention(c: &Config, rows: usize, queries: usize, keys: usize) -> AttentionShape {
-    AttentionShape {
-        rows,
-        queries,
-        keys,
-        heads: c.num_attention_heads,
-        kv_heads: c.num_key_value_heads,
-        head_dim: c.head_dim,
-        scale: 1.0,
-        window: None,
-    }
+fn products(c: &Config, tokens: usize) -> [MatmulShape; 5] {
+    let s = c.block_shapes(tokens);
+    [s.q, s.kv, s.o, s.up, s.down]
 }
 
 fn most<B: Backend>(b: &B, ops: impl IntoIterator<Item = ScratchFor>) -> usize {
@@ -35,9 +15,9 @@ fn most<B: Backend>(b: &B, ops: impl IntoIterator<Item = ScratchFor>) -> usize {
 /// For a training step over `rows` rows of `tokens` tokens.
 pub fn training<B: Backend>(b: &B, c: &Config, rows: usize, tokens: usize) -> usize {
     let all = rows * tokens;
-    let shape = attention(c, rows, tokens, tokens);
-    let head = HeadShape { tokens: all, width: c.hidden_size, vocab: c.vocab_size };
-    let norm = NormShape { tokens: all, width: c.hidden_size, eps: c.rms_norm_eps };
+    let shape = c.attention_shape(rows, tokens, tokens);
+    let head = c.head_shape(all);
+    let norm = c.norm_shape(all);
     let products = products(c, all).into_iter();
     let products =
         products.flat_map(|s| [ScratchFor::MatmulNt(s), ScratchFor::MatmulNn(s), ScratchFor::MatmulTn(s)]);
@@ -54,13 +34,13 @@ pub fn training<B: Backend>(b: &B, c: &Config, rows: usize, tokens: usize) -> us
 
 /// For reading in chunks of `chunk` tokens with up to `capacity` in the cache.
 pub fn reading<B: Backend>(b: &B, c: &Config, chunk: usize, capacity: usize) -> usize {
-    let head = HeadShape { tokens: chunk, width: c.hidden_size, vocab: c.vocab_size };
+    let head = c.head_shape(chunk);
     let logits = MatmulShape { m: 1, n: c.vocab_size, k: c.hidden_size };
     most(
         b,
         products(c, chunk).map(ScratchFor::MatmulNt).into_iter().chain([
-            ScratchFor::Attention(attention(c, 1, chunk, capacity)),
-            ScratchFor::Attention(attention(c, 1, 1, capacity)),
+            ScratchFor::Attention(c.attention_shape(1, chunk, capacity)),
+            ScratchFor::Attention(c.attention_shape(1, 1, capacity)),
             ScratchFor::HeadLoss(head, false),
             ScratchFor::MatmulNt(logits),
         ]),
