@@ -23,6 +23,11 @@ __device__ __forceinline__ void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
+// Stores 16 bytes at a shared address that is a multiple of 16. [st.shared.v4]
+__device__ __forceinline__ void store_shared_16(uint32_t shared, const uint32_t (&w)[4]) {
+    asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(shared), "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]) : "memory");
+}
+
 // Four 8x8 matrices of 16-bit elements: lane l gives the address of row l%8 of matrix l/8; it gets, from each, the elements
 // 2·(l%4) and 2·(l%4)+1 of row l/4. [ldmatrix]
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], uint32_t row) {

@@ -25,6 +25,7 @@ constexpr int MATMUL_N = 128;
 constexpr int MATMUL_K = 32;
 constexpr int MATMUL_STAGES = 4;
 constexpr int MATMUL_THREADS = 128;     // 2 x 2 warps of 64 x 64
+constexpr int MATMUL_SHARED_BYTES = 65536;
 // matmul in f32 on plain multiply-adds.
 constexpr int MATMUL_F32_M = 64;
 constexpr int MATMUL_F32_N = 64;
