@@ -263,9 +263,10 @@ __device__ __forceinline__ void product(Epilogue<Out> out, const bf16* a, const 
         writing = reading;
         reading = reading == base + AHEAD * STAGE ? base : reading + STAGE;
     };
+    constexpr int UNROLL = A_DEEP ? 2 : 1;  // shares the steps of A's four pointers between two slices; a wide A has one
     const int whole = Fetcher<A_DEEP, MATMUL_M>::ALIGNED ? depth / MATMUL_K - AHEAD : 0;
     int s = 0;
-#pragma unroll 1
+#pragma unroll UNROLL
     for (; s < whole; s++) {  // the main loop: what it fetches lies inside the depth
         wait();
         fetch_a.template start<true>(writing, 0, 0);

@@ -1,0 +1,40 @@
+// The online softmax (2205.14135) of one row, in units of log2: scores are multiplied by scale·log2(e) first.
+//
+// After any number of keys, sum = Σ 2^(s_j − max) and the output is Σ 2^(s_j − max)·v_j / sum. `max` need not be the true
+// maximum, only near it: it is raised when a score exceeds it by more than SLACK, so that the sums are rescaled rarely, and
+// 2^SLACK times the number of keys stays far from what f32 and bf16 can hold. A row that has seen no key has max = −inf, sum = 0;
+// its output is 0 and its log-sum-exp −inf.
+#pragma once
+#include "common.cuh"
+
+constexpr float LOG2_E = 1.44269504088896341f, LN_2 = 0.69314718055994531f;
+
+struct SoftmaxState {
+    static constexpr float SLACK = 8.f;
+    float max = -INFINITY, sum = 0.f;  // `sum` is this lane's share until `finish`
+
+    // Whether `seen`, the largest new score of the row, is too far above max.
+    __device__ bool outgrown(float seen) const { return seen > max + SLACK; }
+    // Raises max to `seen` if that is higher; returns what all sums so far are multiplied by.
+    __device__ float raise(float seen) {
+        if (seen <= max) return 1.f;
+        const float factor = exp2_approx(max - seen);  // 0 for the first keys: max was −inf
+        max = seen;
+        sum *= factor;
+        return factor;
+    }
+    // The weight of a score, 2^(score − max); 0 for −inf, also where no key was seen at all.
+    __device__ float base() const { return max == -INFINITY ? 0.f : max; }
+    // Log-sum-exp in natural units, of the whole row's sum.
+    __device__ float log_sum_exp() const { return (max + log2f(sum)) * LN_2; }
+};
+
+// Sum and maximum over the four lanes that share a row of an mma fragment.
+__device__ __forceinline__ float quad_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(FULL_WARP, x, 1));
+    return fmaxf(x, __shfl_xor_sync(FULL_WARP, x, 2));
+}
+__device__ __forceinline__ float quad_sum(float x) {
+    x += __shfl_xor_sync(FULL_WARP, x, 1);
+    return x + __shfl_xor_sync(FULL_WARP, x, 2);
+}
