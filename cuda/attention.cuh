@@ -56,3 +56,65 @@ struct HeadRows {
 // The row and column halves of the four matrices that ldmatrix_x4 reads, by lane: second matrix, third matrix.
 __device__ __forceinline__ int second_matrix() { return threadIdx.x / 8 % 2; }
 __device__ __forceinline__ int third_matrix() { return threadIdx.x / 16 % 2; }
+
+// scores[16 x 8·BLOCKS] = a[16,D]·b[8·BLOCKS,D]ᵀ, both rows in shared memory, at this lane's addresses: `a_at` with the second
+// matrix down and the third right, `b_at` with the third down and the second right.
+template <int D, typename A, typename B, int BLOCKS>
+__device__ __forceinline__ void multiply_rows(float (&scores)[BLOCKS][4], uint32_t a_at, uint32_t b_at) {
+#pragma unroll
+    for (int j = 0; j < BLOCKS; j++) scores[j][0] = scores[j][1] = scores[j][2] = scores[j][3] = 0.f;
+#pragma unroll
+    for (int d = 0; d < D / 16; d++) {
+        uint32_t a[4];
+        ldmatrix_x4(a, a_at + A::at(0, 16 * d));
+#pragma unroll
+        for (int j = 0; j < BLOCKS; j += 2) {
+            uint32_t b[4];
+            ldmatrix_x4(b, b_at + B::at(8 * j, 16 * d));
+            mma_bf16(scores[j], a, b[0], b[1]);
+            mma_bf16(scores[j + 1], a, b[2], b[3]);
+        }
+    }
+}
+
+// sums[16 x 8·COLUMNS] += weights[16 x 8·BLOCKS]·rows[8·BLOCKS, 8·COLUMNS], the weights rounded to bf16; `at`: this lane's
+// address in the rows, with the second matrix down and the third right.
+template <typename Rows, int BLOCKS, int COLUMNS>
+__device__ __forceinline__ void accumulate_rows(float (&sums)[COLUMNS][4], const float (&weights)[BLOCKS][4], uint32_t at) {
+#pragma unroll
+    for (int j = 0; j < BLOCKS; j += 2) {
+        // the sums of two blocks of 8 columns are, rounded, the left operand of the next product as they stand
+        const uint32_t p[4] = {pack_bf16(weights[j][0], weights[j][1]), pack_bf16(weights[j][2], weights[j][3]),
+                               pack_bf16(weights[j + 1][0], weights[j + 1][1]), pack_bf16(weights[j + 1][2], weights[j + 1][3])};
+#pragma unroll
+        for (int d = 0; d < COLUMNS; d += 2) {
+            uint32_t b[4];
+            ldmatrix_x4_trans(b, at + Rows::at(8 * j, 8 * d));
+            mma_bf16(sums[d], p, b[0], b[1]);
+            mma_bf16(sums[d + 1], p, b[2], b[3]);
+        }
+    }
+}
+
+// Sixteen rows of sums, times `factor` for each of a lane's two rows, to rows [first, ..) of `out`, of which `left` exist. They
+// pass through `staging` (generic address of sixteen rows that only this warp uses), so that stores are whole 16 bytes next to
+// each other.
+template <typename Rows, int COLUMNS>
+__device__ __forceinline__ void store_rows(bf16* out, int64_t stride, int left, char* staging, const float (&sums)[COLUMNS][4],
+                                           const float (&factor)[2]) {
+    const int lane = threadIdx.x % 32;
+    __syncwarp();
+#pragma unroll
+    for (int half = 0; half < 2; half++)
+#pragma unroll
+        for (int d = 0; d < COLUMNS; d++)
+            *reinterpret_cast<uint32_t*>(staging + Rows::at(lane / 4 + 8 * half, 8 * d) + lane % 4 * 4) =
+                pack_bf16(sums[d][2 * half] * factor[half], sums[d][2 * half + 1] * factor[half]);
+    __syncwarp();
+#pragma unroll
+    for (int i = lane; i < 16 * COLUMNS; i += 32) {
+        const int row = i / COLUMNS, chunk = i % COLUMNS;
+        if (row < left)
+            *reinterpret_cast<uint4*>(out + row * stride + 8 * chunk) = *reinterpret_cast<const uint4*>(staging + Rows::at(row, 8 * chunk));
+    }
+}

@@ -47,23 +47,6 @@ struct Forward {
         }
     }
 
-    // o += weights·v
-    __device__ void multiply_values(const float (&weights)[KEY_BLOCKS][4], uint32_t stage) {
-#pragma unroll
-        for (int j = 0; j < KEY_BLOCKS; j += 2) {
-            // the sums of two blocks of 8 columns are, rounded, the left operand of the next product as they stand
-            const uint32_t p[4] = {pack_bf16(weights[j][0], weights[j][1]), pack_bf16(weights[j][2], weights[j][3]),
-                                   pack_bf16(weights[j + 1][0], weights[j + 1][1]), pack_bf16(weights[j + 1][2], weights[j + 1][3])};
-#pragma unroll
-            for (int d = 0; d < D / 8; d += 2) {
-                uint32_t b[4];
-                ldmatrix_x4_trans(b, v_at + stage + Keys::at(8 * j, 8 * d));
-                mma_bf16(o[d], p, b[0], b[1]);
-                mma_bf16(o[d + 1], p, b[2], b[3]);
-            }
-        }
-    }
-
     // Sets the scores of keys that a query does not see to −inf. `key0`: the tile's first.
     __device__ void mask(float (&scores)[KEY_BLOCKS][4], int key0) {
 #pragma unroll
@@ -106,7 +89,7 @@ struct Forward {
                 scores[j][c] = exp2_approx(scores[j][c] * scale - base[c / 2]);
                 state[c / 2].sum += scores[j][c];
             }
-        multiply_values(scores, stage);
+        accumulate_rows<Keys>(o, scores, v_at + stage);
     }
 
     __device__ void rescale(const float (&seen)[2]) {
@@ -117,32 +100,20 @@ struct Forward {
             for (int c = 0; c < 4; c++) o[d][c] *= factor[c / 2];
     }
 
-    // The warp's sixteen rows of o and lse to memory; o through the warp's own rows of q in shared memory, so that stores are
-    // whole 16 bytes next to each other. `o`, `lse`: the block's first row; `left`: rows there are from it on.
+    // The warp's sixteen rows of o and lse to memory, by way of its own rows of q. `out`, `lse`: the block's first row; `left`:
+    // rows there are from it on.
     __device__ void finish(bf16* out, int64_t stride, float* lse, int left, char* q_rows) {
         const int warp_row = threadIdx.x / 32 * 16, lane = threadIdx.x % 32;
-        char* const rows = q_rows + Queries::at(warp_row, 0);
-        __syncwarp();
+        float inverse[2];
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             SoftmaxState& st = state[half];
             st.sum = quad_sum(st.sum);
-            const float inverse = st.sum > 0.f ? 1.f / st.sum : 0.f;
-            const int in_warp = lane / 4 + 8 * half;
-#pragma unroll
-            for (int d = 0; d < D / 8; d++)
-                *reinterpret_cast<uint32_t*>(rows + Queries::at(in_warp, 8 * d) + lane % 4 * 4) =
-                    pack_bf16(o[d][2 * half] * inverse, o[d][2 * half + 1] * inverse);
-            if (lane % 4 == 0 && warp_row + in_warp < left) lse[warp_row + in_warp] = st.log_sum_exp();
+            inverse[half] = st.sum > 0.f ? 1.f / st.sum : 0.f;
+            const int in_block = warp_row + lane / 4 + 8 * half;
+            if (lane % 4 == 0 && in_block < left) lse[in_block] = st.log_sum_exp();
         }
-        __syncwarp();
-#pragma unroll
-        for (int i = lane; i < 16 * (D / 8); i += 32) {
-            const int in_warp = i / (D / 8), chunk = i % (D / 8);
-            if (warp_row + in_warp < left)
-                *reinterpret_cast<uint4*>(out + (warp_row + in_warp) * stride + 8 * chunk) =
-                    *reinterpret_cast<const uint4*>(rows + Queries::at(in_warp, 8 * chunk));
-        }
+        store_rows<Queries>(out + warp_row * stride, stride, left - warp_row, q_rows + Queries::at(warp_row, 0), o, inverse);
     }
 };
 
