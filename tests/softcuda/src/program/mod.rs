@@ -1,0 +1,243 @@
+//! A kernel decoded once: registers by number, addresses resolved, every branch with its place of reconvergence.
+
+mod decode;
+mod flow;
+mod names;
+
+use crate::memory::Memory;
+use crate::ptx::{self, PtxError, Space};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub use decode::{LOCAL_WINDOW, SHARED_WINDOW};
+pub use names::{Function, Round, Type};
+
+/// What an instruction reads: a register, or a number.
+#[derive(Clone, Copy, Debug)]
+pub enum Src {
+    Reg(u32),
+    Num(u64),
+}
+
+/// Where an address begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Area {
+    Global,
+    Shared,
+    Local,
+    /// Kernel parameters.
+    Param,
+    /// By the address itself.
+    Generic,
+}
+
+/// `base + offset`.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    pub area: Area,
+    pub base: Src,
+    pub offset: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Special {
+    Tid(usize),
+    Ntid(usize),
+    Ctaid(usize),
+    Nctaid(usize),
+    Lane,
+    Warp,
+    DynamicShared,
+    Zero,
+}
+
+/// How `shfl` picks the other lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shuffle {
+    Up,
+    Down,
+    Butterfly,
+    Index,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vote {
+    All,
+    Any,
+    Uniform,
+    Ballot,
+}
+
+/// What an instruction does.
+#[derive(Clone, Debug)]
+pub enum Code {
+    Nothing,
+    Alu {
+        f: Function,
+        t: Type,
+        from: Type,
+        d: u32,
+        a: Src,
+        b: Src,
+        c: Src,
+    },
+    /// `bfi`: b with its bits [from, from + len) taken from the low ones of a.
+    Insert {
+        t: Type,
+        d: u32,
+        a: Src,
+        b: Src,
+        from: Src,
+        len: Src,
+    },
+    /// With a second predicate that gets the opposite, and a predicate that is combined in.
+    Compare {
+        f: Function,
+        t: Type,
+        p: u32,
+        q: Option<u32>,
+        a: Src,
+        b: Src,
+        with: Option<(Function, Src, bool)>,
+    },
+    Special {
+        d: u32,
+        what: Special,
+    },
+    Pack {
+        d: u32,
+        parts: Vec<Src>,
+        bits: u32,
+    },
+    Unpack {
+        parts: Vec<Option<u32>>,
+        bits: u32,
+        a: Src,
+    },
+    Load {
+        to: Vec<Option<u32>>,
+        t: Type,
+        place: Place,
+    },
+    Store {
+        from: Vec<Src>,
+        t: Type,
+        place: Place,
+    },
+    Atomic {
+        f: Function,
+        t: Type,
+        d: Option<u32>,
+        place: Place,
+        b: Src,
+        c: Src,
+    },
+    AsyncCopy {
+        to: Place,
+        from: Place,
+        bytes: u32,
+        used: Option<Src>,
+    },
+    AsyncCommit,
+    AsyncWait(u32),
+    LoadMatrix {
+        to: Vec<u32>,
+        place: Place,
+        transposed: bool,
+    },
+    /// m16n8k16 of bf16 (or f16) with f32 sums.
+    Mma {
+        half: bool,
+        d: [u32; 4],
+        a: [Src; 4],
+        b: [Src; 2],
+        c: [Src; 4],
+    },
+    Shuffle {
+        how: Shuffle,
+        d: u32,
+        p: Option<u32>,
+        a: Src,
+        b: Src,
+        c: Src,
+        mask: Src,
+    },
+    Vote {
+        how: Vote,
+        d: u32,
+        a: Src,
+        negated: bool,
+        mask: Src,
+    },
+    Barrier,
+    WarpBarrier,
+    Branch {
+        to: usize,
+    },
+    Exit,
+    Trap,
+    /// Not known: an error when it is reached.
+    Unknown(String),
+}
+
+#[derive(Clone, Debug)]
+pub struct Instruction {
+    pub code: Code,
+    pub guard: Option<(u32, bool)>,
+    pub line: u32,
+    pub source: u32,
+    /// Of a branch: where the lanes that part here meet again.
+    pub meet: usize,
+}
+
+/// One kernel parameter in the parameter block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Param {
+    pub offset: u32,
+    pub size: u32,
+    pub align: u32,
+}
+
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    pub name: String,
+    pub params: Vec<Param>,
+    pub param_bytes: u32,
+    /// Bytes of static shared memory.
+    pub static_shared: u32,
+    pub local_bytes: u32,
+    pub max_threads: u32,
+    pub registers: u32,
+    pub code: Vec<Instruction>,
+}
+
+/// All kernels of a module, its variables in device memory.
+pub struct Module {
+    pub kernels: BTreeMap<String, Arc<Kernel>>,
+    pub globals: BTreeMap<String, (u64, u64)>,
+}
+
+impl Module {
+    /// Reads PTX and puts its variables into memory.
+    pub fn load(text: &str, memory: &Memory) -> Result<Module, PtxError> {
+        let text = ptx::parse(text)?;
+        let mut globals = BTreeMap::new();
+        for v in text.variables.iter().filter(|v| matches!(v.space, Space::Global | Space::Const)) {
+            let refuse = |message: String| PtxError { line: 0, message };
+            let addr = memory
+                .alloc(u64::from(v.bytes.max(1)))
+                .ok_or_else(|| refuse(format!("no memory for {}", v.name)))?;
+            let mut content = v.content.clone();
+            content.resize(v.bytes as usize, 0);
+            memory.write(addr, &content).map_err(|e| refuse(e.to_string()))?;
+            globals.insert(v.name.clone(), (addr, u64::from(v.bytes)));
+        }
+        let mut kernels = BTreeMap::new();
+        for f in text.functions.iter().filter(|f| f.entry) {
+            let mut kernel = decode::kernel(f, &text.variables, &globals)?;
+            flow::reconverge(&mut kernel.code);
+            kernels.insert(f.name.clone(), Arc::new(kernel));
+        }
+        Ok(Module { kernels, globals })
+    }
+}
