@@ -125,10 +125,10 @@ impl Names {
 
     fn place(&self, area: Area, o: &Operand) -> Option<Place> {
         let Operand::Address(base, offset) = o else { return None };
-        if let Operand::Symbol(name) = &**base {
-            if let Some(at) = self.params.get(name) {
-                return Some(Place { area: Area::Param, base: Src::Num(*at), offset: *offset });
-            }
+        if let Operand::Symbol(name) = &**base
+            && let Some(at) = self.params.get(name)
+        {
+            return Some(Place { area: Area::Param, base: Src::Num(*at), offset: *offset });
         }
         Some(Place { area, base: self.src(base)?, offset: *offset })
     }
@@ -185,9 +185,9 @@ impl Names {
 
     /// `cvta.shared.u64 d, a` adds the window, `cvta.to.shared` takes it off; global addresses are generic as they are.
     fn generic(&self, words: &[&str], o: &[Operand]) -> Option<Code> {
-        let window = match words.iter().find(|w| matches!(**w, "shared" | "local" | "global" | "const"))? {
-            &"shared" => SHARED_WINDOW,
-            &"local" => LOCAL_WINDOW,
+        let window = match *words.iter().find(|w| matches!(**w, "shared" | "local" | "global" | "const"))? {
+            "shared" => SHARED_WINDOW,
+            "local" => LOCAL_WINDOW,
             _ => 0,
         };
         let f = if words.contains(&"to") { Function::Sub } else { Function::Add };
@@ -233,10 +233,10 @@ impl Names {
             let bits = t.bits() / parts.len() as u32;
             return Some(Code::Unpack { parts: self.vector(&o[0])?, bits, a: self.src(&o[1])? });
         }
-        if let Operand::Register(name) = &o[1] {
-            if let Some(what) = special(name) {
-                return Some(Code::Special { d: self.register(&o[0])?, what });
-            }
+        if let Operand::Register(name) = &o[1]
+            && let Some(what) = special(name)
+        {
+            return Some(Code::Special { d: self.register(&o[0])?, what });
         }
         self.alu(Function::Move, t, &[&o[0], &o[1]])
     }
