@@ -18,6 +18,14 @@ struct Shape {
 // The keys that a query at sequence index `at` sees: [first(at), at].
 __device__ __forceinline__ int first_seen(int at, int window) { return at < window ? 0 : at - window + 1; }
 
+// The row of the i-th 16-byte chunk when each row has REST (2 or 4) chunks beyond whole lines of eight: eight chunks in a row of
+// this order lie in 8/REST rows that are REST apart, which in HeadRows is in eight different bank groups.
+template <int REST>
+__device__ __forceinline__ int rest_row(int i) {
+    const int in_eight = i % (8 * REST);
+    return i / (8 * REST) * 8 + in_eight / 8 + REST * (in_eight % 8 / REST);
+}
+
 // `ROWS` rows of a head, D elements each, one after the other in shared memory. The row stride of D + 8 elements is an odd
 // number of 16-byte chunks, so eight rows at one column lie in different banks; every address is a lane's own plus a constant.
 template <int D, int ROWS, int THREADS>
@@ -27,16 +35,13 @@ struct HeadRows {
     static constexpr int WHOLE = D / 64 * 8, REST = D / 8 % 8;  // chunks of a row: whole lines of eight, and 0, 2 or 4 more
 
     // Starts copying rows [first, first + ROWS) of [.., stride] from p; rows from `end` on become zero. Eight lanes that
-    // write at once write to eight different bank groups: a line of eight chunks, or the rest of 8/REST rows that lie REST apart.
+    // write at once write to eight different bank groups: a line of eight chunks, or what rest_row says.
     __device__ static void start(uint32_t shared, const bf16* p, int64_t stride, int first, int end) {
 #pragma unroll
         for (int i = threadIdx.x; i < ROWS * WHOLE; i += THREADS) copy(shared, p, stride, first, end, i / WHOLE, i % WHOLE);
         if constexpr (REST > 0) {
 #pragma unroll
-            for (int i = threadIdx.x; i < ROWS * REST; i += THREADS) {
-                const int in_eight = i % (8 * REST), row = in_eight / 8 + REST * (in_eight % 8 / REST);
-                copy(shared, p, stride, first, end, i / (8 * REST) * 8 + row, WHOLE + i % REST);
-            }
+            for (int i = threadIdx.x; i < ROWS * REST; i += THREADS) copy(shared, p, stride, first, end, rest_row<REST>(i), WHOLE + i % REST);
         }
     }
 
@@ -111,10 +116,15 @@ __device__ __forceinline__ void store_rows(bf16* out, int64_t stride, int left, 
             *reinterpret_cast<uint32_t*>(staging + Rows::at(lane / 4 + 8 * half, 8 * d) + lane % 4 * 4) =
                 pack_bf16(sums[d][2 * half] * factor[half], sums[d][2 * half + 1] * factor[half]);
     __syncwarp();
-#pragma unroll
-    for (int i = lane; i < 16 * COLUMNS; i += 32) {
-        const int row = i / COLUMNS, chunk = i % COLUMNS;
+    constexpr int WHOLE = COLUMNS / 8 * 8, REST = COLUMNS % 8;
+    const auto copy = [&](int row, int chunk) {
         if (row < left)
             *reinterpret_cast<uint4*>(out + row * stride + 8 * chunk) = *reinterpret_cast<const uint4*>(staging + Rows::at(row, 8 * chunk));
+    };
+#pragma unroll
+    for (int i = lane; i < 16 * WHOLE; i += 32) copy(i / WHOLE, i % WHOLE);
+    if constexpr (REST > 0) {
+#pragma unroll
+        for (int i = lane; i < 16 * REST; i += 32) copy(rest_row<REST>(i), WHOLE + i % REST);
     }
 }

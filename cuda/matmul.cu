@@ -179,7 +179,11 @@ struct Epilogue {
         if (columns % V == 0) {
             Vec<Out> v;
 #pragma unroll
-            for (int j = 0; j < V; j++) v.x[j] = sums[j];
+            for (int j = 0; j < V; j += 4) {
+                const Vec<float> four = load_vec(sums + j);
+#pragma unroll
+                for (int l = 0; l < 4; l++) v.x[j + l] = four.x[l];
+            }
             if (bias) {
 #pragma unroll
                 for (int j = 0; j < V; j++) v.x[j] += to_float(bias[column + j]);
@@ -197,7 +201,7 @@ struct Epilogue {
 };
 
 constexpr int STAGED_ROWS = 64;            // of the tile go through shared memory at a time
-constexpr int STAGED_STRIDE = MATMUL_N + 4;
+constexpr int STAGED_STRIDE = MATMUL_N + 8;  // a row starts eight banks on from the last: pairs of four rows fill all banks once
 
 // The tile's sums to memory, through shared memory so that stores are whole 16 bytes next to each other.
 template <typename Out>
@@ -212,9 +216,9 @@ __device__ __forceinline__ void store_tile(const Sums& sums, float* staged, Epil
             for (int i = 0; i < ROW_BLOCKS; i++)
 #pragma unroll
                 for (int j = 0; j < COLUMN_BLOCKS; j++) {
-                    float* at = staged + (i * 16 + group) * STAGED_STRIDE + warp_n + j * 8 + pair;
-                    *reinterpret_cast<float2*>(at) = make_float2(sums[i][j][0], sums[i][j][1]);
-                    *reinterpret_cast<float2*>(at + 8 * STAGED_STRIDE) = make_float2(sums[i][j][2], sums[i][j][3]);
+                    const uint32_t at = shared_address(staged + (i * 16 + group) * STAGED_STRIDE + warp_n + j * 8 + pair);
+                    store_shared_8(at, sums[i][j][0], sums[i][j][1]);
+                    store_shared_8(at + 8 * STAGED_STRIDE * 4, sums[i][j][2], sums[i][j][3]);
                 }
         }
         __syncthreads();

@@ -28,6 +28,11 @@ __device__ __forceinline__ void store_shared_16(uint32_t shared, const uint32_t 
     asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(shared), "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]) : "memory");
 }
 
+// Stores two floats at a shared address that is a multiple of 8. [st.shared.v2]
+__device__ __forceinline__ void store_shared_8(uint32_t shared, float x, float y) {
+    asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(shared), "f"(x), "f"(y) : "memory");
+}
+
 // Four 8x8 matrices of 16-bit elements: lane l gives the address of row l%8 of matrix l/8; it gets, from each, the elements
 // 2·(l%4) and 2·(l%4)+1 of row l/4. [ldmatrix]
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], uint32_t row) {
