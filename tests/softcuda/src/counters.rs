@@ -1,5 +1,7 @@
 //! What is counted while a kernel runs.
 
+use crate::program::{Area, Code};
+
 /// Accesses of one kind to global memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Global {
@@ -38,6 +40,8 @@ pub struct Counters {
     pub tensor_ops: u64,
     /// Warp-wide `mma` instructions.
     pub mma: u64,
+    /// Warp instructions by [`Class`].
+    pub classes: [u64; Class::COUNT],
 }
 
 impl Counters {
@@ -52,10 +56,91 @@ impl Counters {
         self.shared_ideal_wavefronts += other.shared_ideal_wavefronts;
         self.tensor_ops += other.tensor_ops;
         self.mma += other.mma;
+        self.classes.iter_mut().zip(&other.classes).for_each(|(sum, n)| *sum += n);
     }
 
     /// Passes over the banks beyond the fewest possible.
     pub fn bank_conflicts(&self) -> u64 {
         self.shared_wavefronts - self.shared_ideal_wavefronts
+    }
+}
+
+/// What kind of work an instruction is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    Arithmetic,
+    Compare,
+    Move,
+    Global,
+    Shared,
+    Local,
+    Param,
+    Atomic,
+    AsyncCopy,
+    Matrix,
+    Tensor,
+    Exchange,
+    Barrier,
+    Branch,
+}
+
+impl Class {
+    pub const COUNT: usize = Class::Branch as usize + 1;
+    pub const ALL: [Class; Class::COUNT] = [
+        Class::Arithmetic,
+        Class::Compare,
+        Class::Move,
+        Class::Global,
+        Class::Shared,
+        Class::Local,
+        Class::Param,
+        Class::Atomic,
+        Class::AsyncCopy,
+        Class::Matrix,
+        Class::Tensor,
+        Class::Exchange,
+        Class::Barrier,
+        Class::Branch,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Class::Arithmetic => "arithmetic",
+            Class::Compare => "compare",
+            Class::Move => "move",
+            Class::Global => "global",
+            Class::Shared => "shared",
+            Class::Local => "local",
+            Class::Param => "param",
+            Class::Atomic => "atomic",
+            Class::AsyncCopy => "async_copy",
+            Class::Matrix => "ldmatrix",
+            Class::Tensor => "mma",
+            Class::Exchange => "shuffle_vote",
+            Class::Barrier => "barrier",
+            Class::Branch => "branch",
+        }
+    }
+
+    /// By the instruction alone; generic accesses count as global.
+    pub fn of(code: &Code) -> Class {
+        match code {
+            Code::Alu { .. } | Code::Insert { .. } => Class::Arithmetic,
+            Code::Compare { .. } => Class::Compare,
+            Code::Nothing | Code::Special { .. } | Code::Pack { .. } | Code::Unpack { .. } => Class::Move,
+            Code::Load { place, .. } | Code::Store { place, .. } => match place.area {
+                Area::Global | Area::Generic => Class::Global,
+                Area::Shared => Class::Shared,
+                Area::Local => Class::Local,
+                Area::Param => Class::Param,
+            },
+            Code::Atomic { .. } => Class::Atomic,
+            Code::AsyncCopy { .. } | Code::AsyncCommit | Code::AsyncWait(_) => Class::AsyncCopy,
+            Code::LoadMatrix { .. } => Class::Matrix,
+            Code::Mma { .. } => Class::Tensor,
+            Code::Shuffle { .. } | Code::Vote { .. } => Class::Exchange,
+            Code::Barrier | Code::WarpBarrier => Class::Barrier,
+            Code::Branch { .. } | Code::Exit | Code::Trap | Code::Unknown(_) => Class::Branch,
+        }
     }
 }

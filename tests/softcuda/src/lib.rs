@@ -4,6 +4,7 @@
 //! modelled and what is not stands in README.md.
 
 pub mod counters;
+mod driver;
 pub mod exec;
 pub mod fault;
 pub mod memory;

@@ -197,8 +197,12 @@ impl Memory {
     /// `pattern` again and again.
     pub fn fill(&self, addr: u64, pattern: &[u8], count: u64) -> Result<()> {
         self.check(addr, pattern.len() as u64 * count)?;
-        for i in 0..count {
-            self.write(addr + i * pattern.len() as u64, pattern)?;
+        let all = pattern.repeat(count.min(4096) as usize);
+        let (bytes, mut done) = (pattern.len() as u64 * count, 0);
+        while done < bytes {
+            let part = (bytes - done).min(all.len() as u64);
+            self.write(addr + done, &all[..part as usize])?;
+            done += part;
         }
         Ok(())
     }

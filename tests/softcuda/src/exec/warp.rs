@@ -4,6 +4,7 @@ use super::access;
 use super::alu;
 use super::block::Block;
 use super::mma::{self, Lanes};
+use crate::counters::Class;
 use crate::fault::{Fault, FaultKind, Result};
 use crate::program::{Code, Function, Instruction, Shuffle, Special, Src, Vote};
 use std::collections::VecDeque;
@@ -102,6 +103,9 @@ impl Warp {
                 mask = taken;
             }
             block.counters.warp_instructions += 1;
+            if block.counting {
+                block.counters.classes[Class::of(&instruction.code) as usize] += 1;
+            }
             block.counters.thread_instructions += u64::from(mask.count_ones());
             if let Some(top) = self.paths.last_mut() {
                 top.pc += 1;
