@@ -23,6 +23,10 @@ __device__ __forceinline__ void delta(float* delta, const T* d_o, const T* o, in
     const int index = blockIdx.x * (ATTENTION_DELTA_THREADS / 32) + threadIdx.x / 32;  // (row·queries + query)·heads + head
     if (index >= all) return;
     float sum = 0.f;
+    if (head_dim % V != 0)  // rows that do not start on 16 bytes
+        for (int i = threadIdx.x % 32; i < head_dim; i += 32)
+            sum += to_float(d_o[int64_t(index) * head_dim + i]) * to_float(o[int64_t(index) * head_dim + i]);
+    else
     for (int i = threadIdx.x % 32 * V; i < head_dim; i += 32 * V) {
         const Vec<T> a = load_vec(d_o + int64_t(index) * head_dim + i), b = load_vec(o + int64_t(index) * head_dim + i);
 #pragma unroll

@@ -17,7 +17,6 @@ constexpr int SUM_THREADS = 256;
 constexpr int SUM_BLOCKS = 256;         // partial sums of the global norm
 constexpr int ADAMW_THREADS = 256;
 constexpr int ADAMW_RUN = 4096;         // elements of one block
-constexpr int SAMPLE_THREADS = 1024;
 
 // matmul in bf16 on tensor cores: a block's tile of the output, the depth of one stage, stages in flight.
 constexpr int MATMUL_M = 128;
@@ -31,9 +30,6 @@ constexpr int MATMUL_F32_M = 64;
 constexpr int MATMUL_F32_N = 64;
 constexpr int MATMUL_F32_K = 16;
 constexpr int MATMUL_F32_THREADS = 256; // 16 x 16 threads of 4 x 4
-// matmul_nt for a few rows: one warp for each output column.
-constexpr int SKINNY_ROWS = 8;
-constexpr int SKINNY_THREADS = 256;
 
 // attention in bf16: queries and keys of a tile; a warp has 16 rows.
 constexpr int ATTENTION_QUERIES = 128;
@@ -47,9 +43,9 @@ constexpr int ATTENTION_DKV_KEYS = 64;
 constexpr int ATTENTION_DKV_QUERIES = 32;
 constexpr int ATTENTION_DKV_THREADS = 128;
 constexpr int ATTENTION_DKV_COLUMNS = 128;  // of dk and dv that one block keeps; head_dim 256 takes two blocks
-// attention in f32: a square tile, 16 x 16 threads of 2 x 2.
-constexpr int ATTENTION_F32_TILE = 32;
-constexpr int ATTENTION_F32_THREADS = 256;
+// attention on plain multiply-adds: f32, and head sizes that the tensor core kernels do not have; a warp for each query or key.
+constexpr int PLAIN_WARPS = 8;
+constexpr int PLAIN_HEAD_DIM = 256;     // at most
 constexpr int ATTENTION_DELTA_THREADS = 256;
 // attention for decoding: up to 16 rows (queries x grouped heads) at a time, each of 4 warps on 16 of 64 keys.
 constexpr int DECODE_ROWS = 16;

@@ -2,7 +2,8 @@
 
 use super::Backend;
 use super::cpu::Cpu;
-use crate::error::{Error, Result};
+use super::cuda::{self, Cuda};
+use crate::error::Result;
 
 /// What weights and activations are stored as.
 #[derive(
@@ -49,9 +50,6 @@ pub trait Job {
     fn run<B: Backend>(self, backend: &B) -> Result<Self::Out>;
 }
 
-/// Why there is no CUDA here.
-pub const NO_CUDA: &str = "this build has no CUDA kernels; use --device cpu or auto";
-
 /// `threads`, or one for each core where it is 0.
 pub fn threads_or_all(threads: usize) -> usize {
     if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads }
@@ -60,9 +58,17 @@ pub fn threads_or_all(threads: usize) -> usize {
 /// Runs `job` on the backend for the device and dtype. `threads`: 0 for all cores.
 pub fn dispatch<J: Job>(device: Device, dtype: DType, threads: usize, job: J) -> Result<J::Out> {
     let threads = threads_or_all(threads);
-    match (device, dtype) {
-        (Device::Cuda(n), _) => Err(Error::Device { device: format!("cuda:{n}"), problem: NO_CUDA.into() }),
-        (_, DType::Bf16) => job.run(&Cpu::<half::bf16>::new(threads)?),
-        (_, DType::F32) => job.run(&Cpu::<f32>::new(threads)?),
+    let ordinal = match device {
+        Device::Cpu => None,
+        Device::Cuda(n) => Some(n),
+        Device::Auto => {
+            cuda::describe(0).ok().filter(|found| found.image.is_some()).map(|found| found.ordinal)
+        }
+    };
+    match (ordinal, dtype) {
+        (Some(n), DType::Bf16) => job.run(&Cuda::<half::bf16>::new(n)?),
+        (Some(n), DType::F32) => job.run(&Cuda::<f32>::new(n)?),
+        (None, DType::Bf16) => job.run(&Cpu::<half::bf16>::new(threads)?),
+        (None, DType::F32) => job.run(&Cpu::<f32>::new(threads)?),
     }
 }

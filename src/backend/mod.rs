@@ -2,7 +2,7 @@
 //!
 //! Every operation is given by its formula, the shapes and dtypes of its operands and which outputs are written (`=`)
 //! and which are accumulated (`+=`). [`reference::Reference`] computes them by plain loops in f64 and is the truth that
-//! the others are held to; [`cpu::Cpu`] computes them with SIMD.
+//! the others are held to; [`cpu::Cpu`] computes them with SIMD, [`cuda::Cuda`] on a GPU.
 //!
 //! Conventions, for every operation:
 //! - Matrices are row-major and dense. `tokens` counts all tokens of all rows; a row is one sequence of the batch.
@@ -15,7 +15,9 @@
 //! - Same inputs, same backend: the same bits, for any number of threads.
 //! - FLOPs count a multiply-add as two. Bytes are the least that must move, each operand once.
 
+mod check;
 pub mod cpu;
+pub mod cuda;
 pub mod device;
 pub mod reference;
 
@@ -236,6 +238,13 @@ pub trait Backend: Send + Sync + Sized + 'static {
     type Act: Float;
     type Stat: Float;
     type Buf<T: Element>: Buffer<T>;
+
+    /// Whether buffers lie in the memory that the program itself lives in.
+    const SHARES_HOST_MEMORY: bool = true;
+    /// Bytes of the memory for buffers that are free now; None where the system does not say.
+    fn free_bytes(&self) -> Option<usize> {
+        crate::memory::available_bytes()
+    }
 
     /// A zeroed buffer. Zero elements are allowed and take no memory.
     fn alloc<T: Element>(&self, len: usize) -> Result<Self::Buf<T>>;

@@ -136,9 +136,7 @@ impl OpenedReader {
     /// Checks that it fits, allocates and loads the weights: ready to read up to `capacity` tokens.
     pub fn load<B: Backend>(&self, b: &B, capacity: usize, spans: usize) -> Result<(Model<B>, Session<B>)> {
         let plan = self.plan(b, capacity, spans, 0)?;
-        if let Some(available) = memory::available_bytes() {
-            memory::check_fits(plan.rows(), available, "memory available")?;
-        }
+        memory::check_room(b, &plan)?;
         let (mut model, session) = self.allocate(b, &mut Ledger::live(), capacity, spans)?;
         model.load(b, &Weights::open(&self.flags.model)?)?;
         Ok((model, session))

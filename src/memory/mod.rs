@@ -11,6 +11,7 @@ pub use ledger::{Kind, Ledger, Row};
 pub use resident::{available_bytes, reset_peak, resident_bytes};
 pub use table::{bytes_text, peak_text};
 
+use crate::backend::Backend;
 use crate::error::{Error, Result};
 
 /// Enters what the process takes beside its buffers: measured on Linux, see docs/numerics.md. `text` is in tokens.
@@ -21,6 +22,20 @@ pub fn note_program(ledger: &mut Ledger, tokenizer_bytes: usize, text: usize) {
     }
     ledger.note(Kind::Program, "code and threads", &[], "u8", CODE_AND_THREADS);
     ledger.note(Kind::Program, "tokenizer", &[], "u8", tokenizer_bytes);
+}
+
+/// Refuses a plan that does not fit into what is free now of the backend's memory.
+pub fn check_room<B: Backend>(b: &B, plan: &Ledger) -> Result<()> {
+    let (rows, name): (Vec<Row>, _) = if B::SHARES_HOST_MEMORY {
+        (plan.rows().to_vec(), "memory available")
+    } else {
+        let in_buffers = plan.rows().iter().filter(|row| row.kind != Kind::Program);
+        (in_buffers.cloned().collect(), "free memory of the device")
+    };
+    match b.free_bytes() {
+        Some(free) => check_fits(&rows, free, name),
+        None => Ok(()),
+    }
 }
 
 /// Refuses a plan that is larger than `limit` bytes, naming its largest buffers and the flags that shrink them.

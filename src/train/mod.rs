@@ -38,7 +38,7 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
     let opened = Opened::open(recipe, watch)?;
     let dry = plan(b, recipe, &opened)?;
     watch.planned(&dry);
-    setup::check_fits(&dry)?;
+    memory::check_room(b, &dry)?;
     let mut directory = save::RunDirectory::find(recipe, &opened, resume, watch)?;
     if directory.is_finished() {
         watch.note("all steps of this run are done already; --steps with a larger number goes on");

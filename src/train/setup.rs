@@ -166,14 +166,6 @@ pub fn plan<B: Backend>(b: &B, recipe: &Recipe, opened: &Opened) -> Result<Ledge
     Ok(ledger)
 }
 
-/// Refuses a plan that is larger than the memory that is free now.
-pub fn check_fits(ledger: &Ledger) -> Result<()> {
-    match memory::available_bytes() {
-        Some(available) => memory::check_fits(ledger.rows(), available, "memory available"),
-        None => Ok(()),
-    }
-}
-
 /// An error for a directory that is neither empty nor a run.
 pub fn refuse_existing(path: &std::path::Path) -> Error {
     Error::usage(

@@ -5,7 +5,6 @@ pub(super) mod forward;
 mod mask;
 mod softmax;
 
-use super::check::refuse;
 use super::matmul::kernel::Kernel;
 use super::matmul::pack::Packer;
 use crate::backend::AttentionShape;
@@ -107,11 +106,5 @@ pub(super) fn key_elements(s: AttentionShape) -> usize {
 
 /// The shape makes sense.
 pub(super) fn check(op: &str, s: AttentionShape) -> Result<()> {
-    if s.kv_heads == 0 || !s.heads.is_multiple_of(s.kv_heads) {
-        return Err(refuse(format!("{op}: {} heads on {} key/value heads", s.heads, s.kv_heads)));
-    }
-    if s.queries > s.keys {
-        return Err(refuse(format!("{op}: {} queries but {} keys", s.queries, s.keys)));
-    }
-    Ok(())
+    crate::backend::check::attention("cpu", op, s)
 }

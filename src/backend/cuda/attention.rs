@@ -1,0 +1,227 @@
+//! Attention: tensor cores for the head sizes they have, split over the keys for a few queries, plain kernels for the rest.
+
+use super::buffer::{Buf, optional};
+use super::driver::{Arg, Grid};
+use super::images::tiles;
+use super::kernels::HEAD_DIMS;
+use super::{Cuda, CudaFloat, line};
+use crate::backend::{AttentionShape, Buffer, check};
+use crate::error::Result;
+use crate::index::DocumentId;
+
+/// Splits of the keys at most, and keys of one at least, when decoding; by the shape alone.
+const SPLITS: usize = 64;
+const KEYS_OF_SPLIT: usize = 256;
+
+/// How a forward pass is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Tensor,
+    /// Flash-decoding: `splits` of `per_split` keys.
+    Split {
+        splits: usize,
+        per_split: usize,
+    },
+    Plain,
+}
+
+fn query_elements(s: AttentionShape) -> usize {
+    s.rows * s.queries * s.heads * s.head_dim
+}
+
+fn key_elements(s: AttentionShape) -> usize {
+    s.rows * s.keys * s.kv_heads * s.head_dim
+}
+
+/// Bytes of `rows` rows of a head in shared memory, padded against bank conflicts (`HeadRows` in cuda/attention.cuh).
+fn head_rows(rows: usize, head_dim: usize) -> usize {
+    rows * (head_dim + 8) * 2
+}
+
+impl<E: CudaFloat> Cuda<E> {
+    fn way(s: AttentionShape) -> Way {
+        if E::SUFFIX != "bf16" || !HEAD_DIMS.contains(&s.head_dim) {
+            return Way::Plain;
+        }
+        if s.queries * (s.heads / s.kv_heads) > tiles::DECODE_ROWS {
+            return Way::Tensor;
+        }
+        let per_split = s.keys.div_ceil(SPLITS).max(KEYS_OF_SPLIT).next_multiple_of(tiles::DECODE_KEYS);
+        Way::Split { splits: s.keys.div_ceil(per_split), per_split }
+    }
+
+    /// Elements of the log-sum-exps of all splits; the parts of o are head_dim times as many.
+    fn split_rows(splits: usize, s: AttentionShape) -> usize {
+        splits * s.rows * s.kv_heads * tiles::DECODE_ROWS
+    }
+
+    pub(super) fn forward_scratch(&self, s: AttentionShape) -> usize {
+        match Self::way(s) {
+            Way::Split { splits, .. } => 4 * Self::split_rows(splits, s) * (s.head_dim + 1),
+            _ => 0,
+        }
+    }
+
+    fn check_attention(
+        &self, op: &str, s: AttentionShape, operands: &[(&str, usize, usize)],
+        documents: Option<&Buf<DocumentId>>,
+    ) -> Result<()> {
+        check::attention(&self.name, op, s)?;
+        if s.head_dim > tiles::PLAIN_HEAD_DIM {
+            let problem = format!("{op}: head_dim {} is more than {}", s.head_dim, tiles::PLAIN_HEAD_DIM);
+            return Err(self.refuse(problem));
+        }
+        self.lengths(op, operands)?;
+        match documents {
+            Some(d) => self.lengths(op, &[("documents", d.len(), s.rows * s.keys)]),
+            None => Ok(()),
+        }
+    }
+
+    /// What the kernels take after their operands.
+    fn shape_args(&self, op: &str, s: AttentionShape) -> Result<Vec<Arg>> {
+        let window = s.window.map_or(i32::MAX, |w| i32::try_from(w).unwrap_or(i32::MAX));
+        let mut args = Vec::new();
+        for size in [s.queries, s.keys, s.heads, s.kv_heads] {
+            args.push(self.int(op, size)?);
+        }
+        args.extend([Arg::int(window), Arg::float(s.scale)]);
+        Ok(args)
+    }
+
+    pub(super) fn forward(
+        &self, o: &mut Buf<E>, lse: &mut Buf<f32>, [q, k, v]: [&Buf<E>; 3],
+        documents: Option<&Buf<DocumentId>>, s: AttentionShape,
+    ) -> Result<()> {
+        const OP: &str = "attention";
+        let (queries, keys) = (query_elements(s), key_elements(s));
+        let operands = [
+            ("o", o.len(), queries),
+            ("lse", lse.len(), s.rows * s.heads * s.queries),
+            ("q", q.len(), queries),
+            ("k", k.len(), keys),
+            ("v", v.len(), keys),
+        ];
+        self.check_attention(OP, s, &operands, documents)?;
+        if queries == 0 {
+            return Ok(());
+        }
+        let operands = [q.arg(), k.arg(), v.arg(), optional(documents)];
+        let shape = self.shape_args(OP, s)?;
+        match Self::way(s) {
+            Way::Tensor => {
+                let tile = if s.head_dim > 128 { tiles::ATTENTION_KEYS_WIDE } else { tiles::ATTENTION_KEYS };
+                let grid = Grid {
+                    blocks: [s.queries.div_ceil(tiles::ATTENTION_QUERIES), s.heads, s.rows],
+                    threads: tiles::ATTENTION_THREADS,
+                    shared: head_rows(tiles::ATTENTION_QUERIES + 4 * tile, s.head_dim),
+                };
+                let args = [&[o.arg(), lse.arg()][..], &operands, &shape].concat();
+                self.launch(&format!("attention_d{}", s.head_dim), grid, &args)
+            }
+            Way::Plain => {
+                let head_dim = self.int(OP, s.head_dim)?;
+                let args = [&[o.arg(), lse.arg()][..], &operands, &[head_dim], &shape].concat();
+                self.launch("attention_plain", plain_grid(s.queries, s.heads, s.rows), &args)
+            }
+            Way::Split { splits, per_split } => {
+                self.decode([o.arg(), lse.arg()], &operands, &shape, (splits, per_split), s)
+            }
+        }
+    }
+
+    fn decode(
+        &self, [o, lse]: [Arg; 2], operands: &[Arg], shape: &[Arg], (splits, per_split): (usize, usize),
+        s: AttentionShape,
+    ) -> Result<()> {
+        const OP: &str = "decode";
+        let scratch = self.arena.take(self.forward_scratch(s))?;
+        let parts = [scratch.arg(), scratch.arg_at(4 * Self::split_rows(splits, s) * s.head_dim)];
+        let meeting = 4 * tiles::DECODE_ROWS * (s.head_dim + 4) * 4;
+        let grid = Grid {
+            blocks: [splits, s.kv_heads, s.rows],
+            threads: tiles::DECODE_THREADS,
+            shared: head_rows(tiles::DECODE_ROWS + 4 * tiles::DECODE_KEYS, s.head_dim).max(meeting),
+        };
+        let args = [&parts[..], operands, &[self.int(OP, per_split)?], shape].concat();
+        self.launch(&format!("decode_d{}", s.head_dim), grid, &args)?;
+        let mut args = vec![o, lse, parts[0], parts[1]];
+        for size in [splits, s.queries, s.heads, s.kv_heads, s.head_dim] {
+            args.push(self.int(OP, size)?);
+        }
+        let grid =
+            Grid { blocks: [s.queries * s.heads, s.rows, 1], threads: tiles::DECODE_THREADS, shared: 0 };
+        self.launch("decode_combine", grid, &args)
+    }
+
+    pub(super) fn backward(
+        &self, [dq, dk, dv]: [&mut Buf<E>; 3], [d_o, o]: [&Buf<E>; 2], lse: &Buf<f32>,
+        [q, k, v]: [&Buf<E>; 3], documents: Option<&Buf<DocumentId>>, s: AttentionShape,
+    ) -> Result<()> {
+        const OP: &str = "attention_backward";
+        let (queries, keys) = (query_elements(s), key_elements(s));
+        let stats = s.rows * s.heads * s.queries;
+        let operands = [
+            ("dq", dq.len(), queries),
+            ("dk", dk.len(), keys),
+            ("dv", dv.len(), keys),
+            ("d_o", d_o.len(), queries),
+            ("o", o.len(), queries),
+            ("lse", lse.len(), stats),
+            ("q", q.len(), queries),
+            ("k", k.len(), keys),
+            ("v", v.len(), keys),
+        ];
+        self.check_attention(OP, s, &operands, documents)?;
+        if s.queries != s.keys {
+            return Err(self.refuse(format!("{OP}: {} queries but {} keys", s.queries, s.keys)));
+        }
+        if queries == 0 {
+            return Ok(());
+        }
+        let scratch = self.arena.take(4 * stats)?;
+        let delta = scratch.arg();
+        let mut args = vec![delta, d_o.arg(), o.arg()];
+        for size in [s.queries, s.heads, s.head_dim, stats] {
+            args.push(self.int(OP, size)?);
+        }
+        let blocks = stats.div_ceil(tiles::ATTENTION_DELTA_THREADS / 32);
+        self.launch("attention_delta", line(blocks, tiles::ATTENTION_DELTA_THREADS), &args)?;
+
+        let plain = Self::way(s) == Way::Plain;
+        let head_dim = if plain { vec![self.int(OP, s.head_dim)?] } else { Vec::new() };
+        let inputs = [d_o.arg(), lse.arg(), delta, q.arg(), k.arg(), v.arg(), optional(documents)];
+        let rest = [&inputs[..], &head_dim, &self.shape_args(OP, s)?].concat();
+        let (for_dq, for_dkv) =
+            ([&[dq.arg()][..], &rest].concat(), [&[dk.arg(), dv.arg()][..], &rest].concat());
+        if plain {
+            self.launch("attention_plain_dq", plain_grid(s.queries, s.heads, s.rows), &for_dq)?;
+            return self.launch("attention_plain_dkv", plain_grid(s.keys, s.kv_heads, s.rows), &for_dkv);
+        }
+        self.launch(&format!("attention_dq_d{}", s.head_dim), dq_grid(s), &for_dq)?;
+        self.launch(&format!("attention_dkv_d{}", s.head_dim), dkv_grid(s), &for_dkv)
+    }
+}
+
+fn plain_grid(lines: usize, heads: usize, rows: usize) -> Grid {
+    let blocks = [lines.div_ceil(tiles::PLAIN_WARPS), heads, rows];
+    Grid { blocks, threads: tiles::PLAIN_WARPS * 32, shared: 0 }
+}
+
+fn dq_grid(s: AttentionShape) -> Grid {
+    Grid {
+        blocks: [s.queries.div_ceil(tiles::ATTENTION_DQ_QUERIES), s.heads, s.rows],
+        threads: tiles::ATTENTION_DQ_THREADS,
+        shared: head_rows(2 * tiles::ATTENTION_DQ_QUERIES + 4 * tiles::ATTENTION_DQ_KEYS, s.head_dim),
+    }
+}
+
+fn dkv_grid(s: AttentionShape) -> Grid {
+    let parts = s.head_dim.div_ceil(tiles::ATTENTION_DKV_COLUMNS);
+    let rows = 2 * tiles::ATTENTION_DKV_KEYS + 4 * tiles::ATTENTION_DKV_QUERIES;
+    Grid {
+        blocks: [s.keys.div_ceil(tiles::ATTENTION_DKV_KEYS), s.kv_heads, s.rows * parts],
+        threads: tiles::ATTENTION_DKV_THREADS,
+        shared: head_rows(rows, s.head_dim) + 16 * tiles::ATTENTION_DKV_QUERIES,
+    }
+}

@@ -1,0 +1,80 @@
+//! Head and cross-entropy, a chunk of tokens at a time.
+
+use super::buffer::Buf;
+use super::driver::Arg;
+use super::images::tiles;
+use super::{Cuda, CudaFloat, line};
+use crate::backend::{Buffer, HeadGrad, HeadShape, MatmulShape, Write};
+use crate::error::Result;
+use crate::index::TokenId;
+
+/// Bytes of logits that exist at a time, about.
+const LOGITS: usize = 64 << 20;
+/// Tokens of a chunk: a whole number of these, so that every chunk starts on 16 bytes.
+const STEP: usize = 64;
+
+/// By the shape alone.
+fn chunk_tokens(s: HeadShape) -> usize {
+    let most = (LOGITS / (4 * s.vocab.max(1)) / STEP * STEP).clamp(STEP, 1024);
+    most.min(s.tokens.next_multiple_of(STEP)).max(1)
+}
+
+impl<E: CudaFloat> Cuda<E> {
+    /// Bytes from one part of the scratch memory to the next.
+    fn logit_bytes(s: HeadShape) -> usize {
+        (chunk_tokens(s) * s.vocab * 4).next_multiple_of(256)
+    }
+
+    /// Logits in f32, and in bf16 their gradients beside them; in f32 those take the logits' place.
+    pub(super) fn head_scratch(s: HeadShape, with_grad: bool) -> usize {
+        let slopes = if with_grad && size_of::<E>() == 2 { chunk_tokens(s) * s.vocab * 2 } else { 0 };
+        Self::logit_bytes(s) + slopes
+    }
+
+    pub(super) fn loss(
+        &self, nll: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, targets: &Buf<TokenId>,
+        grad: Option<HeadGrad<'_, Self>>, s: HeadShape,
+    ) -> Result<()> {
+        const OP: &str = "head_loss";
+        let HeadShape { tokens, width, vocab } = s;
+        let mut operands = vec![
+            ("nll", nll.len(), tokens),
+            ("x", x.len(), tokens * width),
+            ("w", w.len(), vocab * width),
+            ("targets", targets.len(), tokens),
+        ];
+        if let Some(grad) = &grad {
+            operands.extend([("dx", grad.dx.len(), tokens * width), ("dw", grad.dw.len(), vocab * width)]);
+        }
+        self.lengths(OP, &operands)?;
+        let chunk = chunk_tokens(s);
+        let scratch = self.arena.take(Self::head_scratch(s, grad.is_some()))?;
+        let logits = scratch.arg();
+        let slope = match &grad {
+            None => Arg::NULL,
+            Some(_) if size_of::<E>() == 2 => scratch.arg_at(Self::logit_bytes(s)),
+            Some(_) => logits,
+        };
+        let scale = grad.as_ref().map_or(0.0, |grad| grad.scale);
+        for first in (0..tokens).step_by(chunk) {
+            let rows = chunk.min(tokens - first);
+            let shape = MatmulShape { m: rows, n: vocab, k: width };
+            let x = x.arg_at(first * width);
+            self.logits(logits, x, w.arg(), shape)?;
+            let args = [
+                nll.arg_at(first),
+                slope,
+                logits,
+                targets.arg_at(first),
+                self.int(OP, vocab)?,
+                Arg::float(scale),
+            ];
+            self.launch("cross_entropy", line(rows, tiles::SOFTMAX_THREADS), &args)?;
+            if let Some(grad) = &grad {
+                self.nn(grad.dx.arg_at(first * width), slope, w.arg(), Write::Overwrite, shape)?;
+                self.tn(grad.dw.arg(), slope, x, shape)?;
+            }
+        }
+        Ok(())
+    }
+}

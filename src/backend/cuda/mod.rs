@@ -1,0 +1,400 @@
+//! The operations on a GPU: the kernels of `cuda/`, driven through cudarc.
+//!
+//! `images` holds what build.rs compiled, `driver` talks to the CUDA driver and is the one unsafe file, `buffer` is device
+//! memory, `kernels` names what is launched. The operations lie by subject: here the element-wise and row-wise ones, then
+//! `products`, `attention`, `head`, `optim`. Each checks lengths and divisibility before it launches.
+//!
+//! Everything runs on one stream in order, and the host waits only for downloads. Sums are taken in an order that the shape
+//! alone decides, so results do not depend on the GPU's size.
+
+mod attention;
+mod buffer;
+mod driver;
+mod head;
+mod images;
+mod kernels;
+mod optim;
+mod products;
+mod scratch;
+
+pub use buffer::Buf;
+pub use driver::{Description, count, describe};
+pub use images::architectures;
+
+use super::{
+    AdamStep, AdamTensor, AttentionShape, Backend, Buffer, Direction, Element, Float, HeadGrad, HeadShape,
+    MatmulShape, NormShape, PairLayout, Places, RopeShape, ScratchFor, Write, check,
+};
+use crate::error::{Error, Result};
+use crate::index::{DocumentId, TokenId};
+use buffer::optional;
+use driver::{Arg, Gpu, Grid};
+use images::tiles;
+use scratch::Arena;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+/// Why there is no CUDA in a build without nvcc.
+pub const NO_KERNELS: &str =
+    "this build has no CUDA kernels: scripts/install-nvcc and a new build make them; or use --device cpu";
+
+/// What weights and activations can be on the GPU.
+pub trait CudaFloat: Float {
+    /// How kernels for it end.
+    const SUFFIX: &'static str;
+}
+impl CudaFloat for half::bf16 {
+    const SUFFIX: &'static str = "bf16";
+}
+impl CudaFloat for f32 {
+    const SUFFIX: &'static str = "f32";
+}
+
+/// The backend of one GPU with weights and activations in `E`, bf16 or f32; sums are f32.
+pub struct Cuda<E> {
+    gpu: Arc<Gpu>,
+    name: String,
+    arena: Arena,
+    optimizer: optim::Tables,
+    kind: PhantomData<E>,
+}
+
+/// Blocks of a grid that strides over what there is to do.
+const STRIDING: usize = 2048;
+
+impl<E: CudaFloat> Cuda<E> {
+    /// Opens device `ordinal` and finds every kernel.
+    pub fn new(ordinal: usize) -> Result<Self> {
+        let gpu = Gpu::open(ordinal, &kernels::names(E::SUFFIX))?;
+        let optimizer = optim::Tables::new(&gpu)?;
+        Ok(Cuda {
+            name: format!("cuda:{ordinal}"),
+            arena: Arena::new(&gpu),
+            gpu,
+            optimizer,
+            kind: PhantomData,
+        })
+    }
+
+    pub fn description(&self) -> &Description {
+        &self.gpu.about
+    }
+
+    fn refuse(&self, problem: String) -> Error {
+        check::refuse(&self.name, problem)
+    }
+
+    fn lengths(&self, op: &str, operands: &[(&str, usize, usize)]) -> Result<()> {
+        check::lengths(&self.name, op, operands)
+    }
+
+    /// A size as kernels take it.
+    fn int(&self, op: &str, n: usize) -> Result<Arg> {
+        i32::try_from(n)
+            .map(Arg::int)
+            .map_err(|_| self.refuse(format!("{op}: {n} is more than a kernel counts to")))
+    }
+
+    fn launch(&self, op: &str, grid: Grid, args: &[Arg]) -> Result<()> {
+        self.gpu.launch(&format!("{op}_{}", E::SUFFIX), grid, args)
+    }
+}
+
+/// Elements of `T` in 16 bytes.
+fn vector<T>() -> usize {
+    16 / size_of::<T>()
+}
+
+fn line(blocks: usize, threads: usize) -> Grid {
+    Grid { blocks: [blocks, 1, 1], threads, shared: 0 }
+}
+
+/// A grid of element-wise kernels for `vectors` 16-byte pieces.
+fn striding(vectors: usize) -> Grid {
+    line(vectors.div_ceil(tiles::ELEMENTWISE_THREADS).min(STRIDING), tiles::ELEMENTWISE_THREADS)
+}
+
+impl<E: CudaFloat> Backend for Cuda<E> {
+    type Act = E;
+    type Stat = f32;
+    type Buf<T: Element> = Buf<T>;
+
+    const SHARES_HOST_MEMORY: bool = false;
+
+    fn free_bytes(&self) -> Option<usize> {
+        self.gpu.memory().ok().map(|(free, _)| free)
+    }
+
+    fn alloc<T: Element>(&self, len: usize) -> Result<Buf<T>> {
+        Buf::zeroed(&self.gpu, len)
+    }
+
+    fn upload<T: Element>(&self, dst: &mut Buf<T>, at: usize, src: &[T]) -> Result<()> {
+        check::range(&self.name, "upload", "dst", dst.len(), at, src.len())?;
+        self.gpu.upload(dst.at(at), bytemuck::cast_slice(src))
+    }
+
+    fn download<T: Element>(&self, dst: &mut [T], src: &Buf<T>, at: usize) -> Result<()> {
+        check::range(&self.name, "download", "src", src.len(), at, dst.len())?;
+        self.gpu.download(bytemuck::cast_slice_mut(dst), src.at(at))
+    }
+
+    fn copy<T: Element>(
+        &self, dst: &mut Buf<T>, dst_at: usize, src: &Buf<T>, src_at: usize, len: usize,
+    ) -> Result<()> {
+        check::range(&self.name, "copy", "dst", dst.len(), dst_at, len)?;
+        check::range(&self.name, "copy", "src", src.len(), src_at, len)?;
+        self.gpu.copy(dst.at(dst_at), src.at(src_at), len * size_of::<T>())
+    }
+
+    fn zero<T: Element>(&self, x: &mut Buf<T>, len: usize) -> Result<()> {
+        self.lengths("zero", &[("x", x.len(), len)])?;
+        self.gpu.zero(x.at(0), len * size_of::<T>())
+    }
+
+    fn scratch_bytes(&self, op: ScratchFor) -> usize {
+        match op {
+            ScratchFor::MatmulNt(_) | ScratchFor::MatmulNn(_) | ScratchFor::MatmulTn(_) => 0,
+            ScratchFor::NormBackward(s) => 4 * tiles::NORM_BACKWARD_BLOCKS * s.width,
+            ScratchFor::Attention(s) => self.forward_scratch(s),
+            ScratchFor::AttentionBackward(s) => 4 * s.rows * s.heads * s.queries,
+            ScratchFor::HeadLoss(s, with_grad) => Self::head_scratch(s, with_grad),
+        }
+    }
+
+    fn reserve_scratch(&self, bytes: usize) -> Result<()> {
+        self.arena.reserve(bytes)
+    }
+
+    fn embed(&self, y: &mut Buf<E>, table: &Buf<E>, ids: &Buf<TokenId>, s: HeadShape) -> Result<()> {
+        let HeadShape { tokens, width, vocab } = s;
+        self.lengths(
+            "embed",
+            &[
+                ("y", y.len(), tokens * width),
+                ("table", table.len(), vocab * width),
+                ("ids", ids.len(), tokens),
+            ],
+        )?;
+        let args = [y.arg(), table.arg(), ids.arg(), self.int("embed", tokens)?, self.int("embed", width)?];
+        let pieces = if width.is_multiple_of(vector::<E>()) { vector::<E>() } else { 1 };
+        self.launch("embed", striding(tokens * width / pieces), &args)
+    }
+
+    fn embed_backward(
+        &self, d_table: &mut Buf<f32>, dy: &Buf<E>, ids: &Buf<TokenId>, s: HeadShape,
+    ) -> Result<()> {
+        let HeadShape { tokens, width, vocab } = s;
+        const OP: &str = "embed_backward";
+        self.lengths(
+            OP,
+            &[
+                ("d_table", d_table.len(), vocab * width),
+                ("dy", dy.len(), tokens * width),
+                ("ids", ids.len(), tokens),
+            ],
+        )?;
+        let columns = width.div_ceil(vector::<E>() * tiles::EMBED_BACKWARD_THREADS);
+        let blocks = [columns, tiles::EMBED_BACKWARD_SHARES, 1];
+        let grid = Grid { blocks, threads: tiles::EMBED_BACKWARD_THREADS, shared: 0 };
+        let args = [d_table.arg(), dy.arg(), ids.arg(), self.int(OP, tokens)?, self.int(OP, width)?];
+        self.launch(OP, grid, &args)
+    }
+
+    fn rmsnorm(
+        &self, y: &mut Buf<E>, rstd: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, s: NormShape,
+    ) -> Result<()> {
+        let NormShape { tokens, width, eps } = s;
+        let all = tokens * width;
+        self.lengths(
+            "rmsnorm",
+            &[("y", y.len(), all), ("rstd", rstd.len(), tokens), ("x", x.len(), all), ("w", w.len(), width)],
+        )?;
+        let shared = 2 * width * size_of::<E>();
+        let grid = Grid { blocks: [tokens.min(STRIDING), 1, 1], threads: tiles::ROW_THREADS, shared };
+        let sizes = [self.int("rmsnorm", tokens)?, self.int("rmsnorm", width)?, Arg::float(eps)];
+        self.launch("rmsnorm", grid, &[&[y.arg(), rstd.arg(), x.arg(), w.arg()][..], &sizes].concat())
+    }
+
+    fn rmsnorm_backward(
+        &self, dx: &mut Buf<E>, dw: &mut Buf<f32>, dy: &Buf<E>, x: &Buf<E>, rstd: &Buf<f32>, w: &Buf<E>,
+        s: NormShape,
+    ) -> Result<()> {
+        let NormShape { tokens, width, .. } = s;
+        const OP: &str = "rmsnorm_backward";
+        let all = tokens * width;
+        self.lengths(
+            OP,
+            &[
+                ("dx", dx.len(), all),
+                ("dw", dw.len(), width),
+                ("dy", dy.len(), all),
+                ("x", x.len(), all),
+                ("rstd", rstd.len(), tokens),
+                ("w", w.len(), width),
+            ],
+        )?;
+        if all == 0 {
+            return Ok(());
+        }
+        let scratch = self.arena.take(self.scratch_bytes(ScratchFor::NormBackward(s)))?;
+        let partial = scratch.arg();
+        let (blocks, shared) = (tiles::NORM_BACKWARD_BLOCKS, width * (4 + 3 * size_of::<E>()));
+        let grid = Grid { blocks: [blocks, 1, 1], threads: tiles::ROW_THREADS, shared };
+        let operands = [dx.arg(), partial, dy.arg(), x.arg(), rstd.arg(), w.arg()];
+        let sizes = [self.int(OP, tokens)?, self.int(OP, width)?];
+        self.launch(OP, grid, &[&operands[..], &sizes].concat())?;
+        self.column_sum("column_sum_f32", dw, partial, blocks, width)
+    }
+
+    fn matmul_nt(
+        &self, y: &mut Buf<E>, x: &Buf<E>, w: &Buf<E>, bias: Option<&Buf<E>>, residual: Option<&Buf<E>>,
+        s: MatmulShape,
+    ) -> Result<()> {
+        let MatmulShape { m, n, k } = s;
+        let mut operands = vec![("y", y.len(), m * n), ("x", x.len(), m * k), ("w", w.len(), n * k)];
+        operands.extend(bias.map(|b| ("bias", b.len(), n)));
+        operands.extend(residual.map(|r| ("residual", r.len(), m * n)));
+        self.lengths("matmul_nt", &operands)?;
+        self.nt(&[y.arg(), x.arg(), w.arg(), optional(bias), optional(residual)], s)
+    }
+
+    fn matmul_nn(
+        &self, dx: &mut Buf<E>, dy: &Buf<E>, w: &Buf<E>, write: Write, s: MatmulShape,
+    ) -> Result<()> {
+        let MatmulShape { m, n, k } = s;
+        let operands = [("dx", dx.len(), m * k), ("dy", dy.len(), m * n), ("w", w.len(), n * k)];
+        self.lengths("matmul_nn", &operands)?;
+        self.nn(dx.arg(), dy.arg(), w.arg(), write, s)
+    }
+
+    fn matmul_tn(&self, dw: &mut Buf<f32>, dy: &Buf<E>, x: &Buf<E>, s: MatmulShape) -> Result<()> {
+        let MatmulShape { m, n, k } = s;
+        let operands = [("dw", dw.len(), n * k), ("dy", dy.len(), m * n), ("x", x.len(), m * k)];
+        self.lengths("matmul_tn", &operands)?;
+        self.tn(dw.arg(), dy.arg(), x.arg(), s)
+    }
+
+    fn bias_backward(&self, db: &mut Buf<f32>, dy: &Buf<E>, m: usize, n: usize) -> Result<()> {
+        self.lengths("bias_backward", &[("db", db.len(), n), ("dy", dy.len(), m * n)])?;
+        self.column_sum(&format!("column_sum_{}", E::SUFFIX), db, dy.arg(), m, n)
+    }
+
+    fn rope(
+        &self, q: &mut Buf<E>, k: &mut Buf<E>, places: Places<'_, Self>, turns: &Buf<u64>,
+        direction: Direction, s: RopeShape,
+    ) -> Result<()> {
+        let tokens = s.rows * s.tokens;
+        let (places_needed, at, per_row) = match &places {
+            Places::Spans { spans, per_row } => {
+                (("spans", spans.len(), (s.rows * per_row).max(s.rows)), spans.arg(), *per_row)
+            }
+            Places::List(list) => (("positions", list.len(), tokens), list.arg(), 0),
+        };
+        let operands = [
+            ("q", q.len(), tokens * s.heads * s.head_dim),
+            ("k", k.len(), tokens * s.kv_heads * s.head_dim),
+            ("turns", turns.len(), s.rotary_dim / 2),
+            places_needed,
+        ];
+        self.lengths("rope", &operands)?;
+        if !s.rotary_dim.is_multiple_of(2) || s.rotary_dim > s.head_dim {
+            let problem =
+                format!("rope: rotary_dim {} must be even and at most {}", s.rotary_dim, s.head_dim);
+            return Err(self.refuse(problem));
+        }
+        let mut args = vec![q.arg(), k.arg(), at, turns.arg()];
+        for size in [per_row, s.tokens, s.heads, s.kv_heads, s.head_dim, s.rotary_dim] {
+            args.push(self.int("rope", size)?);
+        }
+        let sign = if direction == Direction::Forward { 1.0 } else { -1.0 };
+        args.push(Arg::int((s.pairs == PairLayout::Interleaved).into()));
+        args.extend([Arg::float(sign), Arg::float(s.attention_factor)]);
+        let shared = 4 * s.rotary_dim;
+        self.launch("rope", Grid { blocks: [tokens, 1, 1], threads: tiles::ROPE_THREADS, shared }, &args)
+    }
+
+    fn swiglu(&self, y: &mut Buf<E>, gate: &Buf<E>, up: &Buf<E>, len: usize) -> Result<()> {
+        self.lengths("swiglu", &[("y", y.len(), len), ("gate", gate.len(), len), ("up", up.len(), len)])?;
+        let args = [y.arg(), gate.arg(), up.arg(), Arg::long(len as i64)];
+        self.launch("swiglu", striding(len.div_ceil(vector::<E>())), &args)
+    }
+
+    fn swiglu_backward(
+        &self, d_gate: &mut Buf<E>, d_up: &mut Buf<E>, dy: &Buf<E>, gate: &Buf<E>, up: &Buf<E>, len: usize,
+    ) -> Result<()> {
+        self.lengths(
+            "swiglu_backward",
+            &[
+                ("d_gate", d_gate.len(), len),
+                ("d_up", d_up.len(), len),
+                ("dy", dy.len(), len),
+                ("gate", gate.len(), len),
+                ("up", up.len(), len),
+            ],
+        )?;
+        let args = [d_gate.arg(), d_up.arg(), dy.arg(), gate.arg(), up.arg(), Arg::long(len as i64)];
+        self.launch("swiglu_backward", striding(len.div_ceil(vector::<E>())), &args)
+    }
+
+    fn attention(
+        &self, o: &mut Buf<E>, lse: &mut Buf<f32>, q: &Buf<E>, k: &Buf<E>, v: &Buf<E>,
+        documents: Option<&Buf<DocumentId>>, s: AttentionShape,
+    ) -> Result<()> {
+        self.forward(o, lse, [q, k, v], documents, s)
+    }
+
+    fn attention_backward(
+        &self, dq: &mut Buf<E>, dk: &mut Buf<E>, dv: &mut Buf<E>, d_o: &Buf<E>, o: &Buf<E>, lse: &Buf<f32>,
+        q: &Buf<E>, k: &Buf<E>, v: &Buf<E>, documents: Option<&Buf<DocumentId>>, s: AttentionShape,
+    ) -> Result<()> {
+        self.backward([dq, dk, dv], [d_o, o], lse, [q, k, v], documents, s)
+    }
+
+    fn head_loss(
+        &self, nll: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, targets: &Buf<TokenId>,
+        grad: Option<HeadGrad<'_, Self>>, s: HeadShape,
+    ) -> Result<()> {
+        self.loss(nll, x, w, targets, grad, s)
+    }
+
+    fn head_logits(&self, logits: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, s: HeadShape) -> Result<()> {
+        let HeadShape { tokens, width, vocab } = s;
+        self.lengths(
+            "head_logits",
+            &[
+                ("logits", logits.len(), tokens * vocab),
+                ("x", x.len(), tokens * width),
+                ("w", w.len(), vocab * width),
+            ],
+        )?;
+        self.logits(logits.arg(), x.arg(), w.arg(), MatmulShape { m: tokens, n: vocab, k: width })
+    }
+
+    fn sum_squares(&self, x: &Buf<f32>, len: usize) -> Result<f64> {
+        self.lengths("sum_squares", &[("x", x.len(), len)])?;
+        self.optimizer.sum_squares(&self.gpu, x, len)
+    }
+
+    fn adamw(&self, tensors: &mut [AdamTensor<'_, Self>], step: AdamStep) -> Result<()> {
+        for t in tensors.iter() {
+            let n = t.param.len();
+            let mut operands = vec![("m", t.m.len(), n), ("v", t.v.len(), n), ("grad", t.grad.len(), n)];
+            operands.extend(t.master.as_ref().map(|master| ("master", master.len(), n)));
+            self.lengths("adamw", &operands)?;
+        }
+        self.step(tensors, step)
+    }
+}
+
+impl<E: CudaFloat> Cuda<E> {
+    /// out[i] += Σ_r x[r,i], rows ascending.
+    fn column_sum(&self, kernel: &str, out: &mut Buf<f32>, x: Arg, rows: usize, width: usize) -> Result<()> {
+        if rows == 0 {
+            return Ok(());
+        }
+        let args = [out.arg(), x, self.int(kernel, rows)?, self.int(kernel, width)?];
+        let grid = line(width.div_ceil(tiles::COLUMN_SUM_THREADS), tiles::COLUMN_SUM_THREADS);
+        self.gpu.launch(kernel, grid, &args)
+    }
+}

@@ -1,0 +1,62 @@
+//! The three products of a linear layer (`cuda/matmul.cu`, `cuda/matmul_f32.cu`).
+
+use super::driver::{Arg, Grid};
+use super::images::tiles;
+use super::{Cuda, CudaFloat};
+use crate::backend::{MatmulShape, Write};
+use crate::error::Result;
+
+impl<E: CudaFloat> Cuda<E> {
+    fn in_bf16() -> bool {
+        E::SUFFIX == "bf16"
+    }
+
+    /// Blocks for an output of rows x columns.
+    fn tiles_of(rows: usize, columns: usize) -> Grid {
+        let (height, width, threads, shared) = if Self::in_bf16() {
+            (tiles::MATMUL_M, tiles::MATMUL_N, tiles::MATMUL_THREADS, tiles::MATMUL_SHARED_BYTES)
+        } else {
+            (tiles::MATMUL_F32_M, tiles::MATMUL_F32_N, tiles::MATMUL_F32_THREADS, 0)
+        };
+        Grid { blocks: [columns.div_ceil(width), rows.div_ceil(height), 1], threads, shared }
+    }
+
+    /// The kernel for a product: in bf16 the one that goes element by element where a row does not start on 16 bytes.
+    fn product_kernel(op: &str, s: MatmulShape) -> String {
+        let aligned = [s.m, s.n, s.k].iter().all(|n| n.is_multiple_of(8));
+        let ragged = if Self::in_bf16() && !aligned { "ragged_" } else { "" };
+        format!("{op}_{ragged}{}", E::SUFFIX)
+    }
+
+    fn sizes(&self, op: &str, s: MatmulShape) -> Result<[Arg; 3]> {
+        Ok([self.int(op, s.m)?, self.int(op, s.n)?, self.int(op, s.k)?])
+    }
+
+    /// y = x·wᵀ (+ bias) (+ residual); operands in this order, null where there is none.
+    pub(super) fn nt(&self, operands: &[Arg; 5], s: MatmulShape) -> Result<()> {
+        let args = [&operands[..], &self.sizes("matmul_nt", s)?].concat();
+        self.gpu.launch(&Self::product_kernel("matmul_nt", s), Self::tiles_of(s.m, s.n), &args)
+    }
+
+    /// dx (= or +=) dy·w
+    pub(super) fn nn(&self, dx: Arg, dy: Arg, w: Arg, write: Write, s: MatmulShape) -> Result<()> {
+        let accumulate = Arg::int((write == Write::Accumulate).into());
+        let args = [&[dx, dy, w, accumulate][..], &self.sizes("matmul_nn", s)?].concat();
+        self.gpu.launch(&Self::product_kernel("matmul_nn", s), Self::tiles_of(s.m, s.k), &args)
+    }
+
+    /// dw += dyᵀ·x
+    pub(super) fn tn(&self, dw: Arg, dy: Arg, x: Arg, s: MatmulShape) -> Result<()> {
+        let args = [&[dw, dy, x][..], &self.sizes("matmul_tn", s)?].concat();
+        self.gpu.launch(&Self::product_kernel("matmul_tn", s), Self::tiles_of(s.n, s.k), &args)
+    }
+
+    /// z = x·wᵀ, unrounded.
+    pub(super) fn logits(&self, z: Arg, x: Arg, w: Arg, s: MatmulShape) -> Result<()> {
+        if !Self::in_bf16() {
+            return self.nt(&[z, x, w, Arg::NULL, Arg::NULL], s);
+        }
+        let args = [&[z, x, w][..], &self.sizes("head_logits", s)?].concat();
+        self.gpu.launch(&Self::product_kernel("matmul_nt_f32out", s), Self::tiles_of(s.m, s.n), &args)
+    }
+}

@@ -1,0 +1,60 @@
+//! The CUDA driver in software: where it is, and how a test runs under it.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Set in a process that was started to run one test under softcuda.
+const INSIDE: &str = "POSE_TEST_INSIDE_SOFTCUDA";
+
+/// A directory with libcuda.so.1, which is softcuda; None where the kernels were not compiled, which is said.
+pub fn directory() -> Option<PathBuf> {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    if pose_engine::backend::cuda::architectures().is_empty() {
+        assert!(
+            std::env::var("POSE_CUDA").as_deref() != Ok("require"),
+            "POSE_CUDA=require, but there are no kernels"
+        );
+        println!("SKIPPED: this build has no CUDA kernels; scripts/install-nvcc and a new build make them");
+        return None;
+    }
+    let made = MADE.get_or_init(|| {
+        // cargo leaves a dependency's shared library next to the test's executable
+        let beside = std::env::current_exe().unwrap().parent().unwrap().to_path_buf();
+        let library = beside.join("libsoftcuda.so");
+        assert!(library.is_file(), "{} is missing", library.display());
+        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("softcuda-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        for name in ["libcuda.so", "libcuda.so.1"] {
+            let link = dir.join(name);
+            if !link.exists() {
+                std::os::unix::fs::symlink(&library, link).unwrap();
+            }
+        }
+        dir
+    });
+    Some(made.clone())
+}
+
+/// Makes a command find softcuda as the CUDA driver.
+pub fn under(mut command: Command) -> Option<Command> {
+    command.env("LD_LIBRARY_PATH", directory()?);
+    Some(command)
+}
+
+/// Whether this process is the one that runs the test. Else it starts that one, with the test of this name alone, and fails
+/// where it fails or where softcuda found anything.
+pub fn inside(test: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([test, "--exact", "--nocapture"]).env(INSIDE, "1");
+    let Some(mut command) = under(command) else { return false };
+    let out = command.output().unwrap();
+    let said = [out.stdout, out.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(out.status.success(), "{said}");
+    assert!(said.contains("1 passed"), "no test {test} in this file: {said}");
+    assert!(!said.contains("softcuda:"), "softcuda found something: {said}");
+    false
+}
