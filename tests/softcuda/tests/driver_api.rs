@@ -9,7 +9,8 @@ use std::process::Command;
 fn directory() -> tempfile::TempDir {
     let beside: PathBuf = std::env::current_exe().unwrap().parent().unwrap().into();
     let candidates = [beside.join("libsoftcuda.so"), beside.join("../libsoftcuda.so")];
-    let library = candidates.iter().find(|path| path.is_file()).expect("libsoftcuda.so is built with the crate");
+    let library =
+        candidates.iter().find(|path| path.is_file()).expect("libsoftcuda.so is built with the crate");
     let dir = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(library.canonicalize().unwrap(), dir.path().join("libcuda.so.1")).unwrap();
     dir

@@ -94,6 +94,7 @@ impl Names {
     fn src(&self, o: &Operand) -> Option<Src> {
         match o {
             Operand::Number(n) => Some(Src::Num(*n)),
+            Operand::Symbol(name) if name == "WARP_SZ" => Some(Src::Num(32)),
             Operand::Symbol(name) if !self.registers.contains_key(name) => {
                 // the address in its own space, as `mov` gives it
                 self.variables.get(name).map(|at| Src::Num(*at))

@@ -1,0 +1,107 @@
+//! Kernels that are not this project's, in the style of CUDA's own samples: they give the right answers, with all checks on.
+
+mod common;
+
+use common::{Arg, Gpu, numbers, worst};
+use softcuda::{Launch, Options, launch};
+use std::path::Path;
+
+fn gpu() -> Option<Gpu> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kernels/foreign.cu");
+    Some(Gpu::new(&common::compile(&source)?))
+}
+
+/// A launch with blocks of more than one dimension.
+fn run(gpu: &Gpu, kernel: &str, grid: [u32; 3], block: [u32; 3], args: &[Arg]) {
+    let kernel = &gpu.module.kernels[kernel];
+    let mut params = vec![0u8; kernel.param_bytes as usize];
+    for (p, arg) in kernel.params.iter().zip(args) {
+        let word = match arg {
+            Arg::Ptr(x) => x.to_le_bytes().to_vec(),
+            Arg::Int(x) => x.to_le_bytes().to_vec(),
+            Arg::Long(x) => x.to_le_bytes().to_vec(),
+            Arg::Float(x) => x.to_le_bytes().to_vec(),
+        };
+        params[p.offset as usize..][..word.len()].copy_from_slice(&word);
+    }
+    let l = Launch { kernel, grid, block, dynamic_shared: 0, params: &params };
+    launch(&gpu.memory, &l, &Options::default()).unwrap();
+}
+
+#[test]
+fn a_reduction_by_shuffles() {
+    let Some(gpu) = gpu() else { return };
+    let x = numbers(10_007, 1);
+    let (there, sum) = (gpu.f32(&x), gpu.f32(&[0.0]));
+    let args = [Arg::Ptr(there), Arg::Ptr(sum), Arg::Int(x.len() as i32)];
+    gpu.launch("reduce", [7, 1, 1], 256, 0, &args).unwrap();
+    let want: f64 = x.iter().map(|x| f64::from(*x)).sum();
+    assert!(worst(&gpu.read_f32(sum, 1), &[want]) < 1e-3);
+}
+
+#[test]
+fn a_histogram_by_atomics() {
+    let Some(gpu) = gpu() else { return };
+    let data: Vec<u8> = numbers(5000, 2).iter().map(|x| (x * 100.0) as i32 as u8).collect();
+    let (there, bins) = (gpu.bytes(&data), gpu.u32(&[0; 256]));
+    let args = [Arg::Ptr(there), Arg::Ptr(bins), Arg::Int(5000)];
+    gpu.launch("histogram", [3, 1, 1], 128, 0, &args).unwrap();
+    let got: Vec<u32> = gpu.read_f32(bins, 256).iter().map(|x| x.to_bits()).collect();
+    for (value, count) in got.iter().enumerate() {
+        assert_eq!(*count as usize, data.iter().filter(|d| usize::from(**d) == value).count(), "bin {value}");
+    }
+}
+
+#[test]
+fn a_scan_in_shared_memory() {
+    let Some(gpu) = gpu() else { return };
+    let values: Vec<u32> = (0..512u32).map(|i| i * 7919 % 101).collect();
+    let there = gpu.u32(&values);
+    gpu.launch("scan", [1, 1, 1], 256, 2048, &[Arg::Ptr(there), Arg::Int(512)]).unwrap();
+    let mut sum = 0;
+    for (i, (got, value)) in gpu.read_f32(there, 512).iter().zip(&values).enumerate() {
+        assert_eq!(got.to_bits(), sum, "element {i}");
+        sum += value;
+    }
+}
+
+#[test]
+fn a_tiled_transpose_without_bank_conflicts() {
+    let Some(gpu) = gpu() else { return };
+    let (width, height) = (75usize, 50usize);
+    let x = numbers(width * height, 3);
+    let (to, from) = (gpu.f32(&vec![0.0; x.len()]), gpu.f32(&x));
+    let args = [Arg::Ptr(to), Arg::Ptr(from), Arg::Int(width as i32), Arg::Int(height as i32)];
+    run(&gpu, "transpose", [3, 2, 1], [32, 8, 1], &args);
+    let got = gpu.read_f32(to, x.len());
+    for (i, y) in got.iter().enumerate() {
+        assert_eq!(*y, x[i % height * width + i / height], "element {i}");
+    }
+}
+
+#[test]
+fn a_grid_of_three_dimensions() {
+    let Some(gpu) = gpu() else { return };
+    let n = [9usize, 7, 5];
+    let x = numbers(n[0] * n[1] * n[2], 4);
+    let (to, from) = (gpu.f32(&vec![0.0; x.len()]), gpu.f32(&x));
+    let sizes = n.map(|n| Arg::Int(n as i32));
+    let args = [&[Arg::Ptr(to), Arg::Ptr(from)][..], &sizes].concat();
+    run(&gpu, "mean_of_neighbours", [3, 2, 3], [4, 4, 2], &args);
+    let near = |i: usize, n: usize| i.saturating_sub(1)..(i + 2).min(n);
+    let mut want = Vec::new();
+    for z in 0..n[2] {
+        for y in 0..n[1] {
+            for i in 0..n[0] {
+                let mut all = Vec::new();
+                for c in near(z, n[2]) {
+                    for b in near(y, n[1]) {
+                        all.extend(near(i, n[0]).map(|a| f64::from(x[(c * n[1] + b) * n[0] + a])));
+                    }
+                }
+                want.push(all.iter().sum::<f64>() / all.len() as f64);
+            }
+        }
+    }
+    assert!(worst(&gpu.read_f32(to, x.len()), &want) < 1e-6);
+}
