@@ -13,9 +13,13 @@ pub struct Timing {
     pub spread: f64,
 }
 
-pub fn time(mut call: impl FnMut()) -> Timing {
+pub fn time<B: Backend>(b: &B, mut call: impl FnMut()) -> Timing {
     const LEAST: usize = 5;
     const FOR: Duration = Duration::from_millis(400);
+    let mut call = || {
+        call();
+        b.synchronize().expect("the device still works");
+    };
     call();
     let (mut seconds, start) = (Vec::new(), Instant::now());
     while seconds.len() < LEAST || (start.elapsed() < FOR && seconds.len() < 2000) {
@@ -37,15 +41,16 @@ pub struct Table {
 impl Table {
     pub fn new(dtype: &str, peaks: &Peaks) -> Table {
         let peak_gflops = if dtype == "bf16" { peaks.bf16_gflops } else { peaks.f32_gflops };
-        println!(
-            "\n{dtype}: peak {peak_gflops:.0} GFLOP/s, {:.1} GB/s, both measured now",
-            peaks.bandwidth_gbs
-        );
+        Table::against(dtype, peak_gflops, peaks.bandwidth_gbs)
+    }
+
+    pub fn against(dtype: &str, peak_gflops: f64, peak_gbs: f64) -> Table {
+        println!("\n{dtype}: peak {peak_gflops:.0} GFLOP/s, {peak_gbs:.1} GB/s, both measured now");
         println!(
             "{:44} {:>10} {:>7} {:>9} {:>5} {:>8} {:>5}",
             "", "ms", "+/-", "GFLOP/s", "peak", "GB/s", "peak"
         );
-        Table { peak_gflops, peak_gbs: peaks.bandwidth_gbs }
+        Table { peak_gflops, peak_gbs }
     }
 
     /// `flops` and `bytes`: what the operation's contract says must be done and moved.

@@ -41,7 +41,7 @@ fn step<E: CpuFloat>(threads: usize) {
     batch.fill(b, 1, &ids, &ids, &BatchPlaces::Spans { spans, per_row: 2 }).expect("a batch");
     let hyper = AdamHyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0, clip: 1.0 };
     let mut number = 0;
-    let t = time(|| {
+    let t = time(b, || {
         number += 1;
         grads.zero(b, &model.specs).expect("zero");
         model.forward_backward(b, &mut buffers, &mut grads, &batch, 1.0 / TOKENS as f64).expect("a pass");

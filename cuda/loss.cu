@@ -5,12 +5,31 @@
 //   slope[t,:] = scale·(softmax(z_t) − onehot(target));  0 for ignored tokens               slope (=) [tokens,vocab] T, or null
 //   z [tokens,vocab] f32, targets [tokens] u32
 //
-// In f32 slope may be z itself. Launch: a block of SOFTMAX_THREADS for each token.
+// In f32 slope may be z itself. `vocab` divisible by 16 bytes of T goes by 16-byte accesses. Launch: a block of SOFTMAX_THREADS for each token.
 #include "common.cuh"
 
 // ----------------------------------------------------------------------------------------------------------- the kernel
 
-template <typename T>
+// V logits in a row; 16-byte accesses where V is more than one.
+template <int V>
+struct Logits {
+    float x[V];
+
+    __device__ explicit Logits(const float* z) {
+        if constexpr (V == 1) {
+            x[0] = *z;
+        } else {
+#pragma unroll
+            for (int j = 0; j < V; j += 4) {
+                const Vec<float> four = load_vec(z + j);
+#pragma unroll
+                for (int i = 0; i < 4; i++) x[j + i] = four.x[i];
+            }
+        }
+    }
+};
+
+template <typename T, int V>
 __device__ __forceinline__ void cross_entropy(float* nll, T* slope, const float* logits, const uint32_t* targets, int vocab, float scale) {
     __shared__ float slots[SOFTMAX_THREADS / 32];
     const int token = blockIdx.x;
@@ -18,13 +37,17 @@ __device__ __forceinline__ void cross_entropy(float* nll, T* slope, const float*
     const uint32_t target = targets[token];
     float largest = -INFINITY, sum = 0.f;
     if (target != IGNORED_TOKEN) {
-        for (int i = threadIdx.x; i < vocab; i += SOFTMAX_THREADS) {  // one pass: the sum is rescaled when the maximum grows
-            const float x = z[i];
-            if (x > largest) {
-                sum *= expf(largest - x);
-                largest = x;
+        for (int i = threadIdx.x * V; i < vocab; i += SOFTMAX_THREADS * V) {  // one pass: the sum is rescaled when the maximum grows
+            const Logits<V> here(z + i);
+#pragma unroll
+            for (int j = 0; j < V; j++) {
+                const float x = here.x[j];
+                if (x > largest) {
+                    sum *= expf(largest - x);
+                    largest = x;
+                }
+                sum += expf(x - largest);
             }
-            sum += expf(x - largest);
         }
     }
     const float max = block_max<SOFTMAX_THREADS>(largest, slots);
@@ -36,9 +59,22 @@ __device__ __forceinline__ void cross_entropy(float* nll, T* slope, const float*
     __syncthreads();  // slope may be z: all have read the target's
     const float factor = counts ? scale / sum : 0.f;
     T* const out = slope + int64_t(token) * vocab;
-    for (int i = threadIdx.x; i < vocab; i += SOFTMAX_THREADS) {
-        const float p = counts ? factor * expf(z[i] - max) : 0.f;
-        out[i] = from_float<T>(i == int(target) ? p - scale : p);
+    for (int i = threadIdx.x * V; i < vocab; i += SOFTMAX_THREADS * V) {
+        const Logits<V> here(z + i);
+        float p[V];
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            p[j] = counts ? factor * expf(here.x[j] - max) : 0.f;
+            if (i + j == int(target)) p[j] -= scale;
+        }
+        if constexpr (V == 1) {
+            out[i] = from_float<T>(p[0]);
+        } else {
+            Vec<T> piece;
+#pragma unroll
+            for (int j = 0; j < V; j++) piece.x[j] = p[j];
+            store_vec(out + i, piece);
+        }
     }
 }
 
@@ -47,7 +83,11 @@ __device__ __forceinline__ void cross_entropy(float* nll, T* slope, const float*
 #define ENTRY(T, name)                                                                                                    \
     extern "C" __global__ void __launch_bounds__(SOFTMAX_THREADS)                                                         \
         cross_entropy_##name(float* nll, T* slope, const float* logits, const uint32_t* targets, int vocab, float scale) { \
-        cross_entropy(nll, slope, logits, targets, vocab, scale);                                                         \
+        constexpr int V = Vec<T>::N;                                                                                      \
+        if (vocab % V == 0)                                                                                               \
+            cross_entropy<T, V>(nll, slope, logits, targets, vocab, scale);                                               \
+        else                                                                                                              \
+            cross_entropy<T, 1>(nll, slope, logits, targets, vocab, scale);                                               \
     }
 ENTRY(bf16, bf16)
 ENTRY(float, f32)

@@ -20,9 +20,10 @@ fn norms<B: Backend>(b: &B, table: &Table, shape: &Shape, tokens: usize) {
     let act = |len| random::<B, B::Act>(b, len);
     let (x, w, dy, mut y, mut dx) = (act(n), act(s.width), act(n), act(n), act(n));
     let (mut rstd, mut dw) = (random::<B, B::Stat>(b, tokens), random::<B, B::Stat>(b, s.width));
-    let t = time(|| b.rmsnorm(&mut y, &mut rstd, &x, &w, s).expect("rmsnorm"));
+    let t = time(b, || b.rmsnorm(&mut y, &mut rstd, &x, &w, s).expect("rmsnorm"));
     table.row("  rmsnorm", t, 0.0, 2.0 * n as f64 * e);
-    let t = time(|| b.rmsnorm_backward(&mut dx, &mut dw, &dy, &x, &rstd, &w, s).expect("rmsnorm_backward"));
+    let t =
+        time(b, || b.rmsnorm_backward(&mut dx, &mut dw, &dy, &x, &rstd, &w, s).expect("rmsnorm_backward"));
     table.row("  rmsnorm_backward", t, 0.0, 4.0 * n as f64 * e);
 }
 
@@ -30,9 +31,9 @@ fn swiglu<B: Backend>(b: &B, table: &Table, len: usize) {
     let act = || random::<B, B::Act>(b, len);
     let (gate, up, dy, mut y, mut dg, mut du) = (act(), act(), act(), act(), act(), act());
     let bytes = len as f64 * size_of::<B::Act>() as f64;
-    let t = time(|| b.swiglu(&mut y, &gate, &up, len).expect("swiglu"));
+    let t = time(b, || b.swiglu(&mut y, &gate, &up, len).expect("swiglu"));
     table.row("  swiglu", t, 0.0, 3.0 * bytes);
-    let t = time(|| b.swiglu_backward(&mut dg, &mut du, &dy, &gate, &up, len).expect("swiglu_backward"));
+    let t = time(b, || b.swiglu_backward(&mut dg, &mut du, &dy, &gate, &up, len).expect("swiglu_backward"));
     table.row("  swiglu_backward", t, 0.0, 5.0 * bytes);
 }
 
@@ -55,7 +56,7 @@ fn rope<B: Backend>(b: &B, table: &Table, shape: &Shape, tokens: usize) {
     let mut spans = b.alloc(2).expect("memory for the benchmark");
     b.upload(&mut turns, 0, &frequencies).expect("as long as its content");
     b.upload(&mut spans, 0, &chunks).expect("as long as its content");
-    let t = time(|| {
+    let t = time(b, || {
         let places = Places::Spans { spans: &spans, per_row: 2 };
         b.rope(&mut q, &mut k, places, &turns, Direction::Forward, s).expect("rope");
     });
@@ -69,7 +70,7 @@ fn optimizer<B: Backend>(b: &B, table: &Table, len: usize) {
     b.zero(&mut v, len).expect("zero");
     let coarse = size_of::<B::Act>() < size_of::<B::Stat>();
     let step = AdamStep { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 3, grad_scale: 1.0 };
-    let t = time(|| {
+    let t = time(b, || {
         let master = coarse.then_some(&mut master);
         let tensor = AdamTensor { param: &mut param, master, m: &mut m, v: &mut v, grad: &grad, decay: 0.1 };
         b.adamw(&mut [tensor], step).expect("adamw");
@@ -77,7 +78,7 @@ fn optimizer<B: Backend>(b: &B, table: &Table, len: usize) {
     // master (or param), m and v are read and written, the gradient is read, a coarse copy is written
     let bytes = if coarse { 3.0 * 8.0 + 4.0 + 2.0 } else { 3.0 * 8.0 + 4.0 };
     table.row("  adamw", t, 0.0, bytes * len as f64);
-    let t = time(|| {
+    let t = time(b, || {
         std::hint::black_box(b.sum_squares(&grad, len).expect("sum_squares"));
     });
     table.row("  sum_squares", t, 0.0, 4.0 * len as f64);

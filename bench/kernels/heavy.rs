@@ -18,14 +18,14 @@ pub fn matmul<B: Backend>(b: &B, table: &Table, shape: &Shape, m: usize) {
         let (mut y, mut dx) = (random::<B, B::Act>(b, m * n), random::<B, B::Act>(b, m * k));
         let mut dw = random::<B, B::Stat>(b, n * k);
         let flops = 2.0 * (m * n * k) as f64;
-        let t = time(|| b.matmul_nt(&mut y, &x, &w, None, None, s).expect("matmul_nt"));
+        let t = time(b, || b.matmul_nt(&mut y, &x, &w, None, None, s).expect("matmul_nt"));
         table.row(&format!("  matmul_nt {what} {m}x{n}x{k}"), t, flops, 0.0);
-        let t = time(|| b.matmul_nn(&mut dx, &y, &w, Write::Overwrite, s).expect("matmul_nn"));
+        let t = time(b, || b.matmul_nn(&mut dx, &y, &w, Write::Overwrite, s).expect("matmul_nn"));
         table.row(&format!("  matmul_nn {what}"), t, flops, 0.0);
-        let t = time(|| b.matmul_tn(&mut dw, &y, &x, s).expect("matmul_tn"));
+        let t = time(b, || b.matmul_tn(&mut dw, &y, &x, s).expect("matmul_tn"));
         table.row(&format!("  matmul_tn {what}"), t, flops, 0.0);
         let one = MatmulShape { m: 1, ..s };
-        let t = time(|| b.matmul_nt(&mut y, &x, &w, None, None, one).expect("matmul_nt"));
+        let t = time(b, || b.matmul_nt(&mut y, &x, &w, None, None, one).expect("matmul_nt"));
         table.row(
             &format!("  matmul_nt {what}, one token"),
             t,
@@ -45,11 +45,11 @@ pub fn attention<B: Backend>(b: &B, table: &Table, shape: &Shape, tokens: usize)
         let (q, k, v, d_o, mut o) = (act(nq), act(nk), act(nk), act(nq), act(nq));
         let mut lse = random::<B, B::Stat>(b, queries * heads);
         let name = format!("  attention {queries} of {keys}, {heads}/{kv_heads} heads of {head_dim}");
-        let t = time(|| b.attention(&mut o, &mut lse, &q, &k, &v, None, s).expect("attention"));
+        let t = time(b, || b.attention(&mut o, &mut lse, &q, &k, &v, None, s).expect("attention"));
         table.row(&name, t, s.flops(), (2 * nk * size_of::<B::Act>()) as f64);
         if backward {
             let (mut dq, mut dk, mut dv) = (act(nq), act(nk), act(nk));
-            let t = time(|| {
+            let t = time(b, || {
                 b.attention_backward(&mut dq, &mut dk, &mut dv, &d_o, &o, &lse, &q, &k, &v, None, s)
                     .expect("attention_backward");
             });
@@ -71,9 +71,9 @@ pub fn head<B: Backend>(b: &B, table: &Table, shape: &Shape, tokens: usize) {
     let mut targets = b.alloc(tokens).expect("memory for the benchmark");
     b.upload(&mut targets, 0, &ids).expect("as many targets as tokens");
     let flops = 2.0 * (tokens * s.width * s.vocab) as f64;
-    let t = time(|| b.head_loss(&mut nll, &x, &w, &targets, None, s).expect("head_loss"));
+    let t = time(b, || b.head_loss(&mut nll, &x, &w, &targets, None, s).expect("head_loss"));
     table.row(&format!("  head_loss, vocabulary {}", s.vocab), t, flops, 0.0);
-    let t = time(|| {
+    let t = time(b, || {
         let grad = HeadGrad { dx: &mut dx, dw: &mut dw, scale: 1e-3 };
         b.head_loss(&mut nll, &x, &w, &targets, Some(grad), s).expect("head_loss");
     });

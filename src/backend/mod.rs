@@ -246,6 +246,11 @@ pub trait Backend: Send + Sync + Sized + 'static {
         crate::memory::available_bytes()
     }
 
+    /// Waits until everything that was started is done. Only timing needs it: a download waits by itself.
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// A zeroed buffer. Zero elements are allowed and take no memory.
     fn alloc<T: Element>(&self, len: usize) -> Result<Self::Buf<T>>;
     /// `dst[at .. at+src.len()] = src`.

@@ -36,9 +36,12 @@ pub fn directory() -> Option<PathBuf> {
     Some(made.clone())
 }
 
-/// Makes a command find softcuda as the CUDA driver.
+/// Makes a command find softcuda as the CUDA driver; `POSE_TEST_DRIVER=real` leaves it the machine's own.
 pub fn under(mut command: Command) -> Option<Command> {
-    command.env("LD_LIBRARY_PATH", directory()?);
+    let softcuda = directory()?;
+    if std::env::var("POSE_TEST_DRIVER").as_deref() != Ok("real") {
+        command.env("LD_LIBRARY_PATH", softcuda);
+    }
     Some(command)
 }
 

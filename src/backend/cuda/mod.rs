@@ -125,6 +125,10 @@ impl<E: CudaFloat> Backend for Cuda<E> {
         self.gpu.memory().ok().map(|(free, _)| free)
     }
 
+    fn synchronize(&self) -> Result<()> {
+        self.gpu.synchronize()
+    }
+
     fn alloc<T: Element>(&self, len: usize) -> Result<Buf<T>> {
         Buf::zeroed(&self.gpu, len)
     }
