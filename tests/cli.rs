@@ -194,11 +194,7 @@ fn a_scaling_can_be_tried_without_training() {
 fn devices_says_what_there_is_and_why_not_the_rest() {
     let dir = Dir::new();
     let ran = dir.run("devices --threads 2 --json d.json").ok();
-    assert!(
-        ran.stdout.contains("2 threads") && ran.stdout.contains("\ncuda"),
-        "{}",
-        ran.all()
-    );
+    assert!(ran.stdout.contains("2 threads") && ran.stdout.contains("\ncuda"), "{}", ran.all());
     assert_eq!(dir.json("d.json")["cpu"]["threads"], 2);
     let args = "train --preset tiny --data a.txt --train-len 32 --steps 1 --out m --device cuda:99";
     dir.run(args).refused(1, &["cuda:99"]);

@@ -137,7 +137,10 @@ fn start(ordinal: usize) -> Result<i32> {
     }
     // SAFETY: tries to load the library, nothing more.
     if !unsafe { sys::is_culib_present() } {
-        return Err(refuse(ordinal, "there is no NVIDIA driver here (libcuda.so.1 cannot be loaded); use --device cpu"));
+        return Err(refuse(
+            ordinal,
+            "there is no NVIDIA driver here (libcuda.so.1 cannot be loaded); use --device cpu",
+        ));
     }
     let mut version = 0;
     // SAFETY: a pointer to a number.
