@@ -3,8 +3,9 @@
 //   o_i = Σ_j p_ij v_j,  p_ij = exp(scale·q_i·k_j − lse_i),  lse_i = log Σ_j exp(scale·q_i·k_j)    o (=) bf16, lse (=) f32
 //
 // A block takes ATTENTION_QUERIES queries of one head, sixteen a warp, and goes through the keys that any of them sees, a tile
-// at a time, two tiles in shared memory: one is multiplied while the next arrives. Tiles that every query sees whole come
-// first, without a mask; then those at the window's edge and the diagonal. With documents every tile is masked.
+// at a time from the last to the first, two tiles in shared memory: one is multiplied while the next arrives. The main loop
+// takes a tile's weights and values and multiplies the next tile's keys; it is left for tiles that not every query sees whole
+// (the diagonal's, the window's edge, all with documents), which need a mask, and where sums must be rescaled.
 //
 // Launch: ATTENTION_THREADS; grid (⌈queries/ATTENTION_QUERIES⌉, heads, rows); dynamic shared memory
 // (ATTENTION_QUERIES + 4·tile)·(D+8)·2 bytes, tile = ATTENTION_KEYS, for D 256 ATTENTION_KEYS_WIDE.
@@ -18,8 +19,8 @@ struct Forward {
     static constexpr int TILE = D > 128 ? ATTENTION_KEYS_WIDE : ATTENTION_KEYS;
     static constexpr bool KEEP_Q = D <= 128;  // fragments of q stay in registers
     static constexpr int KEY_BLOCKS = TILE / 8, DEPTH = D / 16;
-    using Queries = HeadRows<D, ATTENTION_QUERIES, ATTENTION_THREADS>;
-    using Keys = HeadRows<D, TILE, ATTENTION_THREADS>;
+    using Queries = HeadRows<D, ATTENTION_QUERIES>;
+    using Keys = HeadRows<D, TILE>;
 
     Shape s;
     const uint32_t* documents;  // of this row, or null
@@ -65,28 +66,30 @@ struct Forward {
         }
     }
 
-    // One tile of keys and values.
-    template <bool MASKED>
-    __device__ void tile(int key0, uint32_t stage) {
-        float scores[KEY_BLOCKS][4];
-        multiply_keys(scores, stage);
-        if constexpr (MASKED) mask(scores, key0);
-        const float scale = s.scale * LOG2_E;
-        float seen[2] = {-INFINITY, -INFINITY};
+    // The largest score of each of the lane's two rows, in log2 units.
+    __device__ void largest(float (&seen)[2], const float (&scores)[KEY_BLOCKS][4]) {
+        seen[0] = seen[1] = -INFINITY;
 #pragma unroll
         for (int j = 0; j < KEY_BLOCKS; j++) {
             seen[0] = fmaxf(seen[0], fmaxf(scores[j][0], scores[j][1]));
             seen[1] = fmaxf(seen[1], fmaxf(scores[j][2], scores[j][3]));
         }
-        seen[0] = quad_max(seen[0]) * scale;
-        seen[1] = quad_max(seen[1]) * scale;
-        if (__builtin_expect(__any_sync(FULL_WARP, state[0].outgrown(seen[0]) || state[1].outgrown(seen[1])), 0)) rescale(seen);
+        seen[0] = quad_max(seen[0]) * s.scale;
+        seen[1] = quad_max(seen[1]) * s.scale;
+    }
+    // Whether some row of the warp must be rescaled first.
+    __device__ bool outgrown(const float (&seen)[2]) {
+        return __any_sync(FULL_WARP, state[0].outgrown(seen[0]) || state[1].outgrown(seen[1]));
+    }
+
+    // Adds a tile: scores become weights, and o += weights·v.
+    __device__ void add_values(float (&scores)[KEY_BLOCKS][4], uint32_t stage) {
         const float base[2] = {state[0].base(), state[1].base()};
 #pragma unroll
         for (int j = 0; j < KEY_BLOCKS; j++)
 #pragma unroll
             for (int c = 0; c < 4; c++) {
-                scores[j][c] = exp2_approx(scores[j][c] * scale - base[c / 2]);
+                scores[j][c] = exp2_approx(scores[j][c] * s.scale - base[c / 2]);
                 state[c / 2].sum += scores[j][c];
             }
         accumulate_rows<Keys>(o, scores, v_at + stage);
@@ -135,14 +138,12 @@ __device__ __forceinline__ void attention(bf16* o, float* lse, const bf16* q, co
     // Tiles [first, end) are seen by some query, [whole, whole_end) by all of them, entirely.
     const int at0 = s.past() + query0, at_last = min(s.keys, at0 + ATTENTION_QUERIES) - 1;
     const int first = first_seen(at0, s.window) / F::TILE, end = at_last / F::TILE + 1;
-    const int from_last = first_seen(at_last, s.window);
-    int whole = (from_last + F::TILE - 1) / F::TILE;
-    int whole_end = max(whole, (at0 + 1) / F::TILE);
-    if (documents) whole = whole_end = first;
+    const int whole = (first_seen(at_last, s.window) + F::TILE - 1) / F::TILE, whole_end = documents ? 0 : (at0 + 1) / F::TILE;
 
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     F f;
     f.s = s;
+    f.s.scale *= LOG2_E;
     f.documents = documents ? documents + int64_t(row) * s.keys : nullptr;
     f.first_query = at0 + warp * 16 + lane / 4;
     f.q_at = Queries::lane_at(q_rows + Queries::at(warp * 16, 0), second_matrix(), third_matrix());
@@ -151,44 +152,42 @@ __device__ __forceinline__ void attention(bf16* o, float* lse, const bf16* q, co
 #pragma unroll
     for (int d = 0; d < D / 8; d++) f.o[d][0] = f.o[d][1] = f.o[d][2] = f.o[d][3] = 0.f;
 
+    Incoming<D, ATTENTION_QUERIES, ATTENTION_THREADS, 1>(q_rows, {q}, q_stride, query0, s.queries).start(0);
+    Incoming<D, F::TILE, ATTENTION_THREADS, 2, 2 * Keys::BYTES> incoming(k_rows, {k, v}, k_stride, (end - 1) * F::TILE, s.keys);
+    incoming.start(0);
+    cp_async_commit();
     uint32_t stage = 0;  // 0 or Keys::BYTES
-    const auto start = [&](int tile, uint32_t into) {
-        Keys::start(k_rows + into, k, k_stride, tile * F::TILE, s.keys);
-        Keys::start(v_rows + into, v, k_stride, tile * F::TILE, s.keys);
-        cp_async_commit();
-    };
-    // Whole tiles first, then the others from left to right.
-    const int unmasked = whole_end - whole, all = end - first;
-    const auto tile_number = [&](int i) {
-        if (i < unmasked) return whole + i;
-        i += first - unmasked;
-        return i < whole ? i : i + unmasked;
-    };
-    const auto arrived = [&](int i) {  // tile i is there, and the next is on its way
+    const auto arrived = [&](int tile) {  // the tile is there, and the next is on its way
         cp_async_wait<0>();
         __syncthreads();  // for all; and all are done with the other stage
-        if (i + 1 < all) start(tile_number(i + 1), stage ^ Keys::BYTES);
+        if (tile == first) return;
+        incoming.move(-F::TILE);
+        incoming.start(stage ^ Keys::BYTES);
+        cp_async_commit();
     };
-    Queries::start(q_rows, q, q_stride, query0, s.queries);
-    start(tile_number(0), stage);
-    if constexpr (F::KEEP_Q) {
-        cp_async_wait<0>();
-        __syncthreads();
+    int tile = end - 1;
+    arrived(tile);
+    if constexpr (F::KEEP_Q)
 #pragma unroll
         for (int d = 0; d < F::DEPTH; d++) ldmatrix_x4(f.q[d], f.q_at + Queries::at(0, 16 * d));
-    }
-    int i = 0;
+    float scores[F::KEY_BLOCKS][4], seen[2];
+    f.multiply_keys(scores, stage);
+    for (bool more = true; more;) {
+        if (tile < whole || tile >= whole_end) f.mask(scores, tile * F::TILE);
+        f.largest(seen, scores);
+        if (f.outgrown(seen)) f.rescale(seen);
+        bool plain;
 #pragma unroll 1
-    for (; i < unmasked; i++) {  // the main loop
-        arrived(i);
-        f.template tile<false>(0, stage);
-        stage ^= Keys::BYTES;
-    }
-#pragma unroll 1
-    for (; i < all; i++) {
-        arrived(i);
-        f.template tile<true>(tile_number(i) * F::TILE, stage);
-        stage ^= Keys::BYTES;
+        do {  // the main loop
+            f.add_values(scores, stage);
+            more = --tile >= first;
+            if (!more) break;
+            stage ^= Keys::BYTES;
+            arrived(tile);
+            f.multiply_keys(scores, stage);
+            plain = tile >= whole && tile < whole_end;
+            f.largest(seen, scores);
+        } while (plain && !f.outgrown(seen));
     }
     f.finish(o + (int64_t(row) * s.queries + query0) * q_stride + head * D, q_stride,
              lse + (int64_t(row) * s.heads + head) * s.queries + query0, s.queries - query0, reinterpret_cast<char*>(memory));
