@@ -136,8 +136,11 @@ impl Class {
             },
             Code::Atomic { .. } => Class::Atomic,
             Code::AsyncCopy { .. } | Code::AsyncCommit | Code::AsyncWait(_) => Class::AsyncCopy,
-            Code::LoadMatrix { .. } => Class::Matrix,
-            Code::Mma { .. } => Class::Tensor,
+            Code::LoadMatrix { .. }
+            | Code::StoreMatrix { .. }
+            | Code::LoadFragment { .. }
+            | Code::StoreFragment { .. } => Class::Matrix,
+            Code::Mma { .. } | Code::Product { .. } => Class::Tensor,
             Code::Shuffle { .. } | Code::Vote { .. } => Class::Exchange,
             Code::Barrier | Code::WarpBarrier => Class::Barrier,
             Code::Branch { .. } | Code::Exit | Code::Trap | Code::Unknown(_) => Class::Branch,

@@ -105,3 +105,38 @@ fn a_grid_of_three_dimensions() {
     }
     assert!(worst(&gpu.read_f32(to, x.len()), &want) < 1e-6);
 }
+
+#[test]
+fn products_on_tensor_cores_by_wmma() {
+    let Some(gpu) = gpu() else { return };
+    let (m, n, k) = (48, 32, 64);
+    let (a, b) = (numbers(m * k, 5), numbers(n * k, 6));
+    let cell = |i: usize, j: usize| -> f64 {
+        (0..k).map(|l| f64::from(a[i * k + l]) * f64::from(b[j * k + l])).sum::<f64>() / 2.0
+    };
+    let want: Vec<f64> = (0..m * n).map(|i| cell(i / n, i % n)).collect();
+    // the inputs are bf16 numbers: f16 rounds the smallest of them
+    for (kernel, a, b, tolerance) in
+        [("wmma_f16", gpu.f16(&a), gpu.f16(&b), 1e-3), ("wmma_bf16", gpu.bf16(&a), gpu.bf16(&b), 1e-5)]
+    {
+        let c = gpu.f32(&vec![0.0; m * n]);
+        let args = [Arg::Ptr(a), Arg::Ptr(b), Arg::Ptr(c), Arg::Int(n as i32), Arg::Int(k as i32)];
+        let counters = gpu.launch(kernel, [2, 3, 1], 32, 0, &args).unwrap();
+        assert_eq!(counters.tensor_ops, 2 * (m * n * k) as u64);
+        assert!(worst(&gpu.read_f32(c, m * n), &want) < tolerance, "{kernel}");
+    }
+}
+
+#[test]
+fn wmma_through_shared_memory() {
+    let Some(gpu) = gpu() else { return };
+    let whole = |n: usize, seed| -> Vec<f32> { numbers(n, seed).iter().map(|x| (x * 5.0).round()).collect() };
+    let (a, b) = (whole(16 * 8, 7), whole(16 * 32, 8));
+    let (there, out) = ([gpu.f16(&a), gpu.f16(&b)], gpu.f16(&[0.0; 256]));
+    gpu.launch("wmma_shared", [1; 3], 32, 0, &[Arg::Ptr(there[0]), Arg::Ptr(there[1]), Arg::Ptr(out)])
+        .unwrap();
+    for (i, got) in gpu.read_f16(out, 256).iter().enumerate() {
+        let want = (0..16).fold(1.0, |sum, l| sum + a[l * 8 + i / 32] * b[l * 32 + i % 32]);
+        assert_eq!(*got, want, "element {i}");
+    }
+}

@@ -3,8 +3,10 @@
 mod access;
 mod alu;
 mod block;
+mod matrix;
 mod mma;
 mod shared;
+mod tensor;
 mod warp;
 
 use crate::counters::Counters;

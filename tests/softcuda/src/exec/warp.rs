@@ -4,6 +4,7 @@ use super::access;
 use super::alu;
 use super::block::Block;
 use super::mma::{self, Lanes};
+use super::tensor;
 use crate::counters::Class;
 use crate::fault::{Fault, FaultKind, Result};
 use crate::program::{Code, Function, Instruction, Shuffle, Special, Src, Vote};
@@ -149,9 +150,10 @@ impl Warp {
             | Code::Store { .. }
             | Code::Atomic { .. }
             | Code::AsyncCopy { .. }
-            | Code::LoadMatrix { .. } => {
-                access::run(self, block, &i.code, mask)?;
-            }
+            | Code::LoadMatrix { .. }
+            | Code::StoreMatrix { .. }
+            | Code::LoadFragment { .. }
+            | Code::StoreFragment { .. } => access::run(self, block, &i.code, mask)?,
             Code::AsyncCommit => {
                 let group = std::mem::take(&mut self.open_copies);
                 self.copy_groups.push_back(group);
@@ -247,6 +249,17 @@ impl Warp {
                 }
                 block.counters.mma += 1;
                 block.counters.tensor_ops += 2 * 16 * 8 * 16;
+            }
+            Code::Product { product, to, from } => {
+                whole_warp(mask, "mma")?;
+                let [a, b, c] =
+                    from.each_ref().map(|list| list.iter().map(|r| self.value(*r)).collect::<Vec<_>>());
+                let mut d = vec![[0; 32]; to.len()];
+                tensor::multiply(product, &a, &b, &c, &mut d);
+                to.iter().zip(&d).for_each(|(to, d)| self.set(*to, mask, d));
+                let shape = product.shape;
+                block.counters.mma += 1;
+                block.counters.tensor_ops += (2 * shape.m * shape.n * shape.k) as u64;
             }
             Code::Shuffle { how, d, p, a, b, c, mask: named } => {
                 names_active(self.value(*named)[first(mask)] as u32, mask, "shfl")?;

@@ -3,6 +3,7 @@
 mod decode;
 mod flow;
 mod names;
+mod tensor;
 
 use crate::memory::Memory;
 use crate::ptx::{self, PtxError, Space};
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 pub use decode::{LOCAL_WINDOW, SHARED_WINDOW};
 pub use names::{Function, Round, Type};
+pub use tensor::{Element, Fragment, Part, Product, Shape};
 
 /// What an instruction reads: a register, or a number.
 #[derive(Clone, Copy, Debug)]
@@ -144,6 +146,32 @@ pub enum Code {
         to: Vec<u32>,
         place: Place,
         transposed: bool,
+    },
+    StoreMatrix {
+        from: Vec<Src>,
+        place: Place,
+        transposed: bool,
+    },
+    LoadFragment {
+        fragment: Fragment,
+        to: Vec<u32>,
+        place: Place,
+        /// Elements from a row (or column) to the next.
+        stride: Src,
+        by_column: bool,
+    },
+    StoreFragment {
+        fragment: Fragment,
+        from: Vec<Src>,
+        place: Place,
+        stride: Src,
+        by_column: bool,
+    },
+    /// `mma` and `wmma` but for what `Mma` is.
+    Product {
+        product: Product,
+        to: Vec<u32>,
+        from: [Vec<Src>; 3],
     },
     /// m16n8k16 of bf16 (or f16) with f32 sums.
     Mma {

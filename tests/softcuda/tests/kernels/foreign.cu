@@ -1,6 +1,8 @@
 // Kernels as other people write them, for softcuda's own tests: a reduction by shuffles, a histogram by atomics, a scan, a
-// tiled transpose, a 3-dimensional stencil. Nothing of this project's headers.
+// tiled transpose, a 3-dimensional stencil, products on tensor cores by nvcuda::wmma. Nothing of this project's headers.
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <mma.h>
 
 __inline__ __device__ float warpReduceSum(float val) {
     for (int offset = warpSize / 2; offset > 0; offset /= 2) val += __shfl_down_sync(0xffffffff, val, offset);
@@ -85,4 +87,46 @@ extern "C" __global__ void mean_of_neighbours(float* out, const float* in, int n
                 count++;
             }
     out[(z * ny + y) * nx + x] = sum / count;
+}
+
+// One warp for each 16x16 tile of c = a·b; a by rows, b by columns; the sides are multiples of 16.
+template <typename T>
+__device__ void wmma_tile(const T* a, const T* b, float* c, int n, int k) {
+    using namespace nvcuda;
+    wmma::fragment<wmma::matrix_a, 16, 16, 16, T, wmma::row_major> left;
+    wmma::fragment<wmma::matrix_b, 16, 16, 16, T, wmma::col_major> right;
+    wmma::fragment<wmma::accumulator, 16, 16, 16, float> sum;
+    const int row = blockIdx.y * 16, column = blockIdx.x * 16;
+    wmma::fill_fragment(sum, 0.0f);
+    for (int i = 0; i < k; i += 16) {
+        wmma::load_matrix_sync(left, a + row * k + i, k);
+        wmma::load_matrix_sync(right, b + column * k + i, k);
+        wmma::mma_sync(sum, left, right, sum);
+    }
+    for (int i = 0; i < sum.num_elements; i++) sum.x[i] *= 0.5f;
+    wmma::store_matrix_sync(c + row * n + column, sum, n, wmma::mem_row_major);
+}
+
+extern "C" __global__ void wmma_f16(const half* a, const half* b, float* c, int n, int k) { wmma_tile(a, b, c, n, k); }
+extern "C" __global__ void wmma_bf16(const __nv_bfloat16* a, const __nv_bfloat16* b, float* c, int n, int k) {
+    wmma_tile(a, b, c, n, k);
+}
+
+// Tiles of 8x32 with f16 sums, through shared memory; a by columns, b by rows. One block of one warp.
+extern "C" __global__ void wmma_shared(const half* a, const half* b, half* c) {
+    using namespace nvcuda;
+    __shared__ __align__(32) half left[8 * 16], right[16 * 32], out[8 * 32];
+    for (int i = threadIdx.x; i < 8 * 16; i += 32) left[i] = a[i];
+    for (int i = threadIdx.x; i < 16 * 32; i += 32) right[i] = b[i];
+    __syncwarp();
+    wmma::fragment<wmma::matrix_a, 8, 32, 16, half, wmma::col_major> x;
+    wmma::fragment<wmma::matrix_b, 8, 32, 16, half, wmma::row_major> y;
+    wmma::fragment<wmma::accumulator, 8, 32, 16, half> z;
+    wmma::fill_fragment(z, __float2half(1.0f));
+    wmma::load_matrix_sync(x, left, 8);
+    wmma::load_matrix_sync(y, right, 32);
+    wmma::mma_sync(z, x, y, z);
+    wmma::store_matrix_sync(out, z, 32, wmma::mem_row_major);
+    __syncwarp();
+    for (int i = threadIdx.x; i < 8 * 32; i += 32) c[i] = out[i];
 }

@@ -1,5 +1,7 @@
 //! From the words of an instruction to what it does. What is not known becomes [`Code::Unknown`]: an error when it is reached.
 
+mod matrix;
+
 use super::{
     Area, Code, Function, Instruction, Kernel, Param, Place, Round, Shuffle, Special, Src, Type, Vote,
 };
@@ -163,23 +165,7 @@ impl Names {
             "vote" => self.vote(words, o),
             "atom" | "red" => self.atomic(words, kind?, o),
             "cp" => self.copy(words, o),
-            "ldmatrix" => {
-                let to = self.vector(&o[0])?.into_iter().collect::<Option<Vec<_>>>()?;
-                Some(Code::LoadMatrix {
-                    to,
-                    place: self.place(Area::Shared, &o[1])?,
-                    transposed: has("trans"),
-                })
-            }
-            "mma"
-                if has("m16n8k16") && words.ends_with(&["f32", "bf16", "bf16", "f32"])
-                    || words.ends_with(&["f32", "f16", "f16", "f32"]) && has("m16n8k16") =>
-            {
-                let d: Vec<u32> = self.vector(&o[0])?.into_iter().collect::<Option<_>>()?;
-                let (a, c) = (self.four(&o[1])?, self.four(&o[3])?);
-                let b = self.sources(&o[2])?.try_into().ok()?;
-                Some(Code::Mma { half: has("f16"), d: d.try_into().ok()?, a, b, c })
-            }
+            "ldmatrix" | "stmatrix" | "mma" | "wmma" if words.len() > 3 => self.matrix(words, o),
             _ => self.arithmetic(words, kind?, o),
         }
     }
@@ -209,15 +195,21 @@ impl Names {
         })
     }
 
+    fn area(&self, words: &[&str]) -> Area {
+        let named = |w: &&str| {
+            Some(match w.split("::").next()? {
+                "shared" => Area::Shared,
+                "local" => Area::Local,
+                "param" => Area::Param,
+                "global" | "const" => Area::Global,
+                _ => return None,
+            })
+        };
+        words[1..].iter().find_map(named).unwrap_or(Area::Generic)
+    }
+
     fn access(&self, words: &[&str], t: Type, o: &[Operand]) -> Option<Code> {
-        let area =
-            match words.iter().find(|w| matches!(**w, "global" | "shared" | "local" | "param" | "const")) {
-                Some(&"shared") => Area::Shared,
-                Some(&"local") => Area::Local,
-                Some(&"param") => Area::Param,
-                Some(_) => Area::Global,
-                None => Area::Generic,
-            };
+        let area = self.area(words);
         if words[0] == "st" {
             Some(Code::Store { from: self.sources(&o[1])?, t, place: self.place(area, &o[0])? })
         } else {
