@@ -125,8 +125,12 @@ impl Class {
     /// By the instruction alone; generic accesses count as global.
     pub fn of(code: &Code) -> Class {
         match code {
-            Code::Alu { .. } | Code::Insert { .. } => Class::Arithmetic,
-            Code::Compare { .. } => Class::Compare,
+            Code::Alu { .. }
+            | Code::Insert { .. }
+            | Code::Float { .. }
+            | Code::Convert { .. }
+            | Code::Carry { .. } => Class::Arithmetic,
+            Code::Compare { .. } | Code::CompareInto { .. } => Class::Compare,
             Code::Nothing | Code::Special { .. } | Code::Pack { .. } | Code::Unpack { .. } => Class::Move,
             Code::Load { place, .. } | Code::Store { place, .. } => match place.area {
                 Area::Global | Area::Generic => Class::Global,
@@ -141,7 +145,11 @@ impl Class {
             | Code::LoadFragment { .. }
             | Code::StoreFragment { .. } => Class::Matrix,
             Code::Mma { .. } | Code::Product { .. } => Class::Tensor,
-            Code::Shuffle { .. } | Code::Vote { .. } => Class::Exchange,
+            Code::Shuffle { .. }
+            | Code::Vote { .. }
+            | Code::Match { .. }
+            | Code::Reduce { .. }
+            | Code::ActiveMask { .. } => Class::Exchange,
             Code::Barrier | Code::WarpBarrier => Class::Barrier,
             Code::Branch { .. } | Code::Exit | Code::Trap | Code::Unknown(_) => Class::Branch,
         }

@@ -113,9 +113,9 @@ fn use_after_free_and_bad_frees() {
 
 #[test]
 fn what_is_not_known_is_named() {
-    let (kind, text) = fault("tanh.approx.bf16x2 %r4, %r1;", 32, 1);
+    let (kind, text) = fault("wgmma.fence.sync.aligned %r4;", 32, 1);
     assert_eq!(kind, FaultKind::UnknownInstruction);
-    assert!(text.contains("PTX line 9") && text.contains("tanh.approx.bf16x2 is not known"), "{text}");
+    assert!(text.contains("PTX line 9") && text.contains("wgmma.fence.sync.aligned is not known"), "{text}");
     let memory = softcuda::Memory::new(1 << 20);
     let PtxError { line, message } =
         softcuda::Module::load(".version 9.0\n.nonsense\n", &memory).err().unwrap();

@@ -1,5 +1,8 @@
 //! `mma`, `wmma`, `ldmatrix`, `stmatrix`: which element each lane holds by the ISA's formulas, the sums by plain loops.
 
+// indices as the ISA writes them
+#![allow(clippy::needless_range_loop, clippy::manual_is_multiple_of)]
+
 mod common;
 
 use common::isa::{Bits, Lanes, try_warp, warp};

@@ -2,13 +2,14 @@
 
 use super::alu;
 use super::block::Block;
+use super::float;
 use super::matrix;
 use super::warp::{Copy, Warp, each};
 use crate::counters::Global;
 use crate::fault::{Fault, FaultKind, Result};
 use crate::memory::BASE;
 use crate::program::{Area, Code, Function, LOCAL_WINDOW, Place, SHARED_WINDOW, Src, Type};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 pub type Addresses = [u64; 32];
 
@@ -138,6 +139,7 @@ fn load(
     Ok(())
 }
 
+#[inline(always)]
 pub fn read(
     warp: &Warp, block: &mut Block<'_>, area: Area, lane: usize, at: u64, to: &mut [u8],
 ) -> Result<()> {
@@ -208,6 +210,7 @@ fn store(
     Ok(())
 }
 
+#[inline(always)]
 pub fn write(
     warp: &mut Warp, block: &mut Block<'_>, area: Area, lane: usize, at: u64, bytes: &[u8],
 ) -> Result<()> {
@@ -240,6 +243,25 @@ fn combine(f: Function, t: Type, old: u64, b: u64, c: u64) -> u64 {
                 old
             }
         }
+        Function::Increment => {
+            if old >= b & (u64::MAX >> (64 - t.bits())) {
+                0
+            } else {
+                old + 1
+            }
+        }
+        Function::Decrement => {
+            let b = b & (u64::MAX >> (64 - t.bits()));
+            if old == 0 || old > b { b } else { old - 1 }
+        }
+        Function::AddPair(half) => {
+            let sum = |at: u32| alu::compute(Function::Add, half, half, old >> at, b >> at, 0);
+            sum(0) | sum(16) << 16
+        }
+        Function::AddFlushed => {
+            let [x, y] = [old, b].map(|x| float::flushed(t, x));
+            float::flushed(t, alu::compute(Function::Add, t, t, x, y, 0))
+        }
         f => alu::compute(f, t, t, old, b, 0),
     }
 }
@@ -252,11 +274,12 @@ fn atomic(
     let bytes = t.bytes() as usize;
     let mut at = addresses(warp, place);
     let area = resolve(place.area, &mut at, mask);
+    let f = if f == Function::AddFlushed && area == Area::Shared { Function::Add } else { f };
     let (b, c) = (warp.value(b), warp.value(c));
     if block.counting && area == Area::Global {
         count_global(&mut block.counters.atomics, &at, bytes, mask);
     }
-    if !matches!(bytes, 4 | 8) {
+    if !matches!(bytes, 2 | 4 | 8) {
         return Err(Fault::new(
             FaultKind::UnknownInstruction,
             format!("atomics of {bytes} bytes are not known"),
@@ -283,7 +306,13 @@ fn atomic(
             let next = |old: u64| Some(combine(f, t, old, b[lane], c[lane]));
             // SAFETY: checked and aligned; all concurrent updates of it are atomics of this width.
             unsafe {
-                if bytes == 4 {
+                if bytes == 2 {
+                    let word = AtomicU16::from_ptr(host.cast());
+                    let old = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |x| {
+                        next(x.into()).map(|x| x as u16)
+                    });
+                    old.unwrap_or_else(|x| x).into()
+                } else if bytes == 4 {
                     let word = AtomicU32::from_ptr(host.cast());
                     let old = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |x| {
                         next(x.into()).map(|x| x as u32)

@@ -3,9 +3,14 @@
 mod access;
 mod alu;
 mod block;
+mod common;
+mod exchange;
+mod float;
+mod integer;
 mod matrix;
 mod mma;
 mod shared;
+mod soft;
 mod tensor;
 mod warp;
 

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use decode::{LOCAL_WINDOW, SHARED_WINDOW};
-pub use names::{Function, Round, Type};
+pub use names::{Carry, Conversion, Float, Function, Integer, PairFunction, Round, Test, Type};
 pub use tensor::{Element, Fragment, Part, Product, Shape};
 
 /// What an instruction reads: a register, or a number.
@@ -70,6 +70,16 @@ pub enum Vote {
     Ballot,
 }
 
+/// Where the results of a comparison go.
+#[derive(Clone, Copy, Debug)]
+pub enum Into {
+    /// All bits set.
+    Mask(u32),
+    /// 1.0 of the type.
+    One(u32, Type),
+    Predicates(u32, Option<u32>),
+}
+
 /// What an instruction does.
 #[derive(Clone, Debug)]
 pub enum Code {
@@ -92,12 +102,47 @@ pub enum Code {
         from: Src,
         len: Src,
     },
+    Float {
+        op: Float,
+        d: u32,
+        a: Src,
+        b: Src,
+        c: Src,
+    },
+    Convert {
+        how: Conversion,
+        d: u32,
+        a: Src,
+        b: Src,
+    },
+    /// Reads and sets the lane's carry as said.
+    Carry {
+        f: Carry,
+        t: Type,
+        d: u32,
+        x: [Src; 3],
+        reads: bool,
+        sets: bool,
+    },
+    /// `set`: a comparison's result as a number, and `setp` and `set` of pairs.
+    CompareInto {
+        f: Function,
+        t: Type,
+        pair: bool,
+        ftz: bool,
+        /// One register of a mask or of ones, or two predicates, one for each half.
+        into: Into,
+        a: Src,
+        b: Src,
+        with: Option<(Function, Src, bool)>,
+    },
     /// With a second predicate that gets the opposite, and a predicate that is combined in.
     Compare {
         f: Function,
         t: Type,
         p: u32,
         q: Option<u32>,
+        ftz: bool,
         a: Src,
         b: Src,
         with: Option<(Function, Src, bool)>,
@@ -196,6 +241,25 @@ pub enum Code {
         a: Src,
         negated: bool,
         mask: Src,
+    },
+    /// `match`: the lanes with the same value; for `all` whether those are all.
+    Match {
+        d: u32,
+        p: Option<u32>,
+        t: Type,
+        a: Src,
+        mask: Src,
+        all: bool,
+    },
+    Reduce {
+        f: Function,
+        t: Type,
+        d: u32,
+        a: Src,
+        mask: Src,
+    },
+    ActiveMask {
+        d: u32,
     },
     Barrier,
     WarpBarrier,

@@ -43,7 +43,7 @@ impl Names {
             let plain = ["mma", "wmma", "sync", "aligned", "row", "col", "satfinite", "rn"];
             plain.contains(w) || Shape::named(w).is_some() || Element::named(w).is_some()
         };
-        if !words.iter().all(|w| known(w)) {
+        if !words.iter().all(known) {
             return None;
         }
         let shape = words.iter().find_map(|w| Shape::named(w))?;

@@ -1,10 +1,10 @@
 //! From the words of an instruction to what it does. What is not known becomes [`Code::Unknown`]: an error when it is reached.
 
+mod float;
+mod integer;
 mod matrix;
 
-use super::{
-    Area, Code, Function, Instruction, Kernel, Param, Place, Round, Shuffle, Special, Src, Type, Vote,
-};
+use super::{Area, Code, Function, Instruction, Kernel, Param, Place, Shuffle, Special, Src, Type, Vote};
 use crate::ptx::{self, Operand, PtxError, Space, Variable};
 use std::collections::{BTreeMap, HashMap};
 
@@ -159,7 +159,12 @@ impl Names {
                     [self.src(&o[1])?, self.src(&o[2])?, self.src(&o[3])?, self.src(&o[4])?];
                 Some(Code::Insert { t: kind?, d: self.register(&o[0])?, a, b, from, len })
             }
-            "setp" => self.setp(words, kind?, o),
+            "setp" => self.setp(words, o),
+            "set" => self.set(words, o),
+            "testp" => self.test(words, o),
+            "isspacep" => self.is_in_space(words, o),
+            "match" | "redux" => self.gathering(words, kind?, o),
+            "activemask" => Some(Code::ActiveMask { d: self.register(&o[0])? }),
             "cvt" => self.convert(words, o),
             "shfl" => self.shuffle(words, o),
             "vote" => self.vote(words, o),
@@ -234,68 +239,6 @@ impl Names {
         self.alu(Function::Move, t, &[&o[0], &o[1]])
     }
 
-    fn setp(&self, words: &[&str], t: Type, o: &[Operand]) -> Option<Code> {
-        let f = Function::comparison(words[1])?;
-        let (p, q) = match &o[0] {
-            Operand::Pair(p, q) => (self.register(p)?, Some(self.register(q)?)),
-            p => (self.register(p)?, None),
-        };
-        let with = match o.get(3) {
-            None => None,
-            Some(c) => {
-                let how = match words[2] {
-                    "and" => Function::And,
-                    "or" => Function::Or,
-                    _ => Function::Xor,
-                };
-                let (c, negated) = if let Operand::Negated(c) = c { (&**c, true) } else { (c, false) };
-                Some((how, self.src(c)?, negated))
-            }
-        };
-        Some(Code::Compare { f, t, p, q, a: self.src(&o[1])?, b: self.src(&o[2])?, with })
-    }
-
-    fn convert(&self, words: &[&str], o: &[Operand]) -> Option<Code> {
-        let types: Vec<&str> = words.iter().copied().filter(|w| Type::named(w).is_some()).collect();
-        let &[to, from] = &types[..] else { return None };
-        if o.len() == 3 {
-            let f = match to {
-                "bf16x2" => Function::PackBf16,
-                "f16x2" => Function::PackF16,
-                _ => return None,
-            };
-            return self.alu(f, Type::U32, &[&o[0], &o[1], &o[2]]);
-        }
-        if words[1..] == ["sat", "f32", "f32"] {
-            return self.alu(Function::Saturate, Type::F32, &[&o[0], &o[1]]);
-        }
-        if words.iter().any(|w| matches!(*w, "relu" | "satfinite" | "sat")) {
-            return None;
-        }
-        let round = words.iter().find_map(|w| match *w {
-            "rz" | "rzi" => Some(Round::Zero),
-            "rm" | "rmi" => Some(Round::Down),
-            "rp" | "rpi" => Some(Round::Up),
-            "rn" | "rni" => Some(Round::Nearest),
-            _ => None,
-        });
-        let (t, from) = (Type::named(to)?, Type::named(from)?);
-        let narrow = |r| !matches!(r, Some(Round::Nearest) | None);
-        if t.float() && (narrow(round) && t != from || to == "tf32") {
-            return None;
-        }
-        let f = match round {
-            // rounding to an integral value in the same float type
-            Some(r) if t == from && words.iter().any(|w| w.ends_with('i') && w.len() == 3) => {
-                Function::Convert(r)
-            }
-            _ if t == from => Function::Move,
-            r => Function::Convert(r.unwrap_or(Round::Nearest)),
-        };
-        let (d, a) = (self.register(&o[0])?, self.src(&o[1])?);
-        Some(Code::Alu { f, t, from, d, a, b: Src::Num(0), c: Src::Num(0) })
-    }
-
     fn shuffle(&self, words: &[&str], o: &[Operand]) -> Option<Code> {
         let how = match words[2] {
             "up" => Shuffle::Up,
@@ -333,17 +276,25 @@ impl Names {
                 "and" => Function::And,
                 "or" => Function::Or,
                 "xor" => Function::Xor,
+                "inc" => Function::Increment,
+                "dec" => Function::Decrement,
                 "exch" => Function::Exchange,
                 "cas" => Function::CompareSwap,
                 _ => return None,
             })
         })?;
-        let area = if words.contains(&"global") {
-            Area::Global
-        } else if words.iter().any(|w| w.starts_with("shared")) {
-            Area::Shared
-        } else {
-            Area::Generic
+        let area = self.area(words);
+        let last = *words.last()?;
+        if words.iter().any(|w| matches!(*w, "v2" | "v4" | "v8" | "async")) {
+            return None;
+        }
+        // single precision alone loses denormals, and in global memory alone (section 9.7.13.5)
+        let f = match last {
+            "f16x2" | "bf16x2" if f == Function::Add => {
+                Function::AddPair(Type::named(&last[..last.len() - 2])?)
+            }
+            "f32" if f == Function::Add && area != Area::Shared => Function::AddFlushed,
+            _ => f,
         };
         let (d, rest) = if words[0] == "atom" { (Some(self.register(&o[0])?), &o[1..]) } else { (None, o) };
         let c = rest.get(2).map_or(Some(Src::Num(0)), |c| self.src(c))?;
@@ -372,69 +323,35 @@ impl Names {
     }
 
     fn arithmetic(&self, words: &[&str], t: Type, o: &[Operand]) -> Option<Code> {
-        let has = |name: &str| words[1..].contains(&name);
-        if words[0] == "fma" && words[1] == "rm" && t == Type::F32 && words.len() == 3 {
-            return self.alu(Function::FmaDown, t, &[&o[0], &o[1], &o[2], &o[3]]);
+        let float = t.float() || words.iter().any(|w| matches!(*w, "f16x2" | "bf16x2" | "f32x2"));
+        match words[0] {
+            "copysign" => self.alu(Function::CopySign, t, &[&o[0], &o[1], &o[2]]),
+            "selp" | "slct" => self.integer(words, t, o),
+            _ if float => self.float(words, o),
+            _ => self.integer(words, t, o),
         }
-        if has("sat")
-            || has("cc")
-            || has("rm")
-            || has("rp")
-            || has("x2")
-            || words.iter().any(|w| w.ends_with("16x2"))
-        {
-            return None;
+    }
+
+    /// `match.any.sync.b32 d, a, mask`, `match.all.sync.b32 d|p, a, mask`, `redux.sync.add.s32 d, a, mask`
+    fn gathering(&self, words: &[&str], t: Type, o: &[Operand]) -> Option<Code> {
+        let (d, p) = match &o[0] {
+            Operand::Pair(d, p) => (self.register(d)?, Some(self.register(p)?)),
+            d => (self.register(d)?, None),
+        };
+        let (a, mask) = (self.src(&o[1])?, self.src(&o[2])?);
+        if words[0] == "match" {
+            return Some(Code::Match { d, p, t, a, mask, all: words[1] == "all" });
         }
-        let f = match words[0] {
+        let f = match words[2] {
             "add" => Function::Add,
-            "sub" => Function::Sub,
-            "mul" if has("wide") => Function::MulWide,
-            "mul" if has("hi") => Function::MulHigh,
-            "mul" => Function::Mul,
-            "mad" if has("wide") => Function::MadWide,
-            "mad" if has("hi") => Function::MadHigh,
-            "mad" if t.float() => Function::Fma,
-            "mad" => Function::Mad,
-            "fma" => Function::Fma,
-            "div" => Function::Div,
-            "rem" => Function::Rem,
-            "min" if has("NaN") => Function::MinNan,
-            "max" if has("NaN") => Function::MaxNan,
             "min" => Function::Min,
             "max" => Function::Max,
-            "abs" => Function::Abs,
-            "neg" => Function::Neg,
             "and" => Function::And,
             "or" => Function::Or,
             "xor" => Function::Xor,
-            "not" => Function::Not,
-            "shl" => Function::ShiftLeft,
-            "shr" => Function::ShiftRight,
-            "shf" if words[1] == "l" => Function::FunnelLeft { wrap: has("wrap") },
-            "shf" => Function::FunnelRight { wrap: has("wrap") },
-            "bfe" => Function::ExtractBits,
-            "prmt" if words.len() == 2 => Function::Permute,
-            "popc" => Function::CountBits,
-            "clz" => Function::LeadingZeros,
-            "brev" => Function::ReverseBits,
-            "selp" => Function::Select,
-            "sqrt" => Function::Sqrt,
-            "rsqrt" => Function::Rsqrt,
-            "rcp" => Function::Reciprocal,
-            "ex2" => Function::Exp2,
-            "lg2" => Function::Log2,
-            "sin" => Function::Sin,
-            "cos" => Function::Cos,
-            "tanh" => Function::Tanh,
-            "copysign" => Function::CopySign,
-            "lop3" => match o.last()? {
-                Operand::Number(table) => Function::Lop3(*table as u8),
-                _ => return None,
-            },
             _ => return None,
         };
-        let refs: Vec<&Operand> = o.iter().take(4).collect();
-        self.alu(f, t, &refs)
+        (!t.float()).then_some(Code::Reduce { f, t, d, a, mask })
     }
 }
 
