@@ -131,12 +131,16 @@ impl Class {
             | Code::Convert { .. }
             | Code::Carry { .. } => Class::Arithmetic,
             Code::Compare { .. } | Code::CompareInto { .. } => Class::Compare,
-            Code::Nothing | Code::Special { .. } | Code::Pack { .. } | Code::Unpack { .. } => Class::Move,
+            Code::Nothing
+            | Code::FrameAddress { .. }
+            | Code::Special { .. }
+            | Code::Pack { .. }
+            | Code::Unpack { .. } => Class::Move,
             Code::Load { place, .. } | Code::Store { place, .. } => match place.area {
                 Area::Global | Area::Generic => Class::Global,
                 Area::Shared => Class::Shared,
                 Area::Local => Class::Local,
-                Area::Param => Class::Param,
+                Area::Param | Area::Frame => Class::Param,
             },
             Code::Atomic { .. } => Class::Atomic,
             Code::AsyncCopy { .. } | Code::AsyncCommit | Code::AsyncWait(_) => Class::AsyncCopy,
@@ -151,7 +155,13 @@ impl Class {
             | Code::Reduce { .. }
             | Code::ActiveMask { .. } => Class::Exchange,
             Code::Barrier | Code::WarpBarrier => Class::Barrier,
-            Code::Branch { .. } | Code::Exit | Code::Trap | Code::Unknown(_) => Class::Branch,
+            Code::Branch { .. }
+            | Code::BranchTable { .. }
+            | Code::Call { .. }
+            | Code::Return
+            | Code::Exit
+            | Code::Trap
+            | Code::Unknown(_) => Class::Branch,
         }
     }
 }

@@ -24,7 +24,8 @@ pub fn run(warp: &mut Warp, block: &mut Block<'_>, code: &Code, mask: u32) -> Re
 }
 
 pub fn addresses(warp: &Warp, place: Place) -> Addresses {
-    warp.value(place.base).map(|base| base.wrapping_add(place.offset as u64))
+    let frame = if place.area == Area::Frame { warp.frame } else { 0 };
+    warp.value(place.base).map(|base| base.wrapping_add(place.offset as u64).wrapping_add(frame))
 }
 
 /// The area of a generic address, and the addresses in it.
@@ -149,9 +150,10 @@ pub fn read(
             Some(from) => to.copy_from_slice(from),
             None => return Err(Fault::new(FaultKind::OutOfBounds, format!("parameter byte {at}"))),
         },
-        Area::Local => {
+        Area::Local | Area::Frame => {
             let range = local(warp, lane, at, to.len())?;
-            if block.checks && warp.local_written[range.clone()].contains(&false) {
+            // of an argument that is a structure, what lies between its members is copied too
+            if block.checks && area == Area::Local && warp.local_written[range.clone()].contains(&false) {
                 let problem = format!("reads local byte {at}, which was never written");
                 return Err(Fault::new(FaultKind::UninitialisedLocal, problem));
             }
@@ -216,7 +218,7 @@ pub fn write(
 ) -> Result<()> {
     match area {
         Area::Shared => block.shared.write(warp.id, at, bytes)?,
-        Area::Local => {
+        Area::Local | Area::Frame => {
             let range = local(warp, lane, at, bytes.len())?;
             warp.local[range.clone()].copy_from_slice(bytes);
             warp.local_written[range].fill(true);

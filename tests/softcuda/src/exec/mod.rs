@@ -3,6 +3,7 @@
 mod access;
 mod alu;
 mod block;
+mod calls;
 mod common;
 mod exchange;
 mod float;

@@ -3,6 +3,7 @@
 use super::access;
 use super::alu;
 use super::block::Block;
+use super::calls::Caller;
 use super::mma::{self, Lanes};
 use super::tensor;
 use super::{common, exchange, float, integer};
@@ -13,10 +14,10 @@ use std::collections::VecDeque;
 
 /// Lanes that run together: where they are, and where they meet the rest of their warp again.
 #[derive(Clone, Copy, Debug)]
-struct Path {
-    pc: usize,
-    meet: usize,
-    mask: u32,
+pub struct Path {
+    pub pc: usize,
+    pub meet: usize,
+    pub mask: u32,
 }
 
 /// One 16-byte (or shorter) copy that was started.
@@ -28,9 +29,15 @@ pub struct Copy {
 pub struct Warp {
     pub id: u32,
     pub registers: Vec<Lanes>,
-    paths: Vec<Path>,
+    pub paths: Vec<Path>,
+    /// Lanes that have not exited, nor returned from the function that runs.
+    pub live: u32,
     /// Lanes that have not exited.
-    live: u32,
+    pub alive: u32,
+    /// The function that runs, where it is not the kernel, and the place of its frame in local memory.
+    pub routine: Option<usize>,
+    pub frame: u64,
+    pub callers: Vec<Caller>,
     /// The carry of each lane.
     carry: u32,
     pub local: Vec<u8>,
@@ -44,6 +51,15 @@ pub enum State {
     Running,
     AtBarrier,
     Done,
+}
+
+/// What comes after an instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    On,
+    /// Another function's code runs.
+    Called,
+    Barrier,
 }
 
 /// Calls `f` for each lane of `mask`.
@@ -63,6 +79,10 @@ impl Warp {
             registers: vec![[0; 32]; registers as usize],
             paths: vec![Path { pc: 0, meet: end + 1, mask: live }],
             live,
+            alive: live,
+            routine: None,
+            frame: 0,
+            callers: Vec::new(),
             carry: 0,
             local: vec![0; 32 * local as usize],
             local_written: vec![false; 32 * local as usize],
@@ -89,15 +109,22 @@ impl Warp {
 
     /// Runs up to the next barrier, the end, or for `budget` instructions.
     pub fn run(&mut self, block: &mut Block<'_>, budget: usize) -> Result<State> {
+        let kernel = block.kernel;
+        let mut code = self.code(kernel);
         for _ in 0..budget {
-            let Some(path) = self.paths.last().copied() else { return Ok(State::Done) };
+            let Some(path) = self.paths.last().copied() else {
+                if !self.leave() {
+                    return Ok(State::Done);
+                }
+                code = self.code(kernel);
+                continue;
+            };
             if path.mask & self.live == 0 || path.pc == path.meet {
                 self.paths.pop();
                 continue;
             }
-            let kernel = block.kernel;
-            let Some(instruction) = kernel.code.get(path.pc) else {
-                self.exit(path.mask);
+            let Some(instruction) = code.get(path.pc) else {
+                self.live &= !path.mask;
                 continue;
             };
             let mut mask = path.mask & self.live;
@@ -116,8 +143,10 @@ impl Warp {
                 top.pc += 1;
             }
             let step = self.step(block, instruction, path, mask);
-            if step.map_err(|fault| block.located(fault, self.id, mask, instruction))? == State::AtBarrier {
-                return Ok(State::AtBarrier);
+            match step.map_err(|fault| block.located(fault, self.id, mask, instruction))? {
+                Next::On => {}
+                Next::Called => code = self.code(kernel),
+                Next::Barrier => return Ok(State::AtBarrier),
             }
         }
         Ok(State::Running)
@@ -125,13 +154,21 @@ impl Warp {
 
     fn exit(&mut self, mask: u32) {
         self.live &= !mask;
+        self.alive &= !mask;
     }
 
-    fn step(&mut self, block: &mut Block<'_>, i: &Instruction, path: Path, mask: u32) -> Result<State> {
+    fn step(&mut self, block: &mut Block<'_>, i: &Instruction, path: Path, mask: u32) -> Result<Next> {
         match &i.code {
             Code::Branch { to } => self.branch(*to, i.meet, path, mask),
             Code::Exit => self.exit(mask),
+            Code::Return => self.live &= !mask,
             _ if mask == 0 => {}
+            Code::BranchTable { index, targets } => self.branch_table(*index, targets, i.meet, path, mask)?,
+            Code::Call { target, args, results } => {
+                self.call(block.kernel, *target, args, results, path.pc, mask)?;
+                return Ok(Next::Called);
+            }
+            Code::FrameAddress { d, offset } => self.set(*d, mask, &[self.frame + offset; 32]),
             Code::Trap => return Err(Fault::new(FaultKind::Trap, "trap")),
             Code::Unknown(op) => {
                 return Err(Fault::new(
@@ -140,14 +177,14 @@ impl Warp {
                 ));
             }
             Code::Barrier => {
-                if mask != self.live {
+                if mask != self.alive {
                     let problem = format!(
                         "lanes {mask:#010x} are at a barrier, lanes {:#010x} of their warp are not",
-                        self.live & !mask
+                        self.alive & !mask
                     );
                     return Err(Fault::new(FaultKind::DivergentBarrier, problem));
                 }
-                return Ok(State::AtBarrier);
+                return Ok(Next::Barrier);
             }
             Code::Nothing | Code::WarpBarrier => {}
             Code::Load { .. }
@@ -165,7 +202,7 @@ impl Warp {
             Code::AsyncWait(left) => access::land(self, block, *left as usize)?,
             other => self.compute(block, other, mask)?,
         }
-        Ok(State::Running)
+        Ok(Next::On)
     }
 
     /// Where lanes part, both sides run up to the meeting place, one after the other.
@@ -180,6 +217,33 @@ impl Warp {
             self.paths.push(Path { pc: on, meet, mask: stay });
             self.paths.push(Path { pc: to, meet, mask: taken });
         }
+    }
+
+    /// As `branch`, with more than two ways.
+    fn branch_table(
+        &mut self, index: Src, targets: &[usize], meet: usize, path: Path, mask: u32,
+    ) -> Result<()> {
+        let index = self.value(index);
+        let top = self.paths.len() - 1;
+        let on = self.paths[top].pc;
+        self.paths[top].pc = meet;
+        let stay = path.mask & self.live & !mask;
+        if stay != 0 {
+            self.paths.push(Path { pc: on, meet, mask: stay });
+        }
+        let mut left = mask;
+        while left != 0 {
+            let pick = index[left.trailing_zeros() as usize] as u32;
+            let Some(&to) = targets.get(pick as usize) else {
+                let problem = format!("brx.idx takes label {pick} of {}", targets.len());
+                return Err(Fault::new(FaultKind::OutOfBounds, problem));
+            };
+            let mut taken = 0;
+            each(left, |lane| taken |= u32::from(index[lane] as u32 == pick) << lane);
+            self.paths.push(Path { pc: to, meet, mask: taken });
+            left &= !taken;
+        }
+        Ok(())
     }
 
     fn compute(&mut self, block: &mut Block<'_>, code: &Code, mask: u32) -> Result<()> {

@@ -10,7 +10,7 @@ use crate::ptx::{self, PtxError, Space};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use decode::{LOCAL_WINDOW, SHARED_WINDOW};
+pub use decode::{FUNCTION_WINDOW, LOCAL_WINDOW, SHARED_WINDOW};
 pub use names::{Carry, Conversion, Float, Function, Integer, PairFunction, Round, Test, Type};
 pub use tensor::{Element, Fragment, Part, Product, Shape};
 
@@ -29,6 +29,8 @@ pub enum Area {
     Local,
     /// Kernel parameters.
     Param,
+    /// Parameters of called functions: in the frame of the function that runs.
+    Frame,
     /// By the address itself.
     Generic,
 }
@@ -266,6 +268,22 @@ pub enum Code {
     Branch {
         to: usize,
     },
+    BranchTable {
+        index: Src,
+        targets: Vec<usize>,
+    },
+    /// Places and sizes of arguments and results in the caller's frame.
+    Call {
+        target: Src,
+        args: Vec<(u32, u32)>,
+        results: Vec<(u32, u32)>,
+    },
+    Return,
+    /// The local address of something in the running function's frame.
+    FrameAddress {
+        d: u32,
+        offset: u64,
+    },
     Exit,
     Trap,
     /// Not known: an error when it is reached.
@@ -301,6 +319,20 @@ pub struct Kernel {
     pub max_threads: u32,
     pub registers: u32,
     pub code: Vec<Instruction>,
+    /// The module's functions that can be called.
+    pub routines: Arc<Vec<Routine>>,
+}
+
+/// A function that can be called.
+#[derive(Clone, Debug)]
+pub struct Routine {
+    pub name: String,
+    /// Places and sizes in the function's frame.
+    pub params: Vec<(u32, u32)>,
+    pub returns: Vec<(u32, u32)>,
+    pub frame_bytes: u32,
+    pub registers: u32,
+    pub code: Vec<Instruction>,
 }
 
 /// All kernels of a module, its variables in device memory.
@@ -313,23 +345,48 @@ impl Module {
     /// Reads PTX and puts its variables into memory.
     pub fn load(text: &str, memory: &Memory) -> Result<Module, PtxError> {
         let text = ptx::parse(text)?;
-        let mut globals = BTreeMap::new();
-        for v in text.variables.iter().filter(|v| matches!(v.space, Space::Global | Space::Const)) {
-            let refuse = |message: String| PtxError { line: 0, message };
-            let addr = memory
-                .alloc(u64::from(v.bytes.max(1)))
-                .ok_or_else(|| refuse(format!("no memory for {}", v.name)))?;
-            let mut content = v.content.clone();
-            content.resize(v.bytes as usize, 0);
-            memory.write(addr, &content).map_err(|e| refuse(e.to_string()))?;
-            globals.insert(v.name.clone(), (addr, u64::from(v.bytes)));
+        let globals = place_variables(&text, memory)?;
+        let mut decoder = decode::Decoder::new(&text, &globals);
+        let mut routines = Vec::new();
+        for f in decode::routines(&text) {
+            let mut routine = decoder.routine(f)?;
+            flow::reconverge(&mut routine.code);
+            routines.push(routine);
         }
+        decoder.routines = Arc::new(routines);
         let mut kernels = BTreeMap::new();
         for f in text.functions.iter().filter(|f| f.entry) {
-            let mut kernel = decode::kernel(f, &text.variables, &globals)?;
+            let mut kernel = decoder.kernel(f)?;
             flow::reconverge(&mut kernel.code);
             kernels.insert(f.name.clone(), Arc::new(kernel));
         }
         Ok(Module { kernels, globals })
     }
+}
+
+/// Address and bytes of each variable, its content written.
+fn place_variables(text: &ptx::Text, memory: &Memory) -> Result<BTreeMap<String, (u64, u64)>, PtxError> {
+    let refuse = |message: String| PtxError { line: 0, message };
+    let mut globals = BTreeMap::new();
+    let variables = || text.variables.iter().filter(|v| matches!(v.space, Space::Global | Space::Const));
+    for v in variables() {
+        let addr = memory
+            .alloc(u64::from(v.bytes.max(1)))
+            .ok_or_else(|| refuse(format!("no memory for {}", v.name)))?;
+        globals.insert(v.name.clone(), (addr, u64::from(v.bytes)));
+    }
+    for v in variables() {
+        let mut content = v.content.clone();
+        content.resize(v.bytes as usize, 0);
+        for (at, name, offset) in &v.links {
+            let function = decode::routines(text).position(|f| f.name == *name);
+            let address =
+                function.map(|i| FUNCTION_WINDOW + 16 * i as u64).or(globals.get(name).map(|g| g.0));
+            let address = address
+                .ok_or_else(|| refuse(format!("{name}, which {} begins with, is not known", v.name)))?;
+            content[*at as usize..][..8].copy_from_slice(&address.wrapping_add(*offset as u64).to_le_bytes());
+        }
+        memory.write(globals[&v.name].0, &content).map_err(|e| refuse(e.to_string()))?;
+    }
+    Ok(globals)
 }

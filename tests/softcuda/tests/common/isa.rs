@@ -36,7 +36,15 @@ pub fn module(body: &str, inputs: usize, outputs: &[&str]) -> String {
 
 /// The results by output and lane.
 pub fn try_warp(body: &str, inputs: &[Lanes], outputs: &[&str]) -> Result<Vec<Lanes>, Fault> {
-    let gpu = Gpu::new(&module(body, inputs.len(), outputs));
+    try_functions("", body, inputs, outputs)
+}
+
+/// With functions that the body may call.
+pub fn try_functions(
+    functions: &str, body: &str, inputs: &[Lanes], outputs: &[&str],
+) -> Result<Vec<Lanes>, Fault> {
+    let text = module(body, inputs.len(), outputs);
+    let gpu = Gpu::new(&text.replace(".visible", &format!("{functions}\n.visible")));
     let mut words: Vec<u64> = inputs.concat();
     words.resize(32 * (inputs.len() + outputs.len()), 0);
     let there = gpu.bytes(&words.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>());

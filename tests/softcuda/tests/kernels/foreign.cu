@@ -1,5 +1,8 @@
 // Kernels as other people write them, for softcuda's own tests: a reduction by shuffles, a histogram by atomics, a scan, a
-// tiled transpose, a 3-dimensional stencil, products on tensor cores by nvcuda::wmma. Nothing of this project's headers.
+// tiled transpose, a 3-dimensional stencil, products on tensor cores by nvcuda::wmma,
+// functions that are called, cooperative groups. Nothing of this project's headers.
+#include <cooperative_groups.h>
+#include <cooperative_groups/reduce.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <mma.h>
@@ -129,4 +132,54 @@ extern "C" __global__ void wmma_shared(const half* a, const half* b, half* c) {
     wmma::store_matrix_sync(out, z, 32, wmma::mem_row_major);
     __syncwarp();
     for (int i = threadIdx.x; i < 8 * 32; i += 32) c[i] = out[i];
+}
+
+// Functions that stay functions: recursion, a structure passed and returned, pointers to functions.
+__noinline__ __device__ int fibonacci(int n) { return n < 2 ? n : fibonacci(n - 1) + fibonacci(n - 2); }
+
+struct Moments {
+    double sum;
+    int counts[5];
+};
+
+__noinline__ __device__ Moments add_value(Moments m, int value) {
+    m.sum += value;
+    m.counts[value % 5]++;
+    return m;
+}
+
+typedef float (*Combine)(float, float);
+__device__ float plus_(float a, float b) { return a + b; }
+__device__ float times_(float a, float b) { return a * b; }
+__device__ float less_(float a, float b) { return a - b; }
+__device__ Combine combine[3] = {plus_, times_, less_};
+
+// Only some lanes call, to different depths; the warp meets again behind the call.
+extern "C" __global__ void calls(int* numbers, double* sums, float* combined, int n) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    int value = -1;
+    if (i % 3 != 1) value = fibonacci(i % 11);
+    numbers[i] = __shfl_xor_sync(0xffffffff, value, 1);
+    Moments m = {};
+    for (int j = 0; j <= i % 7; j++) m = add_value(m, i + j);
+    sums[i] = m.sum + 1000 * m.counts[i % 5];
+    combined[i] = combine[i % 3]((float)i, (float)n);
+}
+
+extern "C" __global__ void too_deep(int* out) { *out = fibonacci(*out); }
+
+// Sums and largest values over tiles of a block by cooperative groups.
+extern "C" __global__ void groups(const int* in, int* sums, int* most, int* same) {
+    namespace cg = cooperative_groups;
+    auto block = cg::this_thread_block();
+    auto warp = cg::tiled_partition<32>(block);
+    auto tile = cg::tiled_partition<8>(block);
+    const int i = block.group_index().x * block.size() + block.thread_rank();
+    const int x = in[i];
+    const int total = cg::reduce(warp, x, cg::plus<int>());
+    if (warp.thread_rank() == 0) sums[i / 32] = total;
+    most[i] = cg::reduce(tile, x, cg::greater<int>());
+    // how many lanes have this value, and their sum in one instruction for all groups
+    const unsigned peers = __match_any_sync(0xffffffff, x);
+    same[i] = __popc(peers) * 1000 + __reduce_add_sync(peers, i % 32);
 }

@@ -1,71 +1,160 @@
 //! From the words of an instruction to what it does. What is not known becomes [`Code::Unknown`]: an error when it is reached.
 
 mod float;
+mod flow;
 mod integer;
 mod matrix;
 
-use super::{Area, Code, Function, Instruction, Kernel, Param, Place, Shuffle, Special, Src, Type, Vote};
+use super::{
+    Area, Code, Function, Instruction, Kernel, Param, Place, Routine, Shuffle, Special, Src, Type, Vote,
+};
 use crate::ptx::{self, Operand, PtxError, Space, Variable};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
-/// Names to numbers, for one kernel.
+/// Names to numbers, for one kernel or function.
+#[derive(Clone, Default)]
 struct Names {
     registers: HashMap<String, u32>,
     labels: HashMap<String, usize>,
-    /// Offsets of parameters, shared and local variables, addresses of global ones.
+    tables: HashMap<String, Vec<String>>,
+    /// Offsets of a kernel's parameters.
     params: HashMap<String, u64>,
+    /// Offsets of shared variables, and of a kernel's local ones; addresses of global ones.
     variables: HashMap<String, u64>,
+    /// Offsets and sizes of what lies in the frame: parameters of calls, all that is local in a function.
+    frame: HashMap<String, (u32, u32)>,
+    /// The number of each function that can be called.
+    functions: HashMap<String, usize>,
+    routine: bool,
 }
 
-/// Shared and local addresses begin at these when they are generic.
+/// Shared and local addresses begin at these when they are generic; functions lie beyond.
 pub const SHARED_WINDOW: u64 = 0x0100_0000_0000;
 pub const LOCAL_WINDOW: u64 = 0x0200_0000_0000;
+pub const FUNCTION_WINDOW: u64 = 0x0300_0000_0000;
 
-pub fn kernel(
-    f: &ptx::Function, module: &[Variable], globals: &BTreeMap<String, (u64, u64)>,
-) -> Result<Kernel, PtxError> {
-    let mut names = Names {
-        registers: f.registers.iter().enumerate().map(|(i, (name, _))| (name.clone(), i as u32)).collect(),
-        labels: f.labels.iter().cloned().collect(),
-        params: HashMap::new(),
-        variables: globals.iter().map(|(name, (addr, _))| (name.clone(), *addr)).collect(),
-    };
-    let mut params = Vec::new();
-    let mut at = 0u32;
-    for p in &f.params {
-        at = at.next_multiple_of(p.align.max(1));
-        names.params.insert(p.name.clone(), u64::from(at));
-        params.push(Param { offset: at, size: p.bytes, align: p.align });
-        at += p.bytes;
+/// Functions that can be called, by number.
+pub fn routines(text: &ptx::Text) -> impl Iterator<Item = &ptx::Function> {
+    text.functions.iter().filter(|f| !f.entry && f.defined)
+}
+
+/// Variables laid out one after the other.
+#[derive(Default)]
+struct Layout {
+    bytes: u32,
+}
+
+impl Layout {
+    fn place(&mut self, v: &Variable) -> u32 {
+        let at = self.bytes.next_multiple_of(v.align.max(1));
+        self.bytes = at + v.bytes;
+        at
     }
-    let (mut shared, mut local) = (0u32, 0u32);
-    for v in f.variables.iter().chain(module) {
-        let size = match v.space {
-            Space::Shared => &mut shared,
-            Space::Local => &mut local,
-            _ => continue,
+}
+
+/// Decodes the kernels and functions of one module.
+pub struct Decoder<'a> {
+    text: &'a ptx::Text,
+    /// What all of them know.
+    names: Names,
+    /// Bytes of the module's shared variables, which come first in every kernel.
+    shared: u32,
+    pub routines: Arc<Vec<Routine>>,
+}
+
+impl<'a> Decoder<'a> {
+    pub fn new(text: &'a ptx::Text, globals: &BTreeMap<String, (u64, u64)>) -> Decoder<'a> {
+        let mut names = Names {
+            variables: globals.iter().map(|(name, (addr, _))| (name.clone(), *addr)).collect(),
+            functions: routines(text).enumerate().map(|(i, f)| (f.name.clone(), i)).collect(),
+            ..Names::default()
         };
-        if v.bytes > 0 {
-            *size = size.next_multiple_of(v.align.max(1));
-            names.variables.insert(v.name.clone(), u64::from(*size));
-            *size += v.bytes;
+        let mut shared = Layout::default();
+        for v in text.variables.iter().filter(|v| v.space == Space::Shared && v.bytes > 0) {
+            names.variables.insert(v.name.clone(), shared.place(v).into());
+        }
+        Decoder { text, names, shared: shared.bytes, routines: Arc::default() }
+    }
+
+    pub fn kernel(&self, f: &ptx::Function) -> Result<Kernel, PtxError> {
+        let mut names = self.names.within(f);
+        let (mut params, mut block) = (Vec::new(), Layout::default());
+        for p in &f.params {
+            let offset = block.place(p);
+            names.params.insert(p.name.clone(), offset.into());
+            params.push(Param { offset, size: p.bytes, align: p.align });
+        }
+        let (mut shared, mut local) = (Layout { bytes: self.shared }, Layout::default());
+        for v in f.variables.iter().filter(|v| v.bytes > 0) {
+            match v.space {
+                Space::Shared => names.variables.insert(v.name.clone(), shared.place(v).into()).map(|_| ()),
+                Space::Local => names.variables.insert(v.name.clone(), local.place(v).into()).map(|_| ()),
+                _ => names.frame.insert(v.name.clone(), (local.place(v), v.bytes)).map(|_| ()),
+            };
+        }
+        let static_shared = shared.bytes.next_multiple_of(128);
+        let dynamic = f.variables.iter().chain(&self.text.variables);
+        for v in dynamic.filter(|v| v.space == Space::Shared && v.bytes == 0) {
+            names.variables.insert(v.name.clone(), static_shared.into());
+        }
+        Ok(Kernel {
+            name: f.name.clone(),
+            params,
+            param_bytes: block.bytes,
+            static_shared,
+            local_bytes: local.bytes,
+            max_threads: f.max_threads.unwrap_or(1024),
+            registers: f.registers.len() as u32,
+            code: names.body(f)?,
+            routines: self.routines.clone(),
+        })
+    }
+
+    pub fn routine(&self, f: &ptx::Function) -> Result<Routine, PtxError> {
+        let mut names = self.names.within(f);
+        names.routine = true;
+        let mut frame = Layout::default();
+        let mut place = |v: &Variable| {
+            let at = (frame.place(v), v.bytes);
+            names.frame.insert(v.name.clone(), at);
+            at
+        };
+        let params = f.params.iter().map(&mut place).collect();
+        let returns = f.returns.iter().map(&mut place).collect();
+        f.variables.iter().filter(|v| v.space != Space::Shared).for_each(|v| {
+            place(v);
+        });
+        Ok(Routine {
+            name: f.name.clone(),
+            params,
+            returns,
+            frame_bytes: frame.bytes,
+            registers: f.registers.len() as u32,
+            code: names.body(f)?,
+        })
+    }
+}
+
+impl Names {
+    /// With the registers and labels of a function.
+    fn within(&self, f: &ptx::Function) -> Names {
+        Names {
+            registers: f
+                .registers
+                .iter()
+                .enumerate()
+                .map(|(i, (name, _))| (name.clone(), i as u32))
+                .collect(),
+            labels: f.labels.iter().cloned().collect(),
+            tables: f.tables.iter().cloned().collect(),
+            ..self.clone()
         }
     }
-    shared = shared.next_multiple_of(128);
-    for v in module.iter().filter(|v| v.space == Space::Shared && v.bytes == 0) {
-        names.variables.insert(v.name.clone(), u64::from(shared));
+
+    fn body(&self, f: &ptx::Function) -> Result<Vec<Instruction>, PtxError> {
+        f.body.iter().map(|i| self.instruction(i)).collect()
     }
-    let code = f.body.iter().map(|i| names.instruction(i)).collect::<Result<Vec<_>, _>>()?;
-    Ok(Kernel {
-        name: f.name.clone(),
-        params,
-        param_bytes: at,
-        static_shared: shared,
-        local_bytes: local,
-        max_threads: f.max_threads.unwrap_or(1024),
-        registers: f.registers.len() as u32,
-        code,
-    })
 }
 
 impl Names {
@@ -99,7 +188,7 @@ impl Names {
             Operand::Symbol(name) if name == "WARP_SZ" => Some(Src::Num(32)),
             Operand::Symbol(name) if !self.registers.contains_key(name) => {
                 // the address in its own space, as `mov` gives it
-                self.variables.get(name).map(|at| Src::Num(*at))
+                self.variables.get(name).copied().or_else(|| self.function_address(name)).map(Src::Num)
             }
             _ => self.register(o).map(Src::Reg),
         }
@@ -133,6 +222,13 @@ impl Names {
         {
             return Some(Place { area: Area::Param, base: Src::Num(*at), offset: *offset });
         }
+        if let Operand::Symbol(name) | Operand::Register(name) = &**base
+            && let Some((at, _)) = self.frame.get(name)
+        {
+            return Some(Place { area: Area::Frame, base: Src::Num((*at).into()), offset: *offset });
+        }
+        // a function's parameters lie in its frame, whose addresses are local
+        let area = if area == Area::Param && self.routine { Area::Local } else { area };
         Some(Place { area, base: self.src(base)?, offset: *offset })
     }
 
@@ -143,10 +239,9 @@ impl Names {
             "ld" | "ldu" | "st" => self.access(words, kind?, o),
             "mov" => self.mov(kind?, o),
             "cvta" => self.generic(words, o),
-            "bra" => {
-                let Operand::Symbol(label) = &o[0] else { return None };
-                Some(Code::Branch { to: *self.labels.get(label)? })
-            }
+            "bra" | "brx" => self.branch(words, o),
+            "call" => self.call(o),
+            "ret" if self.routine => Some(Code::Return),
             "ret" | "exit" => Some(Code::Exit),
             "trap" => Some(Code::Trap),
             "bar" | "barrier" if has("warp") => Some(Code::WarpBarrier),
@@ -235,6 +330,11 @@ impl Names {
             && let Some(what) = special(name)
         {
             return Some(Code::Special { d: self.register(&o[0])?, what });
+        }
+        if let Operand::Symbol(name) = &o[1]
+            && let Some((at, _)) = self.frame.get(name)
+        {
+            return Some(Code::FrameAddress { d: self.register(&o[0])?, offset: (*at).into() });
         }
         self.alu(Function::Move, t, &[&o[0], &o[1]])
     }
