@@ -143,7 +143,9 @@ impl Class {
                 Area::Param | Area::Frame => Class::Param,
             },
             Code::Atomic { .. } => Class::Atomic,
-            Code::AsyncCopy { .. } | Code::AsyncCommit | Code::AsyncWait(_) => Class::AsyncCopy,
+            Code::AsyncCopy { .. } | Code::AsyncCommit | Code::AsyncWait(_) | Code::AsyncWaitAll => {
+                Class::AsyncCopy
+            }
             Code::LoadMatrix { .. }
             | Code::StoreMatrix { .. }
             | Code::LoadFragment { .. }

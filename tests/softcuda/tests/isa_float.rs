@@ -518,7 +518,7 @@ fn pairs_of_halves() {
     assert_eq!(table(setp, &rows, "%q31"), [0, 1]);
     assert_eq!(table("add.ftz.f16 %h30, %h0, %h1;", &[[1, 0x3ff]], "%h30"), [0]);
     assert_eq!(table("add.f16 %h30, %h0, %h1;", &[[1, 0x3fe]], "%h30"), [0x3ff]);
-    assert_eq!(table("max.relu.bf16 %h30, %h0, %h1;", &[[0xc000, 0xbf80]], "%h30"), [0]);
+    assert_eq!(table("fma.rn.relu.bf16 %h30, %h0, %h1, %h1;", &[[0xc000, 0x3f80]], "%h30"), [0]);
 }
 
 #[test]

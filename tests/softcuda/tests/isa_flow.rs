@@ -34,7 +34,9 @@ const FUNCTIONS: &str = "
 fn call(guard: &str, target: &str) -> String {
     format!(
         "{{ .param .b32 param0; st.param.b32 [param0], %lane0; .param .b32 retval0;\n\
-         {guard} call (retval0), {target}, (param0); {guard} ld.param.b32 %r30, [retval0]; }}"
+         proto: .callprototype (.param .b32 _) _ (.param .b32 _);\n\
+         {guard} bra OVER; call (retval0), {target}, (param0){}; ld.param.b32 %r30, [retval0]; OVER: }}",
+        if target.starts_with('%') { ", proto" } else { "" }
     )
 }
 
@@ -48,11 +50,13 @@ fn run(body: &str, outputs: &[&str]) -> Vec<Lanes> {
 
 #[test]
 fn calls_with_results() {
-    let got =
-        run(&format!("mov.u32 %r29, %lane0; {} mov.u32 %r31, %r29;", call("", "square")), &["%r30", "%r31"]);
+    let got = run(
+        &format!("mov.u32 %r29, %lane0; {} mov.u32 %r31, %r29;", call("@%none", "square")),
+        &["%r30", "%r31"],
+    );
     // the function's registers of the same names are its own
     assert_eq!(got, [lanes(|l| l * l), lanes(|l| l)]);
-    let guarded = format!("mov.u32 %r30, 7; setp.lt.u32 %q30, %lane0, 5; {}", call("@%q30", "square"));
+    let guarded = format!("mov.u32 %r30, 7; setp.lt.u32 %q30, %lane0, 5; {}", call("@!%q30", "square"));
     assert_eq!(run(&guarded, &["%r30"]), [lanes(|l| if l < 5 { l * l } else { 7 })]);
 }
 
@@ -61,10 +65,10 @@ fn lanes_that_call_different_functions() {
     let body = format!(
         "mov.u64 %d30, square; mov.u64 %d31, twice; and.b32 %r20, %lane0, 1; setp.eq.u32 %q30, %r20, 0;\n\
          selp.u64 %d32, %d30, %d31, %q30; {}",
-        call("", "%d32")
+        call("@%none", "%d32")
     );
     assert_eq!(run(&body, &["%r30"]), [lanes(|l| if l % 2 == 0 { l * l } else { 2 * l })]);
-    let nowhere = format!("mov.u64 %d32, 64; {}", call("", "%d32"));
+    let nowhere = format!("mov.u64 %d32, 64; {}", call("@%none", "%d32"));
     let fault = try_functions(FUNCTIONS, &nowhere, &[], &["%r30"]).unwrap_err();
     assert_eq!(fault.kind, FaultKind::OutOfBounds);
 }

@@ -145,7 +145,7 @@ pub fn read(
     warp: &Warp, block: &mut Block<'_>, area: Area, lane: usize, at: u64, to: &mut [u8],
 ) -> Result<()> {
     match area {
-        Area::Shared => to.copy_from_slice(block.shared.read(warp.id, at, to.len())?),
+        Area::Shared => to.copy_from_slice(block.shared.read(warp.who(lane), at, to.len())?),
         Area::Param => match block.params.get(at as usize..at as usize + to.len()) {
             Some(from) => to.copy_from_slice(from),
             None => return Err(Fault::new(FaultKind::OutOfBounds, format!("parameter byte {at}"))),
@@ -217,7 +217,7 @@ pub fn write(
     warp: &mut Warp, block: &mut Block<'_>, area: Area, lane: usize, at: u64, bytes: &[u8],
 ) -> Result<()> {
     match area {
-        Area::Shared => block.shared.write(warp.id, at, bytes)?,
+        Area::Shared => block.shared.write(warp.who(lane), at, bytes)?,
         Area::Local | Area::Frame => {
             let range = local(warp, lane, at, bytes.len())?;
             warp.local[range.clone()].copy_from_slice(bytes);
@@ -358,8 +358,8 @@ fn start_copy(
             aligned(block, from[lane], bytes)?;
             read(warp, block, Area::Global, lane, from[lane], &mut copy[..used])?;
         }
-        block.shared.announce(warp.id, to[lane], bytes)?;
-        warp.open_copies.push(Copy { to: to[lane], bytes: copy });
+        block.shared.announce(warp.who(lane), to[lane], bytes)?;
+        warp.open_copies.push(Copy { lane, to: to[lane], bytes: copy });
     }
     Ok(())
 }
@@ -368,7 +368,7 @@ fn start_copy(
 pub fn land(warp: &mut Warp, block: &mut Block<'_>, left: usize) -> Result<()> {
     while warp.copy_groups.len() > left {
         for copy in warp.copy_groups.pop_front().unwrap_or_default() {
-            block.shared.write(warp.id, copy.to, &copy.bytes)?;
+            block.shared.write(warp.who(copy.lane), copy.to, &copy.bytes)?;
         }
     }
     Ok(())

@@ -3,6 +3,7 @@
 use super::access::{Addresses, addresses, aligned, count_global, count_shared, read, resolve, write};
 use super::block::Block;
 use super::mma::{self, Lanes};
+use super::shared::WHOLE_WARP;
 use super::warp::{Warp, whole_warp};
 use crate::fault::Result;
 use crate::program::{Area, Code, Fragment, Place, Src};
@@ -43,7 +44,7 @@ fn load(
         for (row, to) in rows.iter_mut().enumerate() {
             let at = at[8 * i + row];
             aligned(block, at, 16)?;
-            let bytes = block.shared.read(warp.id, at, 16)?;
+            let bytes = block.shared.read(warp.who(WHOLE_WARP.into()), at, 16)?;
             for (to, pair) in to.iter_mut().zip(bytes.chunks_exact(2)) {
                 *to = u16::from_le_bytes([pair[0], pair[1]]);
             }

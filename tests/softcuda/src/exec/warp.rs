@@ -5,6 +5,7 @@ use super::alu;
 use super::block::Block;
 use super::calls::Caller;
 use super::mma::{self, Lanes};
+use super::shared::Who;
 use super::tensor;
 use super::{common, exchange, float, integer};
 use crate::counters::Class;
@@ -22,6 +23,7 @@ pub struct Path {
 
 /// One 16-byte (or shorter) copy that was started.
 pub struct Copy {
+    pub lane: usize,
     pub to: u64,
     pub bytes: Vec<u8>,
 }
@@ -38,6 +40,8 @@ pub struct Warp {
     pub routine: Option<usize>,
     pub frame: u64,
     pub callers: Vec<Caller>,
+    /// How many times lanes of it waited for each other: what they did before is known after.
+    phase: u32,
     /// The carry of each lane.
     carry: u32,
     pub local: Vec<u8>,
@@ -83,12 +87,18 @@ impl Warp {
             routine: None,
             frame: 0,
             callers: Vec::new(),
+            phase: 0,
             carry: 0,
             local: vec![0; 32 * local as usize],
             local_written: vec![false; 32 * local as usize],
             open_copies: Vec::new(),
             copy_groups: VecDeque::new(),
         }
+    }
+
+    /// A lane as shared memory knows it.
+    pub fn who(&self, lane: usize) -> Who {
+        Who { warp: self.id, lane: lane as u8, phase: self.phase }
     }
 
     pub fn value(&self, s: Src) -> Lanes {
@@ -186,7 +196,8 @@ impl Warp {
                 }
                 return Ok(Next::Barrier);
             }
-            Code::Nothing | Code::WarpBarrier => {}
+            Code::Nothing => {}
+            Code::WarpBarrier => self.phase += 1,
             Code::Load { .. }
             | Code::Store { .. }
             | Code::Atomic { .. }
@@ -195,9 +206,10 @@ impl Warp {
             | Code::StoreMatrix { .. }
             | Code::LoadFragment { .. }
             | Code::StoreFragment { .. } => access::run(self, block, &i.code, mask)?,
-            Code::AsyncCommit => {
-                let group = std::mem::take(&mut self.open_copies);
-                self.copy_groups.push_back(group);
+            Code::AsyncCommit => self.commit(),
+            Code::AsyncWaitAll => {
+                self.commit();
+                access::land(self, block, 0)?;
             }
             Code::AsyncWait(left) => access::land(self, block, *left as usize)?,
             other => self.compute(block, other, mask)?,
@@ -217,6 +229,11 @@ impl Warp {
             self.paths.push(Path { pc: on, meet, mask: stay });
             self.paths.push(Path { pc: to, meet, mask: taken });
         }
+    }
+
+    fn commit(&mut self) {
+        let group = std::mem::take(&mut self.open_copies);
+        self.copy_groups.push_back(group);
     }
 
     /// As `branch`, with more than two ways.

@@ -189,6 +189,8 @@ pub enum Code {
     },
     AsyncCommit,
     AsyncWait(u32),
+    /// For copies of no group too.
+    AsyncWaitAll,
     LoadMatrix {
         to: Vec<u32>,
         place: Place,

@@ -6,14 +6,15 @@ use softcuda::{Fault, Launch, Options, launch};
 pub type Lanes = [u64; 32];
 
 /// Registers of the modules: inputs are in %r0.., %d0.., %h0.. and %q0.. (b32, b64, b16, predicates) of the same number.
-const REGISTERS: &str = ".reg .pred %q<40>; .reg .b16 %h<40>; .reg .b32 %r<40>; .reg .b64 %d<40>; .reg .b64 %at<4>; .reg .b32 %lane<2>;\n\
+const REGISTERS: &str = ".reg .pred %q<40>; .reg .b16 %h<40>; .reg .b32 %r<40>; .reg .b64 %d<40>; .reg .b64 %at<4>; .reg .b32 %lane<2>; .reg .pred %none;\n\
      .shared .align 128 .b8 s[4096];\n";
 
 /// The text of a module whose kernel `k` loads `inputs` words, runs `body`, and stores the registers in `outputs`.
 pub fn module(body: &str, inputs: usize, outputs: &[&str]) -> String {
     let mut text = format!(
         ".version 9.0\n.target sm_90\n.address_size 64\n.visible .entry k(.param .u64 p)\n{{\n{REGISTERS}\
-         ld.param.u64 %at0, [p]; mov.u32 %lane0, %tid.x; mul.wide.u32 %at1, %lane0, 8; add.u64 %at0, %at0, %at1;\n"
+         ld.param.u64 %at0, [p]; mov.u32 %lane0, %tid.x; mul.wide.u32 %at1, %lane0, 8; add.u64 %at0, %at0, %at1;\n\
+         setp.ne.u32 %none, %lane0, %lane0;\n"
     );
     for i in 0..inputs {
         text += &format!(
@@ -24,7 +25,7 @@ pub fn module(body: &str, inputs: usize, outputs: &[&str]) -> String {
     text += body;
     for (i, name) in outputs.iter().enumerate() {
         let word = match &name[..2] {
-            "%r" => format!("cvt.u64.u32 %at2, {name};"),
+            "%r" | "%l" => format!("cvt.u64.u32 %at2, {name};"),
             "%h" => format!("cvt.u64.u16 %at2, {name};"),
             "%q" => format!("selp.u64 %at2, 1, 0, {name};"),
             _ => format!("mov.u64 %at2, {name};"),

@@ -54,6 +54,9 @@ impl Names {
             return None;
         }
         let has = |name: &str| middle[1..].contains(&name);
+        if has("relu") && words[0] != "fma" {
+            return None;
+        }
         let round = words.iter().find_map(|w| mode(w)).unwrap_or(Round::Nearest);
         let op = Float {
             f: function(words)?,

@@ -404,7 +404,7 @@ impl Names {
     fn copy(&self, words: &[&str], o: &[Operand]) -> Option<Code> {
         match words {
             ["cp", "async", "commit_group"] => Some(Code::AsyncCommit),
-            ["cp", "async", "wait_all"] => Some(Code::AsyncWait(0)),
+            ["cp", "async", "wait_all"] => Some(Code::AsyncWaitAll),
             ["cp", "async", "wait_group"] => match o[0] {
                 Operand::Number(n) => Some(Code::AsyncWait(n as u32)),
                 _ => None,
