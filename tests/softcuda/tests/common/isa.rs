@@ -108,3 +108,41 @@ impl Bits {
         self.next() % n
     }
 }
+
+pub const NAN: u64 = 0x7fff_ffff;
+
+pub fn f(x: u64) -> f32 {
+    f32::from_bits(x as u32)
+}
+
+pub fn b(x: f32) -> u64 {
+    if x.is_nan() { NAN } else { x.to_bits().into() }
+}
+
+pub fn edges() -> Vec<u64> {
+    let values = [
+        0.0f32,
+        1.0,
+        1.5,
+        3.0,
+        0.1,
+        f32::MIN_POSITIVE,
+        f32::MAX,
+        f32::INFINITY,
+        f32::EPSILON,
+        1e-38,
+        3e38,
+        16777216.0,
+    ];
+    let mut out: Vec<u64> = values.iter().flat_map(|x| [b(*x), b(-*x)]).collect();
+    // denormals, and NaN with a payload
+    out.extend([1, 0x8000_0001, 0x007f_ffff, 0x807f_ffff, 0x0040_0000, 0x7fc0_0001, 0xffc1_2345]);
+    out
+}
+
+/// x·2^scale, which is a whole number.
+pub fn fixed(x: f64, scale: i32) -> i128 {
+    let y = x * 2f64.powi(scale);
+    assert_eq!(y, y.trunc());
+    y as i128
+}
