@@ -48,6 +48,8 @@ fn products() {
     hold("mul.hi.u32 %r30, %r0, %r1;", "%r30", &two, |[x, y]| low((u(x) * u(y)) >> 32));
     hold("mul.wide.s32 %d30, %r0, %r1;", "%d30", &two, |[x, y]| (i(x) * i(y)) as u64);
     hold("mul.wide.u32 %d30, %r0, %r1;", "%d30", &two, |[x, y]| (u(x) * u(y)) as u64);
+    // a number as nvcc writes it
+    hold("mul.wide.u32 %d30, %r0, -858993459;", "%d30", &two, |[x, _]| x * 0xcccc_cccd);
     let wide = pairs(&doubles(), &doubles());
     hold("mul.lo.u64 %d30, %d0, %d1;", "%d30", &wide, |[x, y]| x.wrapping_mul(y));
     hold("mul.hi.u64 %d30, %d0, %d1;", "%d30", &wide, |[x, y]| {
