@@ -125,22 +125,45 @@ impl Class {
     /// By the instruction alone; generic accesses count as global.
     pub fn of(code: &Code) -> Class {
         match code {
-            Code::Alu { .. } | Code::Insert { .. } => Class::Arithmetic,
-            Code::Compare { .. } => Class::Compare,
-            Code::Nothing | Code::Special { .. } | Code::Pack { .. } | Code::Unpack { .. } => Class::Move,
+            Code::Alu { .. }
+            | Code::Insert { .. }
+            | Code::Float { .. }
+            | Code::Convert { .. }
+            | Code::Carry { .. } => Class::Arithmetic,
+            Code::Compare { .. } | Code::CompareInto { .. } => Class::Compare,
+            Code::Nothing
+            | Code::FrameAddress { .. }
+            | Code::Special { .. }
+            | Code::Pack { .. }
+            | Code::Unpack { .. } => Class::Move,
             Code::Load { place, .. } | Code::Store { place, .. } => match place.area {
                 Area::Global | Area::Generic => Class::Global,
                 Area::Shared => Class::Shared,
                 Area::Local => Class::Local,
-                Area::Param => Class::Param,
+                Area::Param | Area::Frame => Class::Param,
             },
             Code::Atomic { .. } => Class::Atomic,
-            Code::AsyncCopy { .. } | Code::AsyncCommit | Code::AsyncWait(_) => Class::AsyncCopy,
-            Code::LoadMatrix { .. } => Class::Matrix,
-            Code::Mma { .. } => Class::Tensor,
-            Code::Shuffle { .. } | Code::Vote { .. } => Class::Exchange,
+            Code::AsyncCopy { .. } | Code::AsyncCommit | Code::AsyncWait(_) | Code::AsyncWaitAll => {
+                Class::AsyncCopy
+            }
+            Code::LoadMatrix { .. }
+            | Code::StoreMatrix { .. }
+            | Code::LoadFragment { .. }
+            | Code::StoreFragment { .. } => Class::Matrix,
+            Code::Mma { .. } | Code::Product { .. } => Class::Tensor,
+            Code::Shuffle { .. }
+            | Code::Vote { .. }
+            | Code::Match { .. }
+            | Code::Reduce { .. }
+            | Code::ActiveMask { .. } => Class::Exchange,
             Code::Barrier | Code::WarpBarrier => Class::Barrier,
-            Code::Branch { .. } | Code::Exit | Code::Trap | Code::Unknown(_) => Class::Branch,
+            Code::Branch { .. }
+            | Code::BranchTable { .. }
+            | Code::Call { .. }
+            | Code::Return
+            | Code::Exit
+            | Code::Trap
+            | Code::Unknown(_) => Class::Branch,
         }
     }
 }

@@ -72,11 +72,51 @@ fn shared_races() {
         1,
     );
     assert_eq!(kind, FaultKind::UninitialisedShared, "{text}");
-    let (kind, text) = fault("st.shared.u32 [s], %r1;", 64, 1);
+    let (kind, text) = fault("shr.u32 %r5, %r1, 5; st.shared.u32 [s], %r5;", 64, 1);
     assert_eq!(kind, FaultKind::SharedRace);
     assert!(text.contains("which warp 0 wrote with no barrier between"), "{text}");
     let read_then_write = "setp.lt.u32 %q0, %r1, 32; @%q0 st.shared.u32 [%r2], %r1; bar.sync 0; ld.shared.u32 %r4, [s]; @!%q0 st.shared.u32 [s], %r1;";
     assert_eq!(fault(read_then_write, 64, 1).0, FaultKind::SharedRace);
+}
+
+/// Lane i reads what lane i^1 wrote, or writes where that one reads, in one warp.
+const NEIGHBOUR: &str = "xor.b32 %r5, %r3, 4; mov.u32 %r6, s; add.u32 %r6, %r6, %r5;";
+
+#[test]
+fn shared_races_inside_a_warp() {
+    let read = format!("{NEIGHBOUR} st.shared.u32 [%r2], %r1; ld.shared.u32 %r4, [%r6];");
+    let (kind, text) = fault(&read, 32, 1);
+    assert_eq!(kind, FaultKind::SharedRace);
+    assert!(text.contains("which lane 1 of its warp wrote with no bar.warp.sync between"), "{text}");
+    let write = format!(
+        "{NEIGHBOUR} st.shared.u32 [%r2], %r1; bar.warp.sync -1; ld.shared.u32 %r4, [%r2]; st.shared.u32 [%r6], %r1;"
+    );
+    let (kind, text) = fault(&write, 32, 1);
+    assert_eq!(kind, FaultKind::SharedRace);
+    assert!(text.contains("which another lane of its warp read"), "{text}");
+    // in one instruction
+    let (kind, text) = fault("st.shared.u32 [s], %r1;", 32, 1);
+    assert_eq!(kind, FaultKind::SharedRace);
+    assert!(text.contains("which lane 0 of its warp wrote"), "{text}");
+    let copies = "cp.async.ca.shared.global [%r2], [%d2], 4; cp.async.wait_all; xor.b32 %r5, %r3, 4; mov.u32 %r6, s;\
+        add.u32 %r6, %r6, %r5; ld.shared.u32 %r4, [%r6];";
+    assert_eq!(fault(copies, 32, 32).0, FaultKind::SharedRace);
+}
+
+#[test]
+fn what_is_no_race_inside_a_warp() {
+    let synced = format!("{NEIGHBOUR} st.shared.u32 [%r2], %r1; bar.warp.sync -1; ld.shared.u32 %r4, [%r6];");
+    let again = format!("{synced} bar.warp.sync -1; st.shared.u32 [%r6], %r1;");
+    let block = again.replace("bar.warp.sync -1", "bar.sync 0");
+    // the same value by all lanes, and what is a lane's own
+    let flag = "mov.u32 %r5, 7; st.shared.u32 [s], %r5;";
+    let own = "st.shared.u32 [%r2], %r1; ld.shared.u32 %r4, [%r2]; st.shared.u32 [%r2], %r0;";
+    for body in [&synced, &again, &block, flag, own] {
+        let gpu = kernel(body);
+        let p = gpu.u32(&[0; 32]);
+        gpu.launch("k", [1, 1, 1], 32, 0, &[Ptr(p), Int(3)])
+            .unwrap_or_else(|fault| panic!("{body}: {fault}"));
+    }
 }
 
 #[test]
@@ -85,9 +125,13 @@ fn a_copy_read_before_it_is_waited_for() {
     let (kind, text) = fault(body, 32, 32);
     assert_eq!(kind, FaultKind::UninitialisedShared);
     assert!(text.contains("a cp.async is still writing"), "{text}");
-    let gpu = kernel(&body.replace("ld.shared", "cp.async.wait_group 0; ld.shared"));
-    let p = gpu.u32(&[7; 32]);
-    gpu.launch("k", [1, 1, 1], 32, 0, &[Ptr(p), Int(0)]).unwrap();
+    let group = body.replace("ld.shared", "cp.async.wait_group 0; ld.shared");
+    let all = body.replace("cp.async.commit_group", "cp.async.wait_all");
+    for waited in [group, all] {
+        let gpu = kernel(&waited);
+        let p = gpu.u32(&[7; 32]);
+        gpu.launch("k", [1, 1, 1], 32, 0, &[Ptr(p), Int(0)]).unwrap();
+    }
 }
 
 #[test]
@@ -113,9 +157,9 @@ fn use_after_free_and_bad_frees() {
 
 #[test]
 fn what_is_not_known_is_named() {
-    let (kind, text) = fault("tanh.approx.bf16x2 %r4, %r1;", 32, 1);
+    let (kind, text) = fault("wgmma.fence.sync.aligned %r4;", 32, 1);
     assert_eq!(kind, FaultKind::UnknownInstruction);
-    assert!(text.contains("PTX line 9") && text.contains("tanh.approx.bf16x2 is not known"), "{text}");
+    assert!(text.contains("PTX line 9") && text.contains("wgmma.fence.sync.aligned is not known"), "{text}");
     let memory = softcuda::Memory::new(1 << 20);
     let PtxError { line, message } =
         softcuda::Module::load(".version 9.0\n.nonsense\n", &memory).err().unwrap();

@@ -5,10 +5,12 @@ mod common;
 use common::{Arg, Gpu, numbers, worst};
 use softcuda::{Launch, Options, launch};
 use std::path::Path;
+use std::sync::OnceLock;
 
 fn gpu() -> Option<Gpu> {
+    static PTX: OnceLock<Option<String>> = OnceLock::new();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kernels/foreign.cu");
-    Some(Gpu::new(&common::compile(&source)?))
+    PTX.get_or_init(|| common::compile(&source)).as_ref().map(|ptx| Gpu::new(ptx))
 }
 
 /// A launch with blocks of more than one dimension.
@@ -104,4 +106,90 @@ fn a_grid_of_three_dimensions() {
         }
     }
     assert!(worst(&gpu.read_f32(to, x.len()), &want) < 1e-6);
+}
+
+#[test]
+fn products_on_tensor_cores_by_wmma() {
+    let Some(gpu) = gpu() else { return };
+    let (m, n, k) = (48, 32, 64);
+    let (a, b) = (numbers(m * k, 5), numbers(n * k, 6));
+    let cell = |i: usize, j: usize| -> f64 {
+        (0..k).map(|l| f64::from(a[i * k + l]) * f64::from(b[j * k + l])).sum::<f64>() / 2.0
+    };
+    let want: Vec<f64> = (0..m * n).map(|i| cell(i / n, i % n)).collect();
+    // the inputs are bf16 numbers: f16 rounds the smallest of them
+    for (kernel, a, b, tolerance) in
+        [("wmma_f16", gpu.f16(&a), gpu.f16(&b), 1e-3), ("wmma_bf16", gpu.bf16(&a), gpu.bf16(&b), 1e-5)]
+    {
+        let c = gpu.f32(&vec![0.0; m * n]);
+        let args = [Arg::Ptr(a), Arg::Ptr(b), Arg::Ptr(c), Arg::Int(n as i32), Arg::Int(k as i32)];
+        let counters = gpu.launch(kernel, [2, 3, 1], 32, 0, &args).unwrap();
+        assert_eq!(counters.tensor_ops, 2 * (m * n * k) as u64);
+        assert!(worst(&gpu.read_f32(c, m * n), &want) < tolerance, "{kernel}");
+    }
+}
+
+#[test]
+fn wmma_through_shared_memory() {
+    let Some(gpu) = gpu() else { return };
+    let whole = |n: usize, seed| -> Vec<f32> { numbers(n, seed).iter().map(|x| (x * 5.0).round()).collect() };
+    let (a, b) = (whole(16 * 8, 7), whole(16 * 32, 8));
+    let (there, out) = ([gpu.f16(&a), gpu.f16(&b)], gpu.f16(&[0.0; 256]));
+    gpu.launch("wmma_shared", [1; 3], 32, 0, &[Arg::Ptr(there[0]), Arg::Ptr(there[1]), Arg::Ptr(out)])
+        .unwrap();
+    for (i, got) in gpu.read_f16(out, 256).iter().enumerate() {
+        let want = (0..16).fold(1.0, |sum, l| sum + a[l * 8 + i / 32] * b[l * 32 + i % 32]);
+        assert_eq!(*got, want, "element {i}");
+    }
+}
+
+#[test]
+fn functions_that_are_called() {
+    let Some(gpu) = gpu() else { return };
+    let n = 64;
+    let out = [gpu.u32(&vec![0; n]), gpu.bytes(&vec![0; 8 * n]), gpu.f32(&vec![0.0; n])];
+    let args = [Arg::Ptr(out[0]), Arg::Ptr(out[1]), Arg::Ptr(out[2]), Arg::Int(7)];
+    gpu.launch("calls", [2, 1, 1], 32, 0, &args).unwrap();
+    let fibonacci = |n: usize| (0..n).fold((0, 1), |(a, b), _| (b, a + b)).0;
+    let number = |i: usize| if i % 3 == 1 { -1 } else { fibonacci(i % 11) };
+    let mut sums = vec![0; 8 * n];
+    gpu.memory.read(out[1], &mut sums).unwrap();
+    let (numbers, combined) = (gpu.read_f32(out[0], n), gpu.read_f32(out[2], n));
+    for i in 0..n {
+        assert_eq!(numbers[i].to_bits() as i32, number(i ^ 1), "element {i}");
+        let values: Vec<usize> = (0..=i % 7).map(|j| i + j).collect();
+        let count = values.iter().filter(|v| *v % 5 == i % 5).count();
+        let sum = f64::from_le_bytes(sums[8 * i..][..8].try_into().unwrap());
+        assert_eq!(sum, (values.iter().sum::<usize>() + 1000 * count) as f64, "element {i}");
+        let x = i as f32;
+        assert_eq!(combined[i], [x + 7.0, x * 7.0, x - 7.0][i % 3], "element {i}");
+    }
+}
+
+#[test]
+fn recursion_that_does_not_end_is_told() {
+    let Some(gpu) = gpu() else { return };
+    let there = gpu.u32(&[1 << 30]);
+    let fault = gpu.launch("too_deep", [1; 3], 1, 0, &[Arg::Ptr(there)]).unwrap_err();
+    assert_eq!(fault.kind, softcuda::FaultKind::OutOfBounds);
+    assert!(fault.to_string().contains("bytes of stack"), "{fault}");
+}
+
+#[test]
+fn cooperative_groups_and_matches() {
+    let Some(gpu) = gpu() else { return };
+    let x: Vec<u32> = (0..128u32).map(|i| i * 7919 % 13).collect();
+    let (there, out) = (gpu.u32(&x), [4, 128, 128].map(|n| gpu.u32(&vec![0; n])));
+    let args = [there, out[0], out[1], out[2]].map(Arg::Ptr);
+    gpu.launch("groups", [2, 1, 1], 64, 0, &args).unwrap();
+    let read = |at, n| gpu.read_f32(at, n).iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    let sums: Vec<u32> = x.chunks(32).map(|c| c.iter().sum()).collect();
+    assert_eq!(read(out[0], 4), sums);
+    let (most, same) = (read(out[1], 128), read(out[2], 128));
+    for i in 0..128usize {
+        let (tile, warp) = (i & !7, i & !31);
+        assert_eq!(most[i], *x[tile..tile + 8].iter().max().unwrap(), "element {i}");
+        let peers: Vec<usize> = (0..32).filter(|l| x[warp + l] == x[i]).collect();
+        assert_eq!(same[i] as usize, peers.len() * 1000 + peers.iter().sum::<usize>(), "element {i}");
+    }
 }

@@ -2,15 +2,16 @@
 
 use super::alu;
 use super::block::Block;
-use super::mma;
-use super::warp::{Copy, Warp, each, whole_warp};
+use super::float;
+use super::matrix;
+use super::warp::{Copy, Warp, each};
 use crate::counters::Global;
 use crate::fault::{Fault, FaultKind, Result};
 use crate::memory::BASE;
 use crate::program::{Area, Code, Function, LOCAL_WINDOW, Place, SHARED_WINDOW, Src, Type};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-type Addresses = [u64; 32];
+pub type Addresses = [u64; 32];
 
 pub fn run(warp: &mut Warp, block: &mut Block<'_>, code: &Code, mask: u32) -> Result<()> {
     match code {
@@ -18,17 +19,17 @@ pub fn run(warp: &mut Warp, block: &mut Block<'_>, code: &Code, mask: u32) -> Re
         Code::Store { from, t, place } => store(warp, block, from, *t, *place, mask),
         Code::Atomic { f, t, d, place, b, c } => atomic(warp, block, (*f, *t), *d, *place, (*b, *c), mask),
         Code::AsyncCopy { to, from, bytes, used } => start_copy(warp, block, *to, *from, *bytes, *used, mask),
-        Code::LoadMatrix { to, place, transposed } => load_matrix(warp, block, to, *place, *transposed, mask),
-        _ => Ok(()),
+        code => matrix::run(warp, block, code, mask),
     }
 }
 
-fn addresses(warp: &Warp, place: Place) -> Addresses {
-    warp.value(place.base).map(|base| base.wrapping_add(place.offset as u64))
+pub fn addresses(warp: &Warp, place: Place) -> Addresses {
+    let frame = if place.area == Area::Frame { warp.frame } else { 0 };
+    warp.value(place.base).map(|base| base.wrapping_add(place.offset as u64).wrapping_add(frame))
 }
 
 /// The area of a generic address, and the addresses in it.
-fn resolve(area: Area, at: &mut Addresses, mask: u32) -> Area {
+pub fn resolve(area: Area, at: &mut Addresses, mask: u32) -> Area {
     if area != Area::Generic {
         if area == Area::Shared {
             // shared addresses are 32 bits wide in 32-bit registers
@@ -47,7 +48,7 @@ fn resolve(area: Area, at: &mut Addresses, mask: u32) -> Area {
     area
 }
 
-fn aligned(block: &Block<'_>, at: u64, bytes: usize) -> Result<()> {
+pub fn aligned(block: &Block<'_>, at: u64, bytes: usize) -> Result<()> {
     if block.checks && !at.is_multiple_of(bytes as u64) {
         return Err(Fault::new(
             FaultKind::Misaligned,
@@ -58,7 +59,7 @@ fn aligned(block: &Block<'_>, at: u64, bytes: usize) -> Result<()> {
 }
 
 /// A request to global memory: sectors of 32 bytes, and the fewest that could hold what was asked for.
-fn count_global(count: &mut Global, at: &Addresses, bytes: usize, mask: u32) {
+pub fn count_global(count: &mut Global, at: &Addresses, bytes: usize, mask: u32) {
     let mut starts = [0u64; 32];
     let mut n = 0;
     each(mask, |lane| {
@@ -82,7 +83,7 @@ fn count_global(count: &mut Global, at: &Addresses, bytes: usize, mask: u32) {
 }
 
 /// A request to shared memory: lanes go by in groups of at most 128 bytes; in a group the words of one bank take turns.
-fn count_shared(block: &mut Block<'_>, at: &Addresses, bytes: usize, mask: u32) {
+pub fn count_shared(block: &mut Block<'_>, at: &Addresses, bytes: usize, mask: u32) {
     let lanes = (128 / bytes.max(4)).min(32);
     for first in (0..32).step_by(lanes) {
         let mut words = [[u64::MAX; 32]; 32];
@@ -139,16 +140,20 @@ fn load(
     Ok(())
 }
 
-fn read(warp: &Warp, block: &mut Block<'_>, area: Area, lane: usize, at: u64, to: &mut [u8]) -> Result<()> {
+#[inline(always)]
+pub fn read(
+    warp: &Warp, block: &mut Block<'_>, area: Area, lane: usize, at: u64, to: &mut [u8],
+) -> Result<()> {
     match area {
-        Area::Shared => to.copy_from_slice(block.shared.read(warp.id, at, to.len())?),
+        Area::Shared => to.copy_from_slice(block.shared.read(warp.who(lane), at, to.len())?),
         Area::Param => match block.params.get(at as usize..at as usize + to.len()) {
             Some(from) => to.copy_from_slice(from),
             None => return Err(Fault::new(FaultKind::OutOfBounds, format!("parameter byte {at}"))),
         },
-        Area::Local => {
+        Area::Local | Area::Frame => {
             let range = local(warp, lane, at, to.len())?;
-            if block.checks && warp.local_written[range.clone()].contains(&false) {
+            // of an argument that is a structure, what lies between its members is copied too
+            if block.checks && area == Area::Local && warp.local_written[range.clone()].contains(&false) {
                 let problem = format!("reads local byte {at}, which was never written");
                 return Err(Fault::new(FaultKind::UninitialisedLocal, problem));
             }
@@ -202,23 +207,29 @@ fn store(
             part.copy_from_slice(&word.to_le_bytes()[..each_bytes]);
         }
         let bytes = &buffer[..bytes];
-        match area {
-            Area::Shared => block.shared.write(warp.id, at[lane], bytes)?,
-            Area::Local => {
-                let range = local(warp, lane, at[lane], bytes.len())?;
-                warp.local[range.clone()].copy_from_slice(bytes);
-                warp.local_written[range].fill(true);
+        write(warp, block, area, lane, at[lane], bytes)?;
+    }
+    Ok(())
+}
+
+#[inline(always)]
+pub fn write(
+    warp: &mut Warp, block: &mut Block<'_>, area: Area, lane: usize, at: u64, bytes: &[u8],
+) -> Result<()> {
+    match area {
+        Area::Shared => block.shared.write(warp.who(lane), at, bytes)?,
+        Area::Local | Area::Frame => {
+            let range = local(warp, lane, at, bytes.len())?;
+            warp.local[range.clone()].copy_from_slice(bytes);
+            warp.local_written[range].fill(true);
+        }
+        _ => {
+            if block.checks {
+                block.memory.check(at, bytes.len() as u64)?;
             }
-            _ => {
-                if block.checks {
-                    block.memory.check(at[lane], bytes.len() as u64)?;
-                }
-                // SAFETY: the address passed `check`; with checks off the caller vouches for the kernel.
-                unsafe {
-                    std::ptr::copy_nonoverlapping(bytes.as_ptr(), block.memory.host(at[lane]), bytes.len())
-                };
-                block.memory.mark_written(at[lane], bytes.len());
-            }
+            // SAFETY: the address passed `check`; with checks off the caller vouches for the kernel.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), block.memory.host(at), bytes.len()) };
+            block.memory.mark_written(at, bytes.len());
         }
     }
     Ok(())
@@ -234,6 +245,25 @@ fn combine(f: Function, t: Type, old: u64, b: u64, c: u64) -> u64 {
                 old
             }
         }
+        Function::Increment => {
+            if old >= b & (u64::MAX >> (64 - t.bits())) {
+                0
+            } else {
+                old + 1
+            }
+        }
+        Function::Decrement => {
+            let b = b & (u64::MAX >> (64 - t.bits()));
+            if old == 0 || old > b { b } else { old - 1 }
+        }
+        Function::AddPair(half) => {
+            let sum = |at: u32| alu::compute(Function::Add, half, half, old >> at, b >> at, 0);
+            sum(0) | sum(16) << 16
+        }
+        Function::AddFlushed => {
+            let [x, y] = [old, b].map(|x| float::flushed(t, x));
+            float::flushed(t, alu::compute(Function::Add, t, t, x, y, 0))
+        }
         f => alu::compute(f, t, t, old, b, 0),
     }
 }
@@ -246,11 +276,12 @@ fn atomic(
     let bytes = t.bytes() as usize;
     let mut at = addresses(warp, place);
     let area = resolve(place.area, &mut at, mask);
+    let f = if f == Function::AddFlushed && area == Area::Shared { Function::Add } else { f };
     let (b, c) = (warp.value(b), warp.value(c));
     if block.counting && area == Area::Global {
         count_global(&mut block.counters.atomics, &at, bytes, mask);
     }
-    if !matches!(bytes, 4 | 8) {
+    if !matches!(bytes, 2 | 4 | 8) {
         return Err(Fault::new(
             FaultKind::UnknownInstruction,
             format!("atomics of {bytes} bytes are not known"),
@@ -277,7 +308,13 @@ fn atomic(
             let next = |old: u64| Some(combine(f, t, old, b[lane], c[lane]));
             // SAFETY: checked and aligned; all concurrent updates of it are atomics of this width.
             unsafe {
-                if bytes == 4 {
+                if bytes == 2 {
+                    let word = AtomicU16::from_ptr(host.cast());
+                    let old = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |x| {
+                        next(x.into()).map(|x| x as u16)
+                    });
+                    old.unwrap_or_else(|x| x).into()
+                } else if bytes == 4 {
                     let word = AtomicU32::from_ptr(host.cast());
                     let old = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |x| {
                         next(x.into()).map(|x| x as u32)
@@ -321,8 +358,8 @@ fn start_copy(
             aligned(block, from[lane], bytes)?;
             read(warp, block, Area::Global, lane, from[lane], &mut copy[..used])?;
         }
-        block.shared.announce(warp.id, to[lane], bytes)?;
-        warp.open_copies.push(Copy { to: to[lane], bytes: copy });
+        block.shared.announce(warp.who(lane), to[lane], bytes)?;
+        warp.open_copies.push(Copy { lane, to: to[lane], bytes: copy });
     }
     Ok(())
 }
@@ -331,32 +368,8 @@ fn start_copy(
 pub fn land(warp: &mut Warp, block: &mut Block<'_>, left: usize) -> Result<()> {
     while warp.copy_groups.len() > left {
         for copy in warp.copy_groups.pop_front().unwrap_or_default() {
-            block.shared.write(warp.id, copy.to, &copy.bytes)?;
+            block.shared.write(warp.who(copy.lane), copy.to, &copy.bytes)?;
         }
-    }
-    Ok(())
-}
-
-fn load_matrix(
-    warp: &mut Warp, block: &mut Block<'_>, to: &[u32], place: Place, transposed: bool, mask: u32,
-) -> Result<()> {
-    whole_warp(mask, "ldmatrix")?;
-    let mut at = addresses(warp, place);
-    resolve(Area::Shared, &mut at, mask);
-    for (i, d) in to.iter().enumerate() {
-        let mut rows = [[0u16; 8]; 8];
-        if block.counting {
-            count_shared(block, &at, 16, 0xff << (8 * i));
-        }
-        for (row, to) in rows.iter_mut().enumerate() {
-            let at = at[8 * i + row];
-            aligned(block, at, 16)?;
-            let bytes = block.shared.read(warp.id, at, 16)?;
-            for (to, pair) in to.iter_mut().zip(bytes.chunks_exact(2)) {
-                *to = u16::from_le_bytes([pair[0], pair[1]]);
-            }
-        }
-        warp.registers[*d as usize] = std::array::from_fn(|lane| mma::matrix_part(&rows, lane, transposed));
     }
     Ok(())
 }

@@ -1,11 +1,13 @@
 //! One lane's arithmetic. Registers hold 64 bits; narrower values lie in the low ones (PTX ISA 9.0, sections 9.7.1 to 9.7.9).
 
+use super::soft::{Format, Value};
+use super::{float, integer};
 use crate::program::{Function, Round, Type};
 use half::{bf16, f16};
 
 /// The value as its type has it, sign or zero extended.
 #[inline(always)]
-fn integer(t: Type, x: u64) -> i128 {
+pub fn integer(t: Type, x: u64) -> i128 {
     match t {
         Type::U8 => (x as u8).into(),
         Type::U16 => (x as u16).into(),
@@ -33,7 +35,7 @@ fn bits_of(x: f32) -> u64 {
     if x.is_nan() { 0x7fff_ffff } else { x.to_bits().into() }
 }
 
-fn to_f64(t: Type, x: u64) -> f64 {
+pub fn to_f64(t: Type, x: u64) -> f64 {
     match t {
         Type::F16 => f16::from_bits(x as u16).to_f64(),
         Type::Bf16 => bf16::from_bits(x as u16).to_f64(),
@@ -42,15 +44,37 @@ fn to_f64(t: Type, x: u64) -> f64 {
     }
 }
 
-fn from_f64(t: Type, x: f64) -> u64 {
+pub fn from_f64(t: Type, x: f64) -> u64 {
     match t {
-        Type::F16 if x.is_nan() => 0x7fff,
-        Type::Bf16 if x.is_nan() => 0x7fff,
-        Type::F16 => f16::from_f64(x).to_bits().into(),
-        Type::Bf16 => bf16::from_f64(x).to_bits().into(),
+        Type::F16 | Type::Bf16 => narrow(t, x),
         Type::F32 => bits_of(x as f32),
         _ => x.to_bits(),
     }
+}
+
+/// To 16 bits, rounded once: `half` cuts an f64 before it rounds.
+#[inline(never)]
+fn narrow(t: Type, x: f64) -> u64 {
+    let short = x as f32;
+    match t {
+        _ if x.is_nan() => 0x7fff,
+        Type::F16 if f64::from(short) == x => f16::from_f32(short).to_bits().into(),
+        Type::Bf16 if f64::from(short) == x => bf16::from_f32(short).to_bits().into(),
+        _ => Format::of(t).round(Format::of(Type::F64).unpack(x.to_bits()), Round::Nearest, false),
+    }
+}
+
+pub fn is_nan(t: Type, x: u64) -> bool {
+    to_f64(t, x).is_nan()
+}
+
+/// The one that is a number where one is not; -0 below +0.
+fn least(a: f64, b: f64) -> f64 {
+    if a == b { if a.is_sign_negative() { a } else { b } } else { a.min(b) }
+}
+
+fn most(a: f64, b: f64) -> f64 {
+    if a == b { if a.is_sign_negative() { b } else { a } } else { a.max(b) }
 }
 
 #[inline(always)]
@@ -65,6 +89,8 @@ pub fn compute(f: Function, t: Type, from: Type, a: u64, b: u64, c: u64) -> u64 
                 b
             }
         }
+        (Function::Test(what), _) => float::test(what, t, a).into(),
+        (Function::Integer(f), _) => integer::compute(f, t, a, b, c),
         (Function::PackBf16, _) => {
             from_f64(Type::Bf16, f32_of(a).into()) << 16 | from_f64(Type::Bf16, f32_of(b).into())
         }
@@ -95,9 +121,8 @@ fn single(f: Function, a: f32, b: f32, c: f32) -> u64 {
         Function::Sqrt => a.sqrt(),
         Function::Abs => a.abs(),
         Function::Neg => -a,
-        // the one that is a number, where one is not
-        Function::Min => a.min(b),
-        Function::Max => a.max(b),
+        Function::Min if a != b => a.min(b),
+        Function::Max if a != b => a.max(b),
         Function::CopySign => b.copysign(a),
         _ => return double(f, Type::F32, a.into(), b.into(), c.into()),
     })
@@ -134,11 +159,9 @@ fn double(f: Function, t: Type, a: f64, b: f64, c: f64) -> u64 {
             Function::Tanh => a.tanh(),
             Function::Abs => a.abs(),
             Function::Neg => -a,
-            Function::Min => a.min(b),
-            Function::Max => a.max(b),
             Function::MinNan | Function::MaxNan if a.is_nan() || b.is_nan() => f64::NAN,
-            Function::MinNan => a.min(b),
-            Function::MaxNan => a.max(b),
+            Function::Min | Function::MinNan => least(a, b),
+            Function::Max | Function::MaxNan => most(a, b),
             Function::CopySign => b.copysign(a),
             _ => f64::NAN,
         },
@@ -153,10 +176,10 @@ fn whole(f: Function, t: Type, a: u64, b: u64, c: u64) -> u64 {
         Function::Add => x + y,
         Function::Sub => x - y,
         Function::Mul => x.wrapping_mul(y),
-        Function::MulHigh => (x * y) >> bits,
-        Function::MulWide => return (x * y) as u64 & mask(2 * bits),
+        Function::MulHigh => x.wrapping_mul(y) >> bits,
+        Function::MulWide => return x.wrapping_mul(y) as u64 & mask(2 * bits),
         Function::Mad => x.wrapping_mul(y).wrapping_add(z),
-        Function::MadHigh => ((x * y) >> bits) + z,
+        Function::MadHigh => (x.wrapping_mul(y) >> bits) + z,
         Function::MadWide => return ((x * y) as u64).wrapping_add(c) & mask(2 * bits),
         Function::Div | Function::Rem if y == 0 => -1,
         Function::Div => x / y,
@@ -225,7 +248,7 @@ pub fn insert(t: Type, a: u64, b: u64, from: u64, len: u64) -> u64 {
     (b & !field | a << from & field) & mask(bits)
 }
 
-fn permute(a: u64, b: u64, selector: u32) -> u64 {
+pub fn permute(a: u64, b: u64, selector: u32) -> u64 {
     let bytes = (a & mask(32)) | b << 32;
     (0..4).fold(0, |out, i| {
         let pick = selector >> (4 * i) & 15;
@@ -240,7 +263,8 @@ fn convert(round: Round, t: Type, from: Type, a: u64) -> u64 {
         let x = integer(from, a);
         return match t {
             Type::F32 => (x as f32).to_bits().into(),
-            _ if t.float() => from_f64(t, x as f64),
+            _ if t.float() => Format::of(t).round(Value::integer(x), Round::Nearest, false),
+            Type::S8 | Type::S16 => integer(t, x as u64) as u64,
             _ => x as u64 & mask(t.bits()),
         };
     }
@@ -250,6 +274,7 @@ fn convert(round: Round, t: Type, from: Type, a: u64) -> u64 {
         Round::Zero => x.trunc(),
         Round::Down => x.floor(),
         Round::Up => x.ceil(),
+        Round::Away => x.round(),
     };
     if t == from {
         return from_f64(t, rounded);
@@ -257,7 +282,7 @@ fn convert(round: Round, t: Type, from: Type, a: u64) -> u64 {
     if t.float() {
         return from_f64(t, x);
     }
-    // out of range: the nearest there is; NaN is 0 (for 64 bits the sign alone, section 9.7.9.21)
+    // out of range: the nearest there is; NaN is 0, to and from 64 bits the sign alone (section 9.7.9.21)
     let bits = t.bits();
     let (low, high) = if t.signed() {
         (-(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1)
@@ -265,9 +290,9 @@ fn convert(round: Round, t: Type, from: Type, a: u64) -> u64 {
         (0, (1i128 << bits) - 1)
     };
     if x.is_nan() {
-        return if bits == 64 { 1 << 63 } else { 0 };
+        return if bits == 64 || from == Type::F64 { 1 << (bits - 1) } else { 0 };
     }
-    (rounded as i128).clamp(low, high) as u64 & mask(bits)
+    (rounded as i128).clamp(low, high) as u64 & mask(bits.max(32))
 }
 
 #[inline(always)]

@@ -3,8 +3,16 @@
 mod access;
 mod alu;
 mod block;
+mod calls;
+mod common;
+mod exchange;
+mod float;
+mod integer;
+mod matrix;
 mod mma;
 mod shared;
+mod soft;
+mod tensor;
 mod warp;
 
 use crate::counters::Counters;

@@ -3,22 +3,27 @@
 use super::access;
 use super::alu;
 use super::block::Block;
+use super::calls::Caller;
 use super::mma::{self, Lanes};
+use super::shared::Who;
+use super::tensor;
+use super::{common, exchange, float, integer};
 use crate::counters::Class;
 use crate::fault::{Fault, FaultKind, Result};
-use crate::program::{Code, Function, Instruction, Shuffle, Special, Src, Vote};
+use crate::program::{Code, Function, Instruction, Into, Special, Src};
 use std::collections::VecDeque;
 
 /// Lanes that run together: where they are, and where they meet the rest of their warp again.
 #[derive(Clone, Copy, Debug)]
-struct Path {
-    pc: usize,
-    meet: usize,
-    mask: u32,
+pub struct Path {
+    pub pc: usize,
+    pub meet: usize,
+    pub mask: u32,
 }
 
 /// One 16-byte (or shorter) copy that was started.
 pub struct Copy {
+    pub lane: usize,
     pub to: u64,
     pub bytes: Vec<u8>,
 }
@@ -26,9 +31,19 @@ pub struct Copy {
 pub struct Warp {
     pub id: u32,
     pub registers: Vec<Lanes>,
-    paths: Vec<Path>,
+    pub paths: Vec<Path>,
+    /// Lanes that have not exited, nor returned from the function that runs.
+    pub live: u32,
     /// Lanes that have not exited.
-    live: u32,
+    pub alive: u32,
+    /// The function that runs, where it is not the kernel, and the place of its frame in local memory.
+    pub routine: Option<usize>,
+    pub frame: u64,
+    pub callers: Vec<Caller>,
+    /// How many times lanes of it waited for each other: what they did before is known after.
+    phase: u32,
+    /// The carry of each lane.
+    carry: u32,
     pub local: Vec<u8>,
     pub local_written: Vec<bool>,
     pub open_copies: Vec<Copy>,
@@ -40,6 +55,15 @@ pub enum State {
     Running,
     AtBarrier,
     Done,
+}
+
+/// What comes after an instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    On,
+    /// Another function's code runs.
+    Called,
+    Barrier,
 }
 
 /// Calls `f` for each lane of `mask`.
@@ -59,11 +83,22 @@ impl Warp {
             registers: vec![[0; 32]; registers as usize],
             paths: vec![Path { pc: 0, meet: end + 1, mask: live }],
             live,
+            alive: live,
+            routine: None,
+            frame: 0,
+            callers: Vec::new(),
+            phase: 0,
+            carry: 0,
             local: vec![0; 32 * local as usize],
             local_written: vec![false; 32 * local as usize],
             open_copies: Vec::new(),
             copy_groups: VecDeque::new(),
         }
+    }
+
+    /// A lane as shared memory knows it.
+    pub fn who(&self, lane: usize) -> Who {
+        Who { warp: self.id, lane: lane as u8, phase: self.phase }
     }
 
     pub fn value(&self, s: Src) -> Lanes {
@@ -84,15 +119,22 @@ impl Warp {
 
     /// Runs up to the next barrier, the end, or for `budget` instructions.
     pub fn run(&mut self, block: &mut Block<'_>, budget: usize) -> Result<State> {
+        let kernel = block.kernel;
+        let mut code = self.code(kernel);
         for _ in 0..budget {
-            let Some(path) = self.paths.last().copied() else { return Ok(State::Done) };
+            let Some(path) = self.paths.last().copied() else {
+                if !self.leave() {
+                    return Ok(State::Done);
+                }
+                code = self.code(kernel);
+                continue;
+            };
             if path.mask & self.live == 0 || path.pc == path.meet {
                 self.paths.pop();
                 continue;
             }
-            let kernel = block.kernel;
-            let Some(instruction) = kernel.code.get(path.pc) else {
-                self.exit(path.mask);
+            let Some(instruction) = code.get(path.pc) else {
+                self.live &= !path.mask;
                 continue;
             };
             let mut mask = path.mask & self.live;
@@ -111,8 +153,10 @@ impl Warp {
                 top.pc += 1;
             }
             let step = self.step(block, instruction, path, mask);
-            if step.map_err(|fault| block.located(fault, self.id, mask, instruction))? == State::AtBarrier {
-                return Ok(State::AtBarrier);
+            match step.map_err(|fault| block.located(fault, self.id, mask, instruction))? {
+                Next::On => {}
+                Next::Called => code = self.code(kernel),
+                Next::Barrier => return Ok(State::AtBarrier),
             }
         }
         Ok(State::Running)
@@ -120,13 +164,21 @@ impl Warp {
 
     fn exit(&mut self, mask: u32) {
         self.live &= !mask;
+        self.alive &= !mask;
     }
 
-    fn step(&mut self, block: &mut Block<'_>, i: &Instruction, path: Path, mask: u32) -> Result<State> {
+    fn step(&mut self, block: &mut Block<'_>, i: &Instruction, path: Path, mask: u32) -> Result<Next> {
         match &i.code {
             Code::Branch { to } => self.branch(*to, i.meet, path, mask),
             Code::Exit => self.exit(mask),
+            Code::Return => self.live &= !mask,
             _ if mask == 0 => {}
+            Code::BranchTable { index, targets } => self.branch_table(*index, targets, i.meet, path, mask)?,
+            Code::Call { target, args, results } => {
+                self.call(block.kernel, *target, args, results, path.pc, mask)?;
+                return Ok(Next::Called);
+            }
+            Code::FrameAddress { d, offset } => self.set(*d, mask, &[self.frame + offset; 32]),
             Code::Trap => return Err(Fault::new(FaultKind::Trap, "trap")),
             Code::Unknown(op) => {
                 return Err(Fault::new(
@@ -135,31 +187,34 @@ impl Warp {
                 ));
             }
             Code::Barrier => {
-                if mask != self.live {
+                if mask != self.alive {
                     let problem = format!(
                         "lanes {mask:#010x} are at a barrier, lanes {:#010x} of their warp are not",
-                        self.live & !mask
+                        self.alive & !mask
                     );
                     return Err(Fault::new(FaultKind::DivergentBarrier, problem));
                 }
-                return Ok(State::AtBarrier);
+                return Ok(Next::Barrier);
             }
-            Code::Nothing | Code::WarpBarrier => {}
+            Code::Nothing => {}
+            Code::WarpBarrier => self.phase += 1,
             Code::Load { .. }
             | Code::Store { .. }
             | Code::Atomic { .. }
             | Code::AsyncCopy { .. }
-            | Code::LoadMatrix { .. } => {
-                access::run(self, block, &i.code, mask)?;
-            }
-            Code::AsyncCommit => {
-                let group = std::mem::take(&mut self.open_copies);
-                self.copy_groups.push_back(group);
+            | Code::LoadMatrix { .. }
+            | Code::StoreMatrix { .. }
+            | Code::LoadFragment { .. }
+            | Code::StoreFragment { .. } => access::run(self, block, &i.code, mask)?,
+            Code::AsyncCommit => self.commit(),
+            Code::AsyncWaitAll => {
+                self.commit();
+                access::land(self, block, 0)?;
             }
             Code::AsyncWait(left) => access::land(self, block, *left as usize)?,
             other => self.compute(block, other, mask)?,
         }
-        Ok(State::Running)
+        Ok(Next::On)
     }
 
     /// Where lanes part, both sides run up to the meeting place, one after the other.
@@ -176,14 +231,45 @@ impl Warp {
         }
     }
 
+    fn commit(&mut self) {
+        let group = std::mem::take(&mut self.open_copies);
+        self.copy_groups.push_back(group);
+    }
+
+    /// As `branch`, with more than two ways.
+    fn branch_table(
+        &mut self, index: Src, targets: &[usize], meet: usize, path: Path, mask: u32,
+    ) -> Result<()> {
+        let index = self.value(index);
+        let top = self.paths.len() - 1;
+        let on = self.paths[top].pc;
+        self.paths[top].pc = meet;
+        let stay = path.mask & self.live & !mask;
+        if stay != 0 {
+            self.paths.push(Path { pc: on, meet, mask: stay });
+        }
+        let mut left = mask;
+        while left != 0 {
+            let pick = index[left.trailing_zeros() as usize] as u32;
+            let Some(&to) = targets.get(pick as usize) else {
+                let problem = format!("brx.idx takes label {pick} of {}", targets.len());
+                return Err(Fault::new(FaultKind::OutOfBounds, problem));
+            };
+            let mut taken = 0;
+            each(left, |lane| taken |= u32::from(index[lane] as u32 == pick) << lane);
+            self.paths.push(Path { pc: to, meet, mask: taken });
+            left &= !taken;
+        }
+        Ok(())
+    }
+
     fn compute(&mut self, block: &mut Block<'_>, code: &Code, mask: u32) -> Result<()> {
         match code {
             Code::Alu { f, t, from, d, a, b, c } => {
                 let (a, b, c) = (self.value(*a), self.value(*b), self.value(*c));
-                let mut out = [0; 32];
-                for lane in 0..32 {
-                    out[lane] = alu::compute(*f, *t, *from, a[lane], b[lane], c[lane]);
-                }
+                let out = common::compute(*f, *t, &a, &b, &c).unwrap_or_else(|| {
+                    std::array::from_fn(|lane| alu::compute(*f, *t, *from, a[lane], b[lane], c[lane]))
+                });
                 self.set(*d, mask, &out);
             }
             Code::Insert { t, d, a, b, from, len } => {
@@ -192,23 +278,16 @@ impl Warp {
                     std::array::from_fn(|lane| alu::insert(*t, a[lane], b[lane], from[lane], len[lane]));
                 self.set(*d, mask, &out);
             }
-            Code::Compare { f, t, p, q, a, b, with } => {
-                let (a, b) = (self.value(*a), self.value(*b));
+            Code::Compare { f, t, p, q, ftz, a, b, with } => {
+                let (mut a, mut b) = (self.value(*a), self.value(*b));
+                if *ftz {
+                    (a, b) = (a.map(|x| float::flushed(*t, x)), b.map(|x| float::flushed(*t, x)));
+                }
                 let with = with.map(|(how, c, negated)| (how, self.value(c), negated));
                 let (mut yes, mut no) = ([0; 32], [0; 32]);
                 for lane in 0..32 {
                     let found = alu::compare(*f, *t, a[lane], b[lane]);
-                    let combine = |x: bool| match &with {
-                        None => x,
-                        Some((how, c, negated)) => {
-                            let c = (c[lane] & 1 == 1) != *negated;
-                            match how {
-                                Function::And => x && c,
-                                Function::Or => x || c,
-                                _ => x != c,
-                            }
-                        }
-                    };
+                    let combine = |x: bool| combined(&with, x, lane);
                     (yes[lane], no[lane]) = (combine(found).into(), combine(!found).into());
                 }
                 self.set(*p, mask, &yes);
@@ -248,36 +327,90 @@ impl Warp {
                 block.counters.mma += 1;
                 block.counters.tensor_ops += 2 * 16 * 8 * 16;
             }
-            Code::Shuffle { how, d, p, a, b, c, mask: named } => {
-                names_active(self.value(*named)[first(mask)] as u32, mask, "shfl")?;
+            other => self.compute_rare(block, other, mask)?,
+        }
+        Ok(())
+    }
+
+    /// What is seldom met has a place of its own: the common instructions are faster for it.
+    #[inline(never)]
+    fn compute_rare(&mut self, block: &mut Block<'_>, code: &Code, mask: u32) -> Result<()> {
+        match code {
+            Code::Product { product, to, from } => {
+                whole_warp(mask, "mma")?;
+                let [a, b, c] =
+                    from.each_ref().map(|list| list.iter().map(|r| self.value(*r)).collect::<Vec<_>>());
+                let mut d = vec![[0; 32]; to.len()];
+                tensor::multiply(product, &a, &b, &c, &mut d);
+                to.iter().zip(&d).for_each(|(to, d)| self.set(*to, mask, d));
+                let shape = product.shape;
+                block.counters.mma += 1;
+                block.counters.tensor_ops += (2 * shape.m * shape.n * shape.k) as u64;
+            }
+            Code::Float { op, d, a, b, c } => {
                 let (a, b, c) = (self.value(*a), self.value(*b), self.value(*c));
-                let (mut out, mut inside) = (a, [0; 32]);
-                each(mask, |lane| {
-                    let (from, ok) = partner(*how, lane as i64, b[lane] as i64 & 31, c[lane]);
-                    out[lane] = if ok { a[from] } else { a[lane] };
-                    inside[lane] = ok.into();
-                });
+                let out = std::array::from_fn(|lane| float::compute(op, a[lane], b[lane], c[lane]));
                 self.set(*d, mask, &out);
-                if let Some(p) = p {
-                    self.set(*p, mask, &inside);
+            }
+            Code::Convert { how, d, a, b } => {
+                let (a, b) = (self.value(*a), self.value(*b));
+                let out = std::array::from_fn(|lane| float::convert(how, a[lane], b[lane]));
+                self.set(*d, mask, &out);
+            }
+            Code::Carry { f, t, d, x, reads, sets } => {
+                let x = x.map(|x| self.value(x));
+                let (carry, mut out, mut next) = (self.carry, [0; 32], 0);
+                for lane in 0..32 {
+                    let carry = *reads && carry >> lane & 1 == 1;
+                    let (sum, over) = integer::with_carry(*f, *t, x.map(|x| x[lane]), carry);
+                    out[lane] = sum;
+                    next |= u32::from(over) << lane;
+                }
+                self.set(*d, mask, &out);
+                if *sets {
+                    self.carry = carry & !mask | next & mask;
                 }
             }
-            Code::Vote { how, d, a, negated, mask: named } => {
-                names_active(self.value(*named)[first(mask)] as u32, mask, "vote")?;
-                let a = self.value(*a);
-                let mut yes = 0u32;
-                each(mask, |lane| yes |= u32::from((a[lane] & 1 == 1) != *negated) << lane);
-                let out = match how {
-                    Vote::All => u64::from(yes == mask),
-                    Vote::Any => u64::from(yes != 0),
-                    Vote::Uniform => u64::from(yes == mask || yes == 0),
-                    Vote::Ballot => yes.into(),
-                };
-                self.set(*d, mask, &[out; 32]);
+            Code::CompareInto { .. } => self.compare_into(code, mask),
+            Code::ActiveMask { d } => self.set(*d, mask, &[mask.into(); 32]),
+            Code::Shuffle { .. } | Code::Vote { .. } | Code::Match { .. } | Code::Reduce { .. } => {
+                exchange::run(self, code, mask)?;
             }
             _ => unreachable!("handled by step"),
         }
         Ok(())
+    }
+
+    fn compare_into(&mut self, code: &Code, mask: u32) {
+        let Code::CompareInto { f, t, pair, ftz, into, a, b, with } = code else { return };
+        let (a, b) = (self.value(*a), self.value(*b));
+        let with = with.map(|(how, c, negated)| (how, self.value(c), negated));
+        let found = |lane: usize, at: u32| {
+            let [x, y] = [a[lane], b[lane]].map(|x| if *ftz { float::flushed(*t, x >> at) } else { x >> at });
+            combined(&with, alu::compare(*f, *t, x, y), lane)
+        };
+        let halves: &[u32] = if *pair { &[0, 16] } else { &[0] };
+        let word = |ones: u64| -> Lanes {
+            std::array::from_fn(|lane| {
+                halves.iter().fold(0, |w, at| w | (u64::from(found(lane, *at)) * ones) << at)
+            })
+        };
+        match *into {
+            Into::Mask(d) => {
+                self.set(d, mask, &word(if *pair || t.bits() == 16 { 0xffff } else { 0xffff_ffff }))
+            }
+            Into::One(d, t) => self.set(d, mask, &word(alu::from_f64(t, 1.0))),
+            Into::Predicates(p, q) => {
+                let (low, high) = (
+                    std::array::from_fn(|i| found(i, 0).into()),
+                    std::array::from_fn(|i| found(i, 16).into()),
+                );
+                self.set(p, mask, &low);
+                if let Some(q) = q {
+                    self.set(q, mask, &high);
+                }
+            }
+        }
     }
 
     fn special(&self, block: &Block<'_>, what: Special, lane: usize) -> u64 {
@@ -298,17 +431,15 @@ impl Warp {
     }
 }
 
-fn first(mask: u32) -> usize {
-    mask.trailing_zeros() as usize
-}
-
-/// `.sync` instructions must be reached by exactly the lanes they name.
-fn names_active(named: u32, mask: u32, what: &str) -> Result<()> {
-    if named & mask == mask {
-        return Ok(());
+/// The result of a comparison with the predicate that is combined in.
+fn combined(with: &Option<(Function, Lanes, bool)>, x: bool, lane: usize) -> bool {
+    let Some((how, c, negated)) = with else { return x };
+    let c = (c[lane] & 1 == 1) != *negated;
+    match how {
+        Function::And => x && c,
+        Function::Or => x || c,
+        _ => x != c,
     }
-    let problem = format!("{what}.sync names lanes {named:#010x}, but lanes {mask:#010x} are there");
-    Err(Fault::new(FaultKind::DivergentBarrier, problem))
 }
 
 pub fn whole_warp(mask: u32, what: &str) -> Result<()> {
@@ -319,17 +450,4 @@ pub fn whole_warp(mask: u32, what: &str) -> Result<()> {
         FaultKind::DivergentBarrier,
         format!("{what} needs all 32 lanes; lanes {mask:#010x} are there"),
     ))
-}
-
-/// The lane that `shfl` reads, and whether it lies in the segment (PTX ISA 9.0, section 9.7.9.6).
-fn partner(how: Shuffle, lane: i64, b: i64, c: u64) -> (usize, bool) {
-    let (clamp, segment) = (c as i64 & 31, (c >> 8) as i64 & 31);
-    let (low, high) = (lane & segment, (lane & segment) | (clamp & !segment & 31));
-    let (at, ok) = match how {
-        Shuffle::Up => (lane - b, lane - b >= high),
-        Shuffle::Down => (lane + b, lane + b <= high),
-        Shuffle::Butterfly => (lane ^ b, (lane ^ b) <= high),
-        Shuffle::Index => (low | (b & !segment & 31), (low | (b & !segment & 31)) <= high),
-    };
-    (at.clamp(0, 31) as usize, ok)
 }

@@ -6,20 +6,10 @@ use super::{Code, Instruction};
 /// fast dominance algorithm") over the reversed graph, whose root is one past the last instruction.
 pub fn reconverge(code: &mut [Instruction]) {
     let end = code.len();
-    let next = |i: usize| -> [Option<usize>; 2] {
-        match code[i].code {
-            Code::Branch { to } if code[i].guard.is_some() => [Some(i + 1), Some(to)],
-            Code::Branch { to } => [Some(to), None],
-            Code::Exit | Code::Trap if code[i].guard.is_none() => [Some(end), None],
-            Code::Exit | Code::Trap => [Some(i + 1), Some(end)],
-            _ => [Some(i + 1), None],
-        }
-    };
+    let next: Vec<Vec<usize>> = (0..end).map(|i| successors(code, i)).collect();
     let mut before = vec![Vec::new(); end + 1];
-    for i in 0..end {
-        for to in next(i).into_iter().flatten() {
-            before[to.min(end)].push(i);
-        }
+    for (i, next) in next.iter().enumerate() {
+        next.iter().for_each(|to| before[*to].push(i));
     }
     let (order, place) = post_order(&before, end);
     let mut dominator = vec![usize::MAX; end + 1];
@@ -29,9 +19,7 @@ pub fn reconverge(code: &mut [Instruction]) {
         changed = false;
         for &i in order.iter().rev().filter(|i| **i != end) {
             let mut best = usize::MAX;
-            for to in
-                next(i).into_iter().flatten().map(|to| to.min(end)).filter(|to| dominator[*to] != usize::MAX)
-            {
+            for &to in next[i].iter().filter(|to| dominator[**to] != usize::MAX) {
                 best = if best == usize::MAX { to } else { meet(best, to, &dominator, &place) };
             }
             if best != usize::MAX && dominator[i] != best {
@@ -43,6 +31,22 @@ pub fn reconverge(code: &mut [Instruction]) {
     for (i, instruction) in code.iter_mut().enumerate() {
         instruction.meet = if dominator[i] == usize::MAX { end } else { dominator[i] };
     }
+}
+
+/// Where lanes may be after an instruction; one past the last is the end.
+fn successors(code: &[Instruction], i: usize) -> Vec<usize> {
+    let end = code.len();
+    let mut out = match &code[i].code {
+        Code::Branch { to } => vec![*to],
+        Code::BranchTable { targets, .. } => targets.clone(),
+        Code::Exit | Code::Return | Code::Trap => vec![end],
+        _ => return vec![i + 1],
+    };
+    if code[i].guard.is_some() {
+        out.insert(0, i + 1);
+    }
+    out.iter_mut().for_each(|to| *to = (*to).min(end));
+    out
 }
 
 /// Nodes that reach the end, each after all that it leads to backwards, and the place of each in that order.

@@ -27,8 +27,8 @@ impl Type {
             "pred" => Type::Pred,
             "u8" | "b8" => Type::U8,
             "u16" | "b16" => Type::U16,
-            "u32" | "b32" | "f16x2" | "bf16x2" => Type::U32,
-            "u64" | "b64" => Type::U64,
+            "u32" | "b32" | "f16x2" | "bf16x2" | "u16x2" | "s16x2" => Type::U32,
+            "u64" | "b64" | "f32x2" => Type::U64,
             "s8" => Type::S8,
             "s16" => Type::S16,
             "s32" => Type::S32,
@@ -144,6 +144,164 @@ pub enum Function {
     IsNan,
     Exchange,
     CompareSwap,
+    /// One more, or 0 from b on.
+    Increment,
+    /// One less, or b from 0 and from beyond b.
+    Decrement,
+    /// Atomic sums of halves of a word.
+    AddPair(Type),
+    /// `add.f32` as atomics on global memory have it: denormals are zero.
+    AddFlushed,
+    Integer(Integer),
+    Test(Test),
+}
+
+/// The rarer integer instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Integer {
+    /// c + |a - b|
+    Sad,
+    Low24,
+    High24,
+    AddSat,
+    SubSat,
+    MadHighSat,
+    MinRelu,
+    MaxRelu,
+    /// `bfind`, as a position or as the shift that brings it to the top.
+    FindHighest {
+        shift: bool,
+    },
+    FindNth,
+    Dot4 {
+        signed: [bool; 2],
+    },
+    Dot2 {
+        signed: [bool; 2],
+        high: bool,
+    },
+    /// `szext`
+    Extend {
+        wrap: bool,
+    },
+    /// `bmsk`
+    Mask {
+        wrap: bool,
+    },
+    IsZero,
+    PermuteMode(PermuteMode),
+    SelectBySign {
+        float: bool,
+    },
+    /// On halves of a word.
+    Pair {
+        f: PairFunction,
+        signed: bool,
+        relu: bool,
+    },
+    /// `isspacep`
+    InWindow {
+        start: u64,
+        end: u64,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PairFunction {
+    Add,
+    Min,
+    Max,
+}
+
+/// What `prmt` takes for c in its modes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PermuteMode {
+    Forward4,
+    Backward4,
+    Replicate8,
+    ClampLeft,
+    ClampRight,
+    Replicate16,
+}
+
+impl PermuteMode {
+    pub fn named(name: &str) -> Option<PermuteMode> {
+        Some(match name {
+            "f4e" => PermuteMode::Forward4,
+            "b4e" => PermuteMode::Backward4,
+            "rc8" => PermuteMode::Replicate8,
+            "ecl" => PermuteMode::ClampLeft,
+            "ecr" => PermuteMode::ClampRight,
+            "rc16" => PermuteMode::Replicate16,
+            _ => return None,
+        })
+    }
+
+    /// The bytes as the default mode names them (section 9.7.9.7).
+    pub fn selector(self, c: u32) -> u32 {
+        let i = c as usize & 3;
+        match self {
+            PermuteMode::Forward4 => [0x3210, 0x4321, 0x5432, 0x6543][i],
+            PermuteMode::Backward4 => [0x5670, 0x6701, 0x7012, 0x0123][i],
+            PermuteMode::Replicate8 => [0x0000, 0x1111, 0x2222, 0x3333][i],
+            PermuteMode::ClampLeft => [0x3210, 0x3211, 0x3222, 0x3333][i],
+            PermuteMode::ClampRight => [0x0000, 0x1110, 0x2210, 0x3210][i],
+            PermuteMode::Replicate16 => [0x1010, 0x3232, 0x1010, 0x3232][i],
+        }
+    }
+}
+
+/// `testp`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Test {
+    Finite,
+    Infinite,
+    Number,
+    NotANumber,
+    Normal,
+    Subnormal,
+}
+
+/// With a carry in or out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carry {
+    Add,
+    Sub,
+    MadLow,
+    MadHigh,
+}
+
+/// A float instruction with its modifiers.
+#[derive(Clone, Copy, Debug)]
+pub struct Float {
+    pub f: Function,
+    pub t: Type,
+    pub round: Round,
+    pub ftz: bool,
+    pub sat: bool,
+    pub relu: bool,
+    pub xor_sign: bool,
+    pub approx: bool,
+    /// On both halves of a word.
+    pub pair: bool,
+}
+
+/// A conversion with its modifiers.
+#[derive(Clone, Copy, Debug)]
+pub struct Conversion {
+    pub to: Type,
+    pub from: Type,
+    pub round: Round,
+    /// To an integral float.
+    pub integral: bool,
+    pub ftz: bool,
+    pub sat: bool,
+    pub relu: bool,
+    /// Numbers beyond the range become the largest.
+    pub finite: bool,
+    pub tf32: bool,
+    /// Of two sources.
+    pub pair: bool,
 }
 
 /// How a float becomes an integer, or a wide float a narrow one.
@@ -153,6 +311,8 @@ pub enum Round {
     Zero,
     Down,
     Up,
+    /// To nearest, halfway away from zero.
+    Away,
 }
 
 impl Function {

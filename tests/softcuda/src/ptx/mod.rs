@@ -2,6 +2,7 @@
 
 mod lexer;
 mod parser;
+mod scope;
 
 pub use parser::parse;
 
@@ -32,6 +33,8 @@ pub struct Variable {
     pub align: u32,
     /// Initial content; empty for none.
     pub content: Vec<u8>,
+    /// Addresses in the initial content: offset, name, what is added.
+    pub links: Vec<(u32, String, i64)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +46,8 @@ pub enum Operand {
     Symbol(String),
     Address(Box<Operand>, i64),
     Vector(Vec<Operand>),
+    /// `(a, b)` of a call.
+    List(Vec<Operand>),
     /// `%p|%q`
     Pair(Box<Operand>, Box<Operand>),
     Negated(Box<Operand>),
@@ -66,6 +71,9 @@ pub struct Instruction {
 pub struct Function {
     pub name: String,
     pub entry: bool,
+    /// Has a body.
+    pub defined: bool,
+    pub returns: Vec<Variable>,
     pub params: Vec<Variable>,
     /// Name and type, as `%r` count 5 spelled out: `%r0`..`%r4`.
     pub registers: Vec<(String, String)>,
@@ -73,6 +81,8 @@ pub struct Function {
     pub body: Vec<Instruction>,
     /// Label and index into `body`.
     pub labels: Vec<(String, usize)>,
+    /// Labels that `brx.idx` picks from, by the table's name.
+    pub tables: Vec<(String, Vec<String>)>,
     pub max_threads: Option<u32>,
 }
 

@@ -1,6 +1,7 @@
 //! From words to functions (PTX ISA 9.0, sections 4, 5, 11).
 
 use super::lexer::{Token, tokens};
+use super::scope::Scope;
 use super::{Function, Instruction, Operand, PtxError, Space, Text, Variable};
 
 struct Parser {
@@ -158,24 +159,55 @@ impl Parser {
                 self.expect(']')?;
             }
         }
-        let mut content = Vec::new();
+        let mut out =
+            Variable { name, space, bytes: element * count, align, content: Vec::new(), links: Vec::new() };
         if self.sign('=') {
-            let list = self.sign('{');
-            loop {
-                let negative = self.sign('-');
-                let word = self.word()?;
-                let Some(value) = number(&word) else { return self.error(format!("initial value {word}")) };
-                let value = if negative { value.wrapping_neg() } else { value };
-                content.extend(&value.to_le_bytes()[..element as usize]);
-                if !self.sign(',') {
-                    break;
-                }
-            }
-            if list {
-                self.expect('}')?;
-            }
+            self.initial(&mut out, element)?;
         }
-        Ok(Variable { name, space, bytes: element * count, align, content })
+        Ok(out)
+    }
+
+    /// `{1, -2, name, generic(name)+4}` or one of these; lists may be in lists.
+    fn initial(&mut self, out: &mut Variable, element: u32) -> Result<()> {
+        if self.sign('{') {
+            while !self.sign('}') {
+                self.initial(out, element)?;
+                self.sign(',');
+            }
+            return Ok(());
+        }
+        let negative = self.sign('-');
+        let word = self.word()?;
+        let value = match number(&word) {
+            Some(value) if negative => value.wrapping_neg(),
+            Some(value) => value,
+            None if element == 8 && !negative => {
+                let link = self.link(word)?;
+                out.links.push((out.content.len() as u32, link.0, link.1));
+                0
+            }
+            None => return self.error(format!("initial value {word}")),
+        };
+        out.content.extend(&value.to_le_bytes()[..element as usize]);
+        Ok(())
+    }
+
+    fn link(&mut self, word: String) -> Result<(String, i64)> {
+        let name = if word == "generic" && self.sign('(') {
+            let name = self.word()?;
+            self.expect(')')?;
+            name
+        } else {
+            word
+        };
+        if !self.sign('+') {
+            return Ok((name, 0));
+        }
+        let word = self.word()?;
+        match number(&word) {
+            Some(offset) => Ok((name, offset as i64)),
+            None => self.error(format!("offset {word}")),
+        }
     }
 
     fn params(&mut self) -> Result<Vec<Variable>> {
@@ -196,7 +228,7 @@ impl Parser {
     fn function(&mut self, entry: bool) -> Result<Function> {
         let mut f = Function { entry, ..Function::default() };
         if !entry && self.peek() == Some(&Token::Sign('(')) {
-            self.params()?;
+            f.returns = self.params()?;
         }
         f.name = self.word()?;
         f.params = self.params()?;
@@ -221,12 +253,16 @@ impl Parser {
     }
 
     fn body(&mut self, f: &mut Function) -> Result<()> {
-        let (mut depth, mut source) = (1, 0);
-        while depth > 0 {
+        f.defined = true;
+        let (mut scopes, mut source) = (vec![Scope::default()], 0);
+        while !scopes.is_empty() {
             if self.sign('{') {
-                depth += 1;
+                scopes.push(Scope::of(f));
             } else if self.sign('}') {
-                depth -= 1;
+                let scope = scopes.pop();
+                if let Some(scope) = scope.filter(|_| !scopes.is_empty()) {
+                    scope.close(f);
+                }
             } else if self.sign('@') {
                 let negated = self.sign('!');
                 let guard = Some((self.word()?, negated));
@@ -234,31 +270,56 @@ impl Parser {
                 self.instruction(f, guard, op, source)?;
             } else {
                 let word = self.word()?;
-                match word.as_str() {
-                    ".loc" => {
-                        if let Some((Token::Word(line), _)) = self.tokens.get(self.at + 1) {
-                            source = line.parse().unwrap_or(0);
-                        }
-                        self.at -= 1;
-                        self.skip_line();
-                    }
-                    ".pragma" => {
-                        self.at += 1;
-                        self.expect(';')?;
-                    }
-                    ".reg" => self.registers(f)?,
-                    ".shared" => f.variables.extend(self.variable(Space::Shared)?),
-                    ".local" => f.variables.extend(self.variable(Space::Local)?),
-                    ".param" => {
-                        self.variable(Space::Param)?;
-                        self.expect(';')?;
-                    }
-                    label if self.sign(':') => f.labels.push((label.into(), f.body.len())),
-                    _ => self.instruction(f, None, word, source)?,
-                }
+                self.statement(f, word, &mut source)?;
             }
         }
         Ok(())
+    }
+
+    fn statement(&mut self, f: &mut Function, word: String, source: &mut u32) -> Result<()> {
+        match word.as_str() {
+            ".loc" => {
+                if let Some((Token::Word(line), _)) = self.tokens.get(self.at + 1) {
+                    *source = line.parse().unwrap_or(0);
+                }
+                self.at -= 1;
+                self.skip_line();
+            }
+            ".pragma" => {
+                self.at += 1;
+                self.expect(';')?;
+            }
+            ".reg" => self.registers(f)?,
+            ".shared" => f.variables.extend(self.variable(Space::Shared)?),
+            ".local" => f.variables.extend(self.variable(Space::Local)?),
+            ".param" => {
+                f.variables.extend(self.variable(Space::Param)?);
+                self.expect(';')?;
+            }
+            _ if self.sign(':') => match self.peek() {
+                Some(Token::Word(w)) if w == ".branchtargets" => f.tables.push((word, self.list()?)),
+                // what may be called is told by the call
+                Some(Token::Word(w)) if w == ".callprototype" || w == ".calltargets" => {
+                    while !self.sign(';') {
+                        self.at += 1;
+                    }
+                }
+                _ => f.labels.push((word, f.body.len())),
+            },
+            _ => self.instruction(f, None, word, *source)?,
+        }
+        Ok(())
+    }
+
+    /// `.branchtargets L1, L2;`
+    fn list(&mut self) -> Result<Vec<String>> {
+        self.at += 1;
+        let mut out = Vec::new();
+        while !self.sign(';') {
+            out.push(self.word()?);
+            self.sign(',');
+        }
+        Ok(out)
     }
 
     /// `.b32 %r<5>;` or `.pred p, q;`
@@ -300,6 +361,14 @@ impl Parser {
                 self.sign(',');
             }
             return Ok(Operand::Vector(parts));
+        }
+        if self.sign('(') {
+            let mut parts = Vec::new();
+            while !self.sign(')') {
+                parts.push(self.operand()?);
+                self.sign(',');
+            }
+            return Ok(Operand::List(parts));
         }
         if self.sign('[') {
             let base = self.operand()?;

@@ -2,7 +2,9 @@
 
 #![allow(dead_code)]
 
-use half::bf16;
+pub mod isa;
+
+use half::{bf16, f16};
 use softcuda::{Counters, Fault, Launch, Memory, Module, Options, launch};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -75,6 +77,16 @@ impl Gpu {
 
     pub fn bf16(&self, values: &[f32]) -> u64 {
         self.bytes(&values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect::<Vec<_>>())
+    }
+
+    pub fn f16(&self, values: &[f32]) -> u64 {
+        self.bytes(&values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect::<Vec<_>>())
+    }
+
+    pub fn read_f16(&self, at: u64, n: usize) -> Vec<f32> {
+        let mut bytes = vec![0; 2 * n];
+        self.memory.read(at, &mut bytes).unwrap();
+        bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
     }
 
     pub fn f32(&self, values: &[f32]) -> u64 {

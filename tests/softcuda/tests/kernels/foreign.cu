@@ -1,6 +1,11 @@
 // Kernels as other people write them, for softcuda's own tests: a reduction by shuffles, a histogram by atomics, a scan, a
-// tiled transpose, a 3-dimensional stencil. Nothing of this project's headers.
+// tiled transpose, a 3-dimensional stencil, products on tensor cores by nvcuda::wmma,
+// functions that are called, cooperative groups. Nothing of this project's headers.
+#include <cooperative_groups.h>
+#include <cooperative_groups/reduce.h>
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <mma.h>
 
 __inline__ __device__ float warpReduceSum(float val) {
     for (int offset = warpSize / 2; offset > 0; offset /= 2) val += __shfl_down_sync(0xffffffff, val, offset);
@@ -85,4 +90,96 @@ extern "C" __global__ void mean_of_neighbours(float* out, const float* in, int n
                 count++;
             }
     out[(z * ny + y) * nx + x] = sum / count;
+}
+
+// One warp for each 16x16 tile of c = a·b; a by rows, b by columns; the sides are multiples of 16.
+template <typename T>
+__device__ void wmma_tile(const T* a, const T* b, float* c, int n, int k) {
+    using namespace nvcuda;
+    wmma::fragment<wmma::matrix_a, 16, 16, 16, T, wmma::row_major> left;
+    wmma::fragment<wmma::matrix_b, 16, 16, 16, T, wmma::col_major> right;
+    wmma::fragment<wmma::accumulator, 16, 16, 16, float> sum;
+    const int row = blockIdx.y * 16, column = blockIdx.x * 16;
+    wmma::fill_fragment(sum, 0.0f);
+    for (int i = 0; i < k; i += 16) {
+        wmma::load_matrix_sync(left, a + row * k + i, k);
+        wmma::load_matrix_sync(right, b + column * k + i, k);
+        wmma::mma_sync(sum, left, right, sum);
+    }
+    for (int i = 0; i < sum.num_elements; i++) sum.x[i] *= 0.5f;
+    wmma::store_matrix_sync(c + row * n + column, sum, n, wmma::mem_row_major);
+}
+
+extern "C" __global__ void wmma_f16(const half* a, const half* b, float* c, int n, int k) { wmma_tile(a, b, c, n, k); }
+extern "C" __global__ void wmma_bf16(const __nv_bfloat16* a, const __nv_bfloat16* b, float* c, int n, int k) {
+    wmma_tile(a, b, c, n, k);
+}
+
+// Tiles of 8x32 with f16 sums, through shared memory; a by columns, b by rows. One block of one warp.
+extern "C" __global__ void wmma_shared(const half* a, const half* b, half* c) {
+    using namespace nvcuda;
+    __shared__ __align__(32) half left[8 * 16], right[16 * 32], out[8 * 32];
+    for (int i = threadIdx.x; i < 8 * 16; i += 32) left[i] = a[i];
+    for (int i = threadIdx.x; i < 16 * 32; i += 32) right[i] = b[i];
+    __syncwarp();
+    wmma::fragment<wmma::matrix_a, 8, 32, 16, half, wmma::col_major> x;
+    wmma::fragment<wmma::matrix_b, 8, 32, 16, half, wmma::row_major> y;
+    wmma::fragment<wmma::accumulator, 8, 32, 16, half> z;
+    wmma::fill_fragment(z, __float2half(1.0f));
+    wmma::load_matrix_sync(x, left, 8);
+    wmma::load_matrix_sync(y, right, 32);
+    wmma::mma_sync(z, x, y, z);
+    wmma::store_matrix_sync(out, z, 32, wmma::mem_row_major);
+    __syncwarp();
+    for (int i = threadIdx.x; i < 8 * 32; i += 32) c[i] = out[i];
+}
+
+// Functions that stay functions: recursion, a structure passed and returned, pointers to functions.
+__noinline__ __device__ int fibonacci(int n) { return n < 2 ? n : fibonacci(n - 1) + fibonacci(n - 2); }
+
+struct Moments {
+    double sum;
+    int counts[5];
+};
+
+__noinline__ __device__ Moments add_value(Moments m, int value) {
+    m.sum += value;
+    m.counts[value % 5]++;
+    return m;
+}
+
+typedef float (*Combine)(float, float);
+__device__ float plus_(float a, float b) { return a + b; }
+__device__ float times_(float a, float b) { return a * b; }
+__device__ float less_(float a, float b) { return a - b; }
+__device__ Combine combine[3] = {plus_, times_, less_};
+
+// Only some lanes call, to different depths; the warp meets again behind the call.
+extern "C" __global__ void calls(int* numbers, double* sums, float* combined, int n) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    int value = -1;
+    if (i % 3 != 1) value = fibonacci(i % 11);
+    numbers[i] = __shfl_xor_sync(0xffffffff, value, 1);
+    Moments m = {};
+    for (int j = 0; j <= i % 7; j++) m = add_value(m, i + j);
+    sums[i] = m.sum + 1000 * m.counts[i % 5];
+    combined[i] = combine[i % 3]((float)i, (float)n);
+}
+
+extern "C" __global__ void too_deep(int* out) { *out = fibonacci(*out); }
+
+// Sums and largest values over tiles of a block by cooperative groups.
+extern "C" __global__ void groups(const int* in, int* sums, int* most, int* same) {
+    namespace cg = cooperative_groups;
+    auto block = cg::this_thread_block();
+    auto warp = cg::tiled_partition<32>(block);
+    auto tile = cg::tiled_partition<8>(block);
+    const int i = block.group_index().x * block.size() + block.thread_rank();
+    const int x = in[i];
+    const int total = cg::reduce(warp, x, cg::plus<int>());
+    if (warp.thread_rank() == 0) sums[i / 32] = total;
+    most[i] = cg::reduce(tile, x, cg::greater<int>());
+    // how many lanes have this value, and their sum in one instruction for all groups
+    const unsigned peers = __match_any_sync(0xffffffff, x);
+    same[i] = __popc(peers) * 1000 + __reduce_add_sync(peers, i % 32);
 }

@@ -1,69 +1,160 @@
 //! From the words of an instruction to what it does. What is not known becomes [`Code::Unknown`]: an error when it is reached.
 
+mod float;
+mod flow;
+mod integer;
+mod matrix;
+
 use super::{
-    Area, Code, Function, Instruction, Kernel, Param, Place, Round, Shuffle, Special, Src, Type, Vote,
+    Area, Code, Function, Instruction, Kernel, Param, Place, Routine, Shuffle, Special, Src, Type, Vote,
 };
 use crate::ptx::{self, Operand, PtxError, Space, Variable};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
-/// Names to numbers, for one kernel.
+/// Names to numbers, for one kernel or function.
+#[derive(Clone, Default)]
 struct Names {
     registers: HashMap<String, u32>,
     labels: HashMap<String, usize>,
-    /// Offsets of parameters, shared and local variables, addresses of global ones.
+    tables: HashMap<String, Vec<String>>,
+    /// Offsets of a kernel's parameters.
     params: HashMap<String, u64>,
+    /// Offsets of shared variables, and of a kernel's local ones; addresses of global ones.
     variables: HashMap<String, u64>,
+    /// Offsets and sizes of what lies in the frame: parameters of calls, all that is local in a function.
+    frame: HashMap<String, (u32, u32)>,
+    /// The number of each function that can be called.
+    functions: HashMap<String, usize>,
+    routine: bool,
 }
 
-/// Shared and local addresses begin at these when they are generic.
+/// Shared and local addresses begin at these when they are generic; functions lie beyond.
 pub const SHARED_WINDOW: u64 = 0x0100_0000_0000;
 pub const LOCAL_WINDOW: u64 = 0x0200_0000_0000;
+pub const FUNCTION_WINDOW: u64 = 0x0300_0000_0000;
 
-pub fn kernel(
-    f: &ptx::Function, module: &[Variable], globals: &BTreeMap<String, (u64, u64)>,
-) -> Result<Kernel, PtxError> {
-    let mut names = Names {
-        registers: f.registers.iter().enumerate().map(|(i, (name, _))| (name.clone(), i as u32)).collect(),
-        labels: f.labels.iter().cloned().collect(),
-        params: HashMap::new(),
-        variables: globals.iter().map(|(name, (addr, _))| (name.clone(), *addr)).collect(),
-    };
-    let mut params = Vec::new();
-    let mut at = 0u32;
-    for p in &f.params {
-        at = at.next_multiple_of(p.align.max(1));
-        names.params.insert(p.name.clone(), u64::from(at));
-        params.push(Param { offset: at, size: p.bytes, align: p.align });
-        at += p.bytes;
+/// Functions that can be called, by number.
+pub fn routines(text: &ptx::Text) -> impl Iterator<Item = &ptx::Function> {
+    text.functions.iter().filter(|f| !f.entry && f.defined)
+}
+
+/// Variables laid out one after the other.
+#[derive(Default)]
+struct Layout {
+    bytes: u32,
+}
+
+impl Layout {
+    fn place(&mut self, v: &Variable) -> u32 {
+        let at = self.bytes.next_multiple_of(v.align.max(1));
+        self.bytes = at + v.bytes;
+        at
     }
-    let (mut shared, mut local) = (0u32, 0u32);
-    for v in f.variables.iter().chain(module) {
-        let size = match v.space {
-            Space::Shared => &mut shared,
-            Space::Local => &mut local,
-            _ => continue,
+}
+
+/// Decodes the kernels and functions of one module.
+pub struct Decoder<'a> {
+    text: &'a ptx::Text,
+    /// What all of them know.
+    names: Names,
+    /// Bytes of the module's shared variables, which come first in every kernel.
+    shared: u32,
+    pub routines: Arc<Vec<Routine>>,
+}
+
+impl<'a> Decoder<'a> {
+    pub fn new(text: &'a ptx::Text, globals: &BTreeMap<String, (u64, u64)>) -> Decoder<'a> {
+        let mut names = Names {
+            variables: globals.iter().map(|(name, (addr, _))| (name.clone(), *addr)).collect(),
+            functions: routines(text).enumerate().map(|(i, f)| (f.name.clone(), i)).collect(),
+            ..Names::default()
         };
-        if v.bytes > 0 {
-            *size = size.next_multiple_of(v.align.max(1));
-            names.variables.insert(v.name.clone(), u64::from(*size));
-            *size += v.bytes;
+        let mut shared = Layout::default();
+        for v in text.variables.iter().filter(|v| v.space == Space::Shared && v.bytes > 0) {
+            names.variables.insert(v.name.clone(), shared.place(v).into());
+        }
+        Decoder { text, names, shared: shared.bytes, routines: Arc::default() }
+    }
+
+    pub fn kernel(&self, f: &ptx::Function) -> Result<Kernel, PtxError> {
+        let mut names = self.names.within(f);
+        let (mut params, mut block) = (Vec::new(), Layout::default());
+        for p in &f.params {
+            let offset = block.place(p);
+            names.params.insert(p.name.clone(), offset.into());
+            params.push(Param { offset, size: p.bytes, align: p.align });
+        }
+        let (mut shared, mut local) = (Layout { bytes: self.shared }, Layout::default());
+        for v in f.variables.iter().filter(|v| v.bytes > 0) {
+            match v.space {
+                Space::Shared => names.variables.insert(v.name.clone(), shared.place(v).into()).map(|_| ()),
+                Space::Local => names.variables.insert(v.name.clone(), local.place(v).into()).map(|_| ()),
+                _ => names.frame.insert(v.name.clone(), (local.place(v), v.bytes)).map(|_| ()),
+            };
+        }
+        let static_shared = shared.bytes.next_multiple_of(128);
+        let dynamic = f.variables.iter().chain(&self.text.variables);
+        for v in dynamic.filter(|v| v.space == Space::Shared && v.bytes == 0) {
+            names.variables.insert(v.name.clone(), static_shared.into());
+        }
+        Ok(Kernel {
+            name: f.name.clone(),
+            params,
+            param_bytes: block.bytes,
+            static_shared,
+            local_bytes: local.bytes,
+            max_threads: f.max_threads.unwrap_or(1024),
+            registers: f.registers.len() as u32,
+            code: names.body(f)?,
+            routines: self.routines.clone(),
+        })
+    }
+
+    pub fn routine(&self, f: &ptx::Function) -> Result<Routine, PtxError> {
+        let mut names = self.names.within(f);
+        names.routine = true;
+        let mut frame = Layout::default();
+        let mut place = |v: &Variable| {
+            let at = (frame.place(v), v.bytes);
+            names.frame.insert(v.name.clone(), at);
+            at
+        };
+        let params = f.params.iter().map(&mut place).collect();
+        let returns = f.returns.iter().map(&mut place).collect();
+        f.variables.iter().filter(|v| v.space != Space::Shared).for_each(|v| {
+            place(v);
+        });
+        Ok(Routine {
+            name: f.name.clone(),
+            params,
+            returns,
+            frame_bytes: frame.bytes,
+            registers: f.registers.len() as u32,
+            code: names.body(f)?,
+        })
+    }
+}
+
+impl Names {
+    /// With the registers and labels of a function.
+    fn within(&self, f: &ptx::Function) -> Names {
+        Names {
+            registers: f
+                .registers
+                .iter()
+                .enumerate()
+                .map(|(i, (name, _))| (name.clone(), i as u32))
+                .collect(),
+            labels: f.labels.iter().cloned().collect(),
+            tables: f.tables.iter().cloned().collect(),
+            ..self.clone()
         }
     }
-    shared = shared.next_multiple_of(128);
-    for v in module.iter().filter(|v| v.space == Space::Shared && v.bytes == 0) {
-        names.variables.insert(v.name.clone(), u64::from(shared));
+
+    fn body(&self, f: &ptx::Function) -> Result<Vec<Instruction>, PtxError> {
+        f.body.iter().map(|i| self.instruction(i)).collect()
     }
-    let code = f.body.iter().map(|i| names.instruction(i)).collect::<Result<Vec<_>, _>>()?;
-    Ok(Kernel {
-        name: f.name.clone(),
-        params,
-        param_bytes: at,
-        static_shared: shared,
-        local_bytes: local,
-        max_threads: f.max_threads.unwrap_or(1024),
-        registers: f.registers.len() as u32,
-        code,
-    })
 }
 
 impl Names {
@@ -97,7 +188,7 @@ impl Names {
             Operand::Symbol(name) if name == "WARP_SZ" => Some(Src::Num(32)),
             Operand::Symbol(name) if !self.registers.contains_key(name) => {
                 // the address in its own space, as `mov` gives it
-                self.variables.get(name).map(|at| Src::Num(*at))
+                self.variables.get(name).copied().or_else(|| self.function_address(name)).map(Src::Num)
             }
             _ => self.register(o).map(Src::Reg),
         }
@@ -131,6 +222,13 @@ impl Names {
         {
             return Some(Place { area: Area::Param, base: Src::Num(*at), offset: *offset });
         }
+        if let Operand::Symbol(name) | Operand::Register(name) = &**base
+            && let Some((at, _)) = self.frame.get(name)
+        {
+            return Some(Place { area: Area::Frame, base: Src::Num((*at).into()), offset: *offset });
+        }
+        // a function's parameters lie in its frame, whose addresses are local
+        let area = if area == Area::Param && self.routine { Area::Local } else { area };
         Some(Place { area, base: self.src(base)?, offset: *offset })
     }
 
@@ -141,10 +239,9 @@ impl Names {
             "ld" | "ldu" | "st" => self.access(words, kind?, o),
             "mov" => self.mov(kind?, o),
             "cvta" => self.generic(words, o),
-            "bra" => {
-                let Operand::Symbol(label) = &o[0] else { return None };
-                Some(Code::Branch { to: *self.labels.get(label)? })
-            }
+            "bra" | "brx" => self.branch(words, o),
+            "call" => self.call(o),
+            "ret" if self.routine => Some(Code::Return),
             "ret" | "exit" => Some(Code::Exit),
             "trap" => Some(Code::Trap),
             "bar" | "barrier" if has("warp") => Some(Code::WarpBarrier),
@@ -157,29 +254,18 @@ impl Names {
                     [self.src(&o[1])?, self.src(&o[2])?, self.src(&o[3])?, self.src(&o[4])?];
                 Some(Code::Insert { t: kind?, d: self.register(&o[0])?, a, b, from, len })
             }
-            "setp" => self.setp(words, kind?, o),
+            "setp" => self.setp(words, o),
+            "set" => self.set(words, o),
+            "testp" => self.test(words, o),
+            "isspacep" => self.is_in_space(words, o),
+            "match" | "redux" => self.gathering(words, kind?, o),
+            "activemask" => Some(Code::ActiveMask { d: self.register(&o[0])? }),
             "cvt" => self.convert(words, o),
             "shfl" => self.shuffle(words, o),
             "vote" => self.vote(words, o),
             "atom" | "red" => self.atomic(words, kind?, o),
             "cp" => self.copy(words, o),
-            "ldmatrix" => {
-                let to = self.vector(&o[0])?.into_iter().collect::<Option<Vec<_>>>()?;
-                Some(Code::LoadMatrix {
-                    to,
-                    place: self.place(Area::Shared, &o[1])?,
-                    transposed: has("trans"),
-                })
-            }
-            "mma"
-                if has("m16n8k16") && words.ends_with(&["f32", "bf16", "bf16", "f32"])
-                    || words.ends_with(&["f32", "f16", "f16", "f32"]) && has("m16n8k16") =>
-            {
-                let d: Vec<u32> = self.vector(&o[0])?.into_iter().collect::<Option<_>>()?;
-                let (a, c) = (self.four(&o[1])?, self.four(&o[3])?);
-                let b = self.sources(&o[2])?.try_into().ok()?;
-                Some(Code::Mma { half: has("f16"), d: d.try_into().ok()?, a, b, c })
-            }
+            "ldmatrix" | "stmatrix" | "mma" | "wmma" if words.len() > 3 => self.matrix(words, o),
             _ => self.arithmetic(words, kind?, o),
         }
     }
@@ -209,15 +295,21 @@ impl Names {
         })
     }
 
+    fn area(&self, words: &[&str]) -> Area {
+        let named = |w: &&str| {
+            Some(match w.split("::").next()? {
+                "shared" => Area::Shared,
+                "local" => Area::Local,
+                "param" => Area::Param,
+                "global" | "const" => Area::Global,
+                _ => return None,
+            })
+        };
+        words[1..].iter().find_map(named).unwrap_or(Area::Generic)
+    }
+
     fn access(&self, words: &[&str], t: Type, o: &[Operand]) -> Option<Code> {
-        let area =
-            match words.iter().find(|w| matches!(**w, "global" | "shared" | "local" | "param" | "const")) {
-                Some(&"shared") => Area::Shared,
-                Some(&"local") => Area::Local,
-                Some(&"param") => Area::Param,
-                Some(_) => Area::Global,
-                None => Area::Generic,
-            };
+        let area = self.area(words);
         if words[0] == "st" {
             Some(Code::Store { from: self.sources(&o[1])?, t, place: self.place(area, &o[0])? })
         } else {
@@ -239,69 +331,12 @@ impl Names {
         {
             return Some(Code::Special { d: self.register(&o[0])?, what });
         }
+        if let Operand::Symbol(name) = &o[1]
+            && let Some((at, _)) = self.frame.get(name)
+        {
+            return Some(Code::FrameAddress { d: self.register(&o[0])?, offset: (*at).into() });
+        }
         self.alu(Function::Move, t, &[&o[0], &o[1]])
-    }
-
-    fn setp(&self, words: &[&str], t: Type, o: &[Operand]) -> Option<Code> {
-        let f = Function::comparison(words[1])?;
-        let (p, q) = match &o[0] {
-            Operand::Pair(p, q) => (self.register(p)?, Some(self.register(q)?)),
-            p => (self.register(p)?, None),
-        };
-        let with = match o.get(3) {
-            None => None,
-            Some(c) => {
-                let how = match words[2] {
-                    "and" => Function::And,
-                    "or" => Function::Or,
-                    _ => Function::Xor,
-                };
-                let (c, negated) = if let Operand::Negated(c) = c { (&**c, true) } else { (c, false) };
-                Some((how, self.src(c)?, negated))
-            }
-        };
-        Some(Code::Compare { f, t, p, q, a: self.src(&o[1])?, b: self.src(&o[2])?, with })
-    }
-
-    fn convert(&self, words: &[&str], o: &[Operand]) -> Option<Code> {
-        let types: Vec<&str> = words.iter().copied().filter(|w| Type::named(w).is_some()).collect();
-        let &[to, from] = &types[..] else { return None };
-        if o.len() == 3 {
-            let f = match to {
-                "bf16x2" => Function::PackBf16,
-                "f16x2" => Function::PackF16,
-                _ => return None,
-            };
-            return self.alu(f, Type::U32, &[&o[0], &o[1], &o[2]]);
-        }
-        if words[1..] == ["sat", "f32", "f32"] {
-            return self.alu(Function::Saturate, Type::F32, &[&o[0], &o[1]]);
-        }
-        if words.iter().any(|w| matches!(*w, "relu" | "satfinite" | "sat")) {
-            return None;
-        }
-        let round = words.iter().find_map(|w| match *w {
-            "rz" | "rzi" => Some(Round::Zero),
-            "rm" | "rmi" => Some(Round::Down),
-            "rp" | "rpi" => Some(Round::Up),
-            "rn" | "rni" => Some(Round::Nearest),
-            _ => None,
-        });
-        let (t, from) = (Type::named(to)?, Type::named(from)?);
-        let narrow = |r| !matches!(r, Some(Round::Nearest) | None);
-        if t.float() && (narrow(round) && t != from || to == "tf32") {
-            return None;
-        }
-        let f = match round {
-            // rounding to an integral value in the same float type
-            Some(r) if t == from && words.iter().any(|w| w.ends_with('i') && w.len() == 3) => {
-                Function::Convert(r)
-            }
-            _ if t == from => Function::Move,
-            r => Function::Convert(r.unwrap_or(Round::Nearest)),
-        };
-        let (d, a) = (self.register(&o[0])?, self.src(&o[1])?);
-        Some(Code::Alu { f, t, from, d, a, b: Src::Num(0), c: Src::Num(0) })
     }
 
     fn shuffle(&self, words: &[&str], o: &[Operand]) -> Option<Code> {
@@ -341,17 +376,25 @@ impl Names {
                 "and" => Function::And,
                 "or" => Function::Or,
                 "xor" => Function::Xor,
+                "inc" => Function::Increment,
+                "dec" => Function::Decrement,
                 "exch" => Function::Exchange,
                 "cas" => Function::CompareSwap,
                 _ => return None,
             })
         })?;
-        let area = if words.contains(&"global") {
-            Area::Global
-        } else if words.iter().any(|w| w.starts_with("shared")) {
-            Area::Shared
-        } else {
-            Area::Generic
+        let area = self.area(words);
+        let last = *words.last()?;
+        if words.iter().any(|w| matches!(*w, "v2" | "v4" | "v8" | "async")) {
+            return None;
+        }
+        // single precision alone loses denormals, and in global memory alone (section 9.7.13.5)
+        let f = match last {
+            "f16x2" | "bf16x2" if f == Function::Add => {
+                Function::AddPair(Type::named(&last[..last.len() - 2])?)
+            }
+            "f32" if f == Function::Add && area != Area::Shared => Function::AddFlushed,
+            _ => f,
         };
         let (d, rest) = if words[0] == "atom" { (Some(self.register(&o[0])?), &o[1..]) } else { (None, o) };
         let c = rest.get(2).map_or(Some(Src::Num(0)), |c| self.src(c))?;
@@ -361,7 +404,7 @@ impl Names {
     fn copy(&self, words: &[&str], o: &[Operand]) -> Option<Code> {
         match words {
             ["cp", "async", "commit_group"] => Some(Code::AsyncCommit),
-            ["cp", "async", "wait_all"] => Some(Code::AsyncWait(0)),
+            ["cp", "async", "wait_all"] => Some(Code::AsyncWaitAll),
             ["cp", "async", "wait_group"] => match o[0] {
                 Operand::Number(n) => Some(Code::AsyncWait(n as u32)),
                 _ => None,
@@ -380,69 +423,35 @@ impl Names {
     }
 
     fn arithmetic(&self, words: &[&str], t: Type, o: &[Operand]) -> Option<Code> {
-        let has = |name: &str| words[1..].contains(&name);
-        if words[0] == "fma" && words[1] == "rm" && t == Type::F32 && words.len() == 3 {
-            return self.alu(Function::FmaDown, t, &[&o[0], &o[1], &o[2], &o[3]]);
+        let float = t.float() || words.iter().any(|w| matches!(*w, "f16x2" | "bf16x2" | "f32x2"));
+        match words[0] {
+            "copysign" => self.alu(Function::CopySign, t, &[&o[0], &o[1], &o[2]]),
+            "selp" | "slct" => self.integer(words, t, o),
+            _ if float => self.float(words, o),
+            _ => self.integer(words, t, o),
         }
-        if has("sat")
-            || has("cc")
-            || has("rm")
-            || has("rp")
-            || has("x2")
-            || words.iter().any(|w| w.ends_with("16x2"))
-        {
-            return None;
+    }
+
+    /// `match.any.sync.b32 d, a, mask`, `match.all.sync.b32 d|p, a, mask`, `redux.sync.add.s32 d, a, mask`
+    fn gathering(&self, words: &[&str], t: Type, o: &[Operand]) -> Option<Code> {
+        let (d, p) = match &o[0] {
+            Operand::Pair(d, p) => (self.register(d)?, Some(self.register(p)?)),
+            d => (self.register(d)?, None),
+        };
+        let (a, mask) = (self.src(&o[1])?, self.src(&o[2])?);
+        if words[0] == "match" {
+            return Some(Code::Match { d, p, t, a, mask, all: words[1] == "all" });
         }
-        let f = match words[0] {
+        let f = match words[2] {
             "add" => Function::Add,
-            "sub" => Function::Sub,
-            "mul" if has("wide") => Function::MulWide,
-            "mul" if has("hi") => Function::MulHigh,
-            "mul" => Function::Mul,
-            "mad" if has("wide") => Function::MadWide,
-            "mad" if has("hi") => Function::MadHigh,
-            "mad" if t.float() => Function::Fma,
-            "mad" => Function::Mad,
-            "fma" => Function::Fma,
-            "div" => Function::Div,
-            "rem" => Function::Rem,
-            "min" if has("NaN") => Function::MinNan,
-            "max" if has("NaN") => Function::MaxNan,
             "min" => Function::Min,
             "max" => Function::Max,
-            "abs" => Function::Abs,
-            "neg" => Function::Neg,
             "and" => Function::And,
             "or" => Function::Or,
             "xor" => Function::Xor,
-            "not" => Function::Not,
-            "shl" => Function::ShiftLeft,
-            "shr" => Function::ShiftRight,
-            "shf" if words[1] == "l" => Function::FunnelLeft { wrap: has("wrap") },
-            "shf" => Function::FunnelRight { wrap: has("wrap") },
-            "bfe" => Function::ExtractBits,
-            "prmt" if words.len() == 2 => Function::Permute,
-            "popc" => Function::CountBits,
-            "clz" => Function::LeadingZeros,
-            "brev" => Function::ReverseBits,
-            "selp" => Function::Select,
-            "sqrt" => Function::Sqrt,
-            "rsqrt" => Function::Rsqrt,
-            "rcp" => Function::Reciprocal,
-            "ex2" => Function::Exp2,
-            "lg2" => Function::Log2,
-            "sin" => Function::Sin,
-            "cos" => Function::Cos,
-            "tanh" => Function::Tanh,
-            "copysign" => Function::CopySign,
-            "lop3" => match o.last()? {
-                Operand::Number(table) => Function::Lop3(*table as u8),
-                _ => return None,
-            },
             _ => return None,
         };
-        let refs: Vec<&Operand> = o.iter().take(4).collect();
-        self.alu(f, t, &refs)
+        (!t.float()).then_some(Code::Reduce { f, t, d, a, mask })
     }
 }
 
