@@ -18,22 +18,52 @@ struct Shape {
 // The keys that a query at sequence index `at` sees: [first(at), at].
 __device__ __forceinline__ int first_seen(int at, int window) { return at < window ? 0 : at - window + 1; }
 
-// scores[16 x 8·BLOCKS] = a[16,D]·b[8·BLOCKS,D]ᵀ, both rows in shared memory, at this lane's addresses: `a_at` with the second
-// matrix down and the third right, `b_at` with the third down and the second right.
-template <int D, typename A, typename B, int BLOCKS>
-__device__ __forceinline__ void multiply_rows(float (&scores)[BLOCKS][4], uint32_t a_at, uint32_t b_at) {
+// Whether the query at sequence index `at` sees `key`; `documents` of the row or null.
+__device__ __forceinline__ bool sees(int at, int key, const Shape& s, const uint32_t* documents) {
+    return key <= at && at - key < s.window && at < s.keys && (!documents || documents[key] == documents[at]);
+}
+
+// Sixteen rows of a head as the left operand of products: read from shared memory each time, or KEPT in registers.
+template <int D, typename Rows, bool KEPT>
+struct LeftRows {
+    uint32_t at;  // this lane's address, with the second matrix down and the third right
+    uint32_t fragments[KEPT ? D / 16 : 1][4];
+
+    __device__ explicit LeftRows(uint32_t rows) : at(Rows::lane_at(rows, second_matrix(), third_matrix())) {}
+    // To be called when the rows have arrived.
+    __device__ void keep() {
+        if constexpr (KEPT)
 #pragma unroll
-    for (int j = 0; j < BLOCKS; j++) scores[j][0] = scores[j][1] = scores[j][2] = scores[j][3] = 0.f;
+            for (int d = 0; d < D / 16; d++) ldmatrix_x4(fragments[d], at + Rows::at(0, 16 * d));
+    }
+    __device__ void load(uint32_t (&a)[4], int d) const {
+        if constexpr (KEPT)
+#pragma unroll
+            for (int i = 0; i < 4; i++) a[i] = fragments[d][i];
+        else
+            ldmatrix_x4(a, at + Rows::at(0, 16 * d));
+    }
+};
+
+// scores[16 x 8·BLOCKS] = left[16,D]·b[8·BLOCKS,D]ᵀ; `b_at`: this lane's address in the rows of b, with the third matrix down and
+// the second right.
+template <typename B, int D, typename Rows, bool KEPT, int BLOCKS>
+__device__ __forceinline__ void multiply_rows(float (&scores)[BLOCKS][4], const LeftRows<D, Rows, KEPT>& left, uint32_t b_at) {
 #pragma unroll
     for (int d = 0; d < D / 16; d++) {
         uint32_t a[4];
-        ldmatrix_x4(a, a_at + A::at(0, 16 * d));
+        left.load(a, d);
 #pragma unroll
         for (int j = 0; j < BLOCKS; j += 2) {
             uint32_t b[4];
             ldmatrix_x4(b, b_at + B::at(8 * j, 16 * d));
-            mma_bf16(scores[j], a, b[0], b[1]);
-            mma_bf16(scores[j + 1], a, b[2], b[3]);
+            if (d == 0) {
+                mma_bf16_from_zero(scores[j], a, b[0], b[1]);
+                mma_bf16_from_zero(scores[j + 1], a, b[2], b[3]);
+            } else {
+                mma_bf16(scores[j], a, b[0], b[1]);
+                mma_bf16(scores[j + 1], a, b[2], b[3]);
+            }
         }
     }
 }

@@ -37,17 +37,12 @@ __device__ __forceinline__ void delta(float* delta, const T* d_o, const T* o, in
     if (threadIdx.x % 32 == 0) delta[(int64_t(token / queries) * heads + head) * queries + token % queries] = sum;
 }
 
-// Whether the query at sequence index `at` sees `key`; `documents` of the row or null.
-__device__ __forceinline__ bool sees(int at, int key, const Shape& s, const uint32_t* documents) {
-    return key <= at && at - key < s.window && at < s.queries && (!documents || documents[key] == documents[at]);
-}
-
 template <int D>
 __device__ __forceinline__ void attention_dq(bf16* dq, const bf16* d_o, const float* lse, const float* delta, const bf16* q, const bf16* k,
                                              const bf16* v, const uint32_t* documents, Shape s) {
     constexpr int TILE = ATTENTION_DQ_KEYS, BLOCKS = TILE / 8;
-    using Queries = HeadRows<D, ATTENTION_DQ_QUERIES, ATTENTION_DQ_THREADS>;
-    using Keys = HeadRows<D, TILE, ATTENTION_DQ_THREADS>;
+    using Queries = HeadRows<D, ATTENTION_DQ_QUERIES>;
+    using Keys = HeadRows<D, TILE>;
     extern __shared__ __align__(128) uint4 memory[];
     const uint32_t q_rows = shared_address(memory), do_rows = q_rows + Queries::BYTES, k_rows = do_rows + Queries::BYTES;
     const uint32_t v_rows = k_rows + 2 * Keys::BYTES;
@@ -66,44 +61,61 @@ __device__ __forceinline__ void attention_dq(bf16* dq, const bf16* d_o, const fl
         row_lse[half] = at < s.queries ? lse[index] * LOG2_E : INFINITY;  // a weight of 0 for rows that do not exist
         row_delta[half] = at < s.queries ? delta[index] : 0.f;
     }
-    uint32_t stage = 0;
-    const auto start = [&](int tile, uint32_t into) {
-        Keys::start(k_rows + into, k + k_offset, k_stride, tile * TILE, s.keys);
-        Keys::start(v_rows + into, v + k_offset, k_stride, tile * TILE, s.keys);
-        cp_async_commit();
-    };
-    const uint32_t q_at = Queries::lane_at(q_rows + Queries::at(warp_row, 0), second_matrix(), third_matrix());
-    const uint32_t do_at = q_at + Queries::BYTES;
-    const uint32_t k_at = Keys::lane_at(k_rows, third_matrix(), second_matrix()), v_at = k_at + 2 * Keys::BYTES;
-    const uint32_t k_down_at = Keys::lane_at(k_rows, second_matrix(), third_matrix());
-    const int last = min(s.queries, query0 + ATTENTION_DQ_QUERIES) - 1, end = last / TILE + 1;
-    Queries::start(q_rows, q + q_offset, q_stride, query0, s.queries);
-    Queries::start(do_rows, d_o + q_offset, q_stride, query0, s.queries);
-    const int first = first_seen(query0, s.window) / TILE;
-    start(first, stage);
-    float sums[D / 8][4] = {};
-    const float scale = s.scale * LOG2_E;
-#pragma unroll 1
-    for (int tile = first; tile < end; tile++) {
+    // Tiles [first, end) are seen by some query, [whole, whole_end) by all of them, entirely.
+    const int last = min(s.queries, query0 + ATTENTION_DQ_QUERIES) - 1;
+    const int first = first_seen(query0, s.window) / TILE, end = last / TILE + 1;
+    const int whole = (first_seen(last, s.window) + TILE - 1) / TILE, whole_end = documents ? 0 : (query0 + 1) / TILE;
+    Incoming<D, ATTENTION_DQ_QUERIES, ATTENTION_DQ_THREADS, 2, Queries::BYTES>(q_rows, {q + q_offset, d_o + q_offset}, q_stride, query0,
+                                                                              s.queries).start(0);
+    Incoming<D, TILE, ATTENTION_DQ_THREADS, 2, 2 * Keys::BYTES> incoming(k_rows, {k + k_offset, v + k_offset}, k_stride, (end - 1) * TILE,
+                                                                        s.keys);
+    incoming.start(0);
+    cp_async_commit();
+    uint32_t stage = 0;  // 0 or Keys::BYTES
+    const auto arrived = [&](int tile) {  // the tile is there, and the next is on its way
         cp_async_wait<0>();
         __syncthreads();
-        if (tile + 1 < end) start(tile + 1, stage ^ Keys::BYTES);
-        const int key0 = tile * TILE;
-        const bool whole = !documents && key0 + TILE - 1 <= query0 && last - key0 < s.window;
-        float p[BLOCKS][4], slope[BLOCKS][4];
-        multiply_rows<D, Queries, Keys>(p, q_at, k_at + stage);
-        multiply_rows<D, Queries, Keys>(slope, do_at, v_at + stage);
+        if (tile == first) return;
+        incoming.move(-TILE);
+        incoming.template start<true>(stage ^ Keys::BYTES);  // only the last tile, which came first, can be short
+        cp_async_commit();
+    };
+    LeftRows<D, Queries, D <= 128> q_left(q_rows + Queries::at(warp_row, 0)), do_left(do_rows + Queries::at(warp_row, 0));
+    const uint32_t k_at = Keys::lane_at(k_rows, third_matrix(), second_matrix()), v_at = k_at + 2 * Keys::BYTES;
+    const uint32_t k_down_at = Keys::lane_at(k_rows, second_matrix(), third_matrix());
+    int tile = end - 1;
+    arrived(tile);
+    q_left.keep();
+    do_left.keep();
+    float sums[D / 8][4] = {}, p[BLOCKS][4], slope[BLOCKS][4];
+    multiply_rows<Keys>(p, q_left, k_at + stage);
+    multiply_rows<Keys>(slope, do_left, v_at + stage);
+    const float scale = s.scale * LOG2_E;
+    const auto plain = [&] { return tile >= whole && tile < whole_end; };
+    do {
+        if (!plain()) {
 #pragma unroll
-        for (int j = 0; j < BLOCKS; j++)
+            for (int j = 0; j < BLOCKS; j++)
 #pragma unroll
-            for (int c = 0; c < 4; c++) {
-                const int at = query0 + warp_row + lane / 4 + 8 * (c / 2), key = key0 + 8 * j + lane % 4 * 2 + c % 2;
-                const float weight = exp2_approx(p[j][c] * scale - row_lse[c / 2]);
-                slope[j][c] = whole || sees(at, key, s, documents) ? weight * (slope[j][c] - row_delta[c / 2]) : 0.f;
-            }
-        accumulate_rows<Keys>(sums, slope, k_down_at + stage);
-        stage ^= Keys::BYTES;
-    }
+                for (int c = 0; c < 4; c++)
+                    if (!sees(query0 + warp_row + lane / 4 + 8 * (c / 2), tile * TILE + 8 * j + lane % 4 * 2 + c % 2, s, documents))
+                        p[j][c] = -INFINITY;
+        }
+#pragma unroll 1
+        do {  // the main loop: a tile's sums, and the next tile's products
+#pragma unroll
+            for (int j = 0; j < BLOCKS; j++)
+#pragma unroll
+                for (int c = 0; c < 4; c++)
+                    slope[j][c] = exp2_approx(p[j][c] * scale - row_lse[c / 2]) * (slope[j][c] - row_delta[c / 2]);
+            accumulate_rows<Keys>(sums, slope, k_down_at + stage);
+            if (--tile < first) break;
+            stage ^= Keys::BYTES;
+            arrived(tile);
+            multiply_rows<Keys>(p, q_left, k_at + stage);
+            multiply_rows<Keys>(slope, do_left, v_at + stage);
+        } while (plain());
+    } while (tile >= first);
     const float factor[2] = {s.scale, s.scale};
     store_rows<Queries>(dq + q_offset + (query0 + warp_row) * q_stride, q_stride, s.queries - query0 - warp_row,
                         reinterpret_cast<char*>(memory) + Queries::at(warp_row, 0), sums, factor);
@@ -115,76 +127,99 @@ __device__ __forceinline__ void attention_dkv(bf16* dk, bf16* dv, const bf16* d_
                                               const bf16* k, const bf16* v, const uint32_t* documents, Shape s) {
     constexpr int TILE = ATTENTION_DKV_QUERIES, BLOCKS = TILE / 8, PARTS = (D + ATTENTION_DKV_COLUMNS - 1) / ATTENTION_DKV_COLUMNS;
     constexpr int COLUMNS = D / PARTS;
-    using Keys = HeadRows<D, ATTENTION_DKV_KEYS, ATTENTION_DKV_THREADS>;
-    using Queries = HeadRows<D, TILE, ATTENTION_DKV_THREADS>;
+    using Keys = HeadRows<D, ATTENTION_DKV_KEYS>;
+    using Queries = HeadRows<D, TILE>;
     extern __shared__ __align__(128) uint4 memory[];
     const uint32_t k_rows = shared_address(memory), v_rows = k_rows + Keys::BYTES, q_rows = v_rows + Keys::BYTES;
     const uint32_t do_rows = q_rows + 2 * Queries::BYTES;
-    float* const statistics = reinterpret_cast<float*>(reinterpret_cast<char*>(memory) + 2 * Keys::BYTES + 4 * Queries::BYTES);
+    const uint32_t statistics = do_rows + 2 * Queries::BYTES;
+    const float* const statistics_at = reinterpret_cast<const float*>(reinterpret_cast<char*>(memory) + 2 * Keys::BYTES + 4 * Queries::BYTES);
     const int row = blockIdx.z / PARTS, column0 = blockIdx.z % PARTS * COLUMNS, kv_head = blockIdx.y, group = s.heads / s.kv_heads;
     const int key0 = blockIdx.x * ATTENTION_DKV_KEYS;
     const int64_t q_stride = int64_t(s.heads) * D, k_stride = int64_t(s.kv_heads) * D;
     const int64_t k_offset = int64_t(row) * s.keys * k_stride + kv_head * D;
     if (documents) documents += int64_t(row) * s.keys;
 
-    // Query tiles [first, end) of each head of the group, one head after the other.
+    // Query tiles [first, end) of each head of the group, one head after the other; [whole, whole_end) see every key.
     const int first = key0 / TILE, key_last = min(s.keys, key0 + ATTENTION_DKV_KEYS) - 1;
     const int seen_until = s.window < s.queries - key_last ? key_last + s.window : s.queries;
-    const int end = (seen_until + TILE - 1) / TILE, per_head = end - first, all = group * per_head;
-    uint32_t stage = 0;
-    const auto start = [&](int i, uint32_t into) {
-        const int head = kv_head * group + i / per_head, query0 = (first + i % per_head) * TILE;
-        const int64_t offset = int64_t(row) * s.queries * q_stride + head * D;
-        Queries::start(q_rows + into, q + offset, q_stride, query0, s.queries);
-        Queries::start(do_rows + into, d_o + offset, q_stride, query0, s.queries);
+    const int end = (seen_until + TILE - 1) / TILE, per_head = end - first;
+    const int whole = (key_last + TILE - 1) / TILE, all_seen_until = s.window < s.queries - key0 ? key0 + s.window : s.queries;
+    const int whole_end = documents ? 0 : all_seen_until / TILE;
+
+    const int64_t q_offset = int64_t(row) * s.queries * q_stride + int64_t(kv_head) * group * D;
+    Incoming<D, ATTENTION_DKV_KEYS, ATTENTION_DKV_THREADS, 2, Keys::BYTES>(k_rows, {k + k_offset, v + k_offset}, k_stride, key0,
+                                                                          s.keys).start(0);
+    Incoming<D, TILE, ATTENTION_DKV_THREADS, 2, 2 * Queries::BYTES> incoming(q_rows, {q + q_offset, d_o + q_offset}, q_stride, first * TILE,
+                                                                            s.queries);
+    // Each of the first 2·TILE threads brings a number as well: the query's log-sum-exp, or its delta TILE further on.
+    const int64_t index = (int64_t(row) * s.heads + kv_head * group) * s.queries + first * TILE + threadIdx.x % TILE;
+    const float* statistic = (threadIdx.x < TILE ? lse : delta) + index;
+    int queries_left = s.queries - first * TILE - threadIdx.x % TILE;  // from that number's on
+    const auto start = [&](uint32_t into) {
+        incoming.start(into);
+        if (threadIdx.x < 2 * TILE)
+            cp_async_4(statistics + (into ? 8 * TILE : 0) + 4 * threadIdx.x, statistic, queries_left > 0 ? 4 : 0);
         cp_async_commit();
-        if (threadIdx.x < TILE) {  // log-sum-exp, and delta TILE on; +inf gives queries that do not exist no weight
-            float* const to = statistics + (into ? 2 * TILE : 0) + threadIdx.x;
-            const int at = query0 + threadIdx.x;
-            const int64_t index = (int64_t(row) * s.heads + head) * s.queries + at;
-            to[0] = at < s.queries ? lse[index] * LOG2_E : INFINITY;
-            to[TILE] = at < s.queries ? delta[index] : 0.f;
-        }
     };
-    const int warp_row = threadIdx.x / 32 * 16, lane = threadIdx.x % 32;
-    const uint32_t k_at = Keys::lane_at(k_rows + Keys::at(warp_row, 0), second_matrix(), third_matrix()), v_at = k_at + Keys::BYTES;
-    const uint32_t q_at = Queries::lane_at(q_rows, third_matrix(), second_matrix()), do_at = q_at + 2 * Queries::BYTES;
-    const uint32_t q_down_at = Queries::lane_at(q_rows + Queries::at(0, 0) + column0 * 2, second_matrix(), third_matrix());
-    const uint32_t do_down_at = q_down_at + 2 * Queries::BYTES;
-    Keys::start(k_rows, k + k_offset, k_stride, key0, s.keys);
-    Keys::start(v_rows, v + k_offset, k_stride, key0, s.keys);
-    start(0, stage);
-    float dk_sums[COLUMNS / 8][4] = {}, dv_sums[COLUMNS / 8][4] = {};
-    const float scale = s.scale * LOG2_E;
-#pragma unroll 1
-    for (int i = 0; i < all; i++) {
+    uint32_t stage = 0;  // 0 or Queries::BYTES
+    int tile = first, remaining = group * per_head;
+    const auto arrived = [&] {  // the tile is there, and the next is on its way
         cp_async_wait<0>();
         __syncthreads();
-        if (i + 1 < all) start(i + 1, stage ^ Queries::BYTES);
-        const int query0 = (first + i % per_head) * TILE;
-        const bool whole = !documents && query0 >= key_last && query0 + TILE <= s.queries && query0 + TILE - 1 - key0 < s.window;
-        const float* const stats = statistics + (stage ? 2 * TILE : 0);
-        float p[BLOCKS][4], slope[BLOCKS][4];
-        multiply_rows<D, Keys, Queries>(p, k_at, q_at + stage);
-        multiply_rows<D, Keys, Queries>(slope, v_at, do_at + stage);
+        if (remaining == 1) return;
+        const bool last = tile + 1 == end;  // of this head
+        const int rows = last ? (1 - per_head) * TILE : TILE;
+        incoming.move(rows, last ? D : 0);
+        statistic += rows + (last ? s.queries : 0);
+        queries_left -= rows;
+        start(stage ^ Queries::BYTES);
+    };
+    const int warp_row = threadIdx.x / 32 * 16, lane = threadIdx.x % 32;
+    const LeftRows<D, Keys, false> k_left(k_rows + Keys::at(warp_row, 0)), v_left(v_rows + Keys::at(warp_row, 0));
+    const uint32_t q_at = Queries::lane_at(q_rows, third_matrix(), second_matrix()), do_at = q_at + 2 * Queries::BYTES;
+    const uint32_t q_down_at = Queries::lane_at(q_rows + column0 * 2, second_matrix(), third_matrix());
+    const uint32_t do_down_at = q_down_at + 2 * Queries::BYTES;
+    start(stage);
+    arrived();
+    float dk_sums[COLUMNS / 8][4] = {}, dv_sums[COLUMNS / 8][4] = {}, p[BLOCKS][4], slope[BLOCKS][4];
+    multiply_rows<Queries>(p, k_left, q_at + stage);
+    multiply_rows<Queries>(slope, v_left, do_at + stage);
+    const float scale = s.scale * LOG2_E;
+    const auto plain = [&] { return tile >= whole && tile < whole_end; };
+    do {
+        if (!plain()) {
 #pragma unroll
-        for (int j = 0; j < BLOCKS; j++) {
-            const int column = 8 * j + lane % 4 * 2;
-            const float2 lse2 = *reinterpret_cast<const float2*>(stats + column);
-            const float2 delta2 = *reinterpret_cast<const float2*>(stats + TILE + column);
+            for (int j = 0; j < BLOCKS; j++)
 #pragma unroll
-            for (int c = 0; c < 4; c++) {
-                const int key = key0 + warp_row + lane / 4 + 8 * (c / 2), at = query0 + column + c % 2;
-                const float weight = exp2_approx(p[j][c] * scale - (c % 2 ? lse2.y : lse2.x));
-                const bool seen = whole || sees(at, key, s, documents);
-                p[j][c] = seen ? weight : 0.f;
-                slope[j][c] = seen ? weight * (slope[j][c] - (c % 2 ? delta2.y : delta2.x)) : 0.f;
-            }
+                for (int c = 0; c < 4; c++)
+                    if (!sees(tile * TILE + 8 * j + lane % 4 * 2 + c % 2, key0 + warp_row + lane / 4 + 8 * (c / 2), s, documents))
+                        p[j][c] = -INFINITY;
         }
-        accumulate_rows<Queries>(dv_sums, p, do_down_at + stage);
-        accumulate_rows<Queries>(dk_sums, slope, q_down_at + stage);
-        stage ^= Queries::BYTES;
-    }
+#pragma unroll 1
+        do {  // the main loop: a tile's sums, and the next tile's products
+            const float* const stats = statistics_at + (stage ? 2 * TILE : 0) + lane % 4 * 2;
+#pragma unroll
+            for (int j = 0; j < BLOCKS; j++) {
+                const float2 lse2 = *reinterpret_cast<const float2*>(stats + 8 * j);
+                const float2 delta2 = *reinterpret_cast<const float2*>(stats + TILE + 8 * j);
+                const float base[2] = {lse2.x * LOG2_E, lse2.y * LOG2_E}, shift[2] = {delta2.x, delta2.y};
+#pragma unroll
+                for (int c = 0; c < 4; c++) {
+                    p[j][c] = exp2_approx(p[j][c] * scale - base[c % 2]);
+                    slope[j][c] = p[j][c] * (slope[j][c] - shift[c % 2]);
+                }
+            }
+            accumulate_rows<Queries>(dv_sums, p, do_down_at + stage);
+            accumulate_rows<Queries>(dk_sums, slope, q_down_at + stage);
+            if (--remaining == 0) break;
+            tile = tile + 1 == end ? first : tile + 1;
+            stage ^= Queries::BYTES;
+            arrived();
+            multiply_rows<Queries>(p, k_left, q_at + stage);
+            multiply_rows<Queries>(slope, v_left, do_at + stage);
+        } while (plain());
+    } while (remaining > 0);
     const float one[2] = {1.f, 1.f}, factor[2] = {s.scale, s.scale};
     const int64_t offset = k_offset + (key0 + warp_row) * k_stride + column0;
     const int left = s.keys - key0 - warp_row;

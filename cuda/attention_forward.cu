@@ -4,8 +4,9 @@
 //
 // A block takes ATTENTION_QUERIES queries of one head, sixteen a warp, and goes through the keys that any of them sees, a tile
 // at a time from the last to the first, two tiles in shared memory: one is multiplied while the next arrives. The main loop
-// takes a tile's weights and values and multiplies the next tile's keys; it is left for tiles that not every query sees whole
-// (the diagonal's, the window's edge, all with documents), which need a mask, and where sums must be rescaled.
+// takes a tile's weights and values and multiplies the next tile's keys. It is left for tiles that not every query sees whole
+// (the diagonal's, the window's edge, all with documents), which need a mask, and where weights have grown so large that sums
+// must be rescaled: no maximum is sought in it. A row has met its own key, hence a maximum, before the main loop.
 //
 // Launch: ATTENTION_THREADS; grid (⌈queries/ATTENTION_QUERIES⌉, heads, rows); dynamic shared memory
 // (ATTENTION_QUERIES + 4·tile)·(D+8)·2 bytes, tile = ATTENTION_KEYS, for D 256 ATTENTION_KEYS_WIDE.
@@ -17,36 +18,18 @@
 template <int D>
 struct Forward {
     static constexpr int TILE = D > 128 ? ATTENTION_KEYS_WIDE : ATTENTION_KEYS;
-    static constexpr bool KEEP_Q = D <= 128;  // fragments of q stay in registers
-    static constexpr int KEY_BLOCKS = TILE / 8, DEPTH = D / 16;
+    static constexpr int KEY_BLOCKS = TILE / 8;
     using Queries = HeadRows<D, ATTENTION_QUERIES>;
     using Keys = HeadRows<D, TILE>;
 
     Shape s;
     const uint32_t* documents;  // of this row, or null
+    float scale;                // of the scores, log2(e) included
     int first_query;            // sequence index of this thread's first row of scores; the second is 8 on
-    uint32_t q_at, k_at, v_at;  // this lane's addresses for ldmatrix; keys and values in the first of the two stages
-    uint32_t q[KEEP_Q ? DEPTH : 1][4];
+    LeftRows<D, Queries, D <= 128> q;
+    uint32_t k_at, v_at;        // this lane's addresses for ldmatrix in the first of the two stages
     float o[D / 8][4];
     SoftmaxState state[2];
-
-    // scores[16 x TILE] of this warp = q·kᵀ, in log2 units when multiplied by `scale`.
-    __device__ void multiply_keys(float (&scores)[KEY_BLOCKS][4], uint32_t stage) {
-#pragma unroll
-        for (int j = 0; j < KEY_BLOCKS; j++) scores[j][0] = scores[j][1] = scores[j][2] = scores[j][3] = 0.f;
-#pragma unroll
-        for (int d = 0; d < DEPTH; d++) {
-            uint32_t a[4];
-            if constexpr (!KEEP_Q) ldmatrix_x4(a, q_at + Queries::at(0, 16 * d));
-#pragma unroll
-            for (int j = 0; j < KEY_BLOCKS; j += 2) {
-                uint32_t b[4];
-                ldmatrix_x4(b, k_at + stage + Keys::at(8 * j, 16 * d));
-                mma_bf16(scores[j], KEEP_Q ? q[KEEP_Q ? d : 0] : a, b[0], b[1]);
-                mma_bf16(scores[j + 1], KEEP_Q ? q[KEEP_Q ? d : 0] : a, b[2], b[3]);
-            }
-        }
-    }
 
     // Sets the scores of keys that a query does not see to −inf. `key0`: the tile's first.
     __device__ void mask(float (&scores)[KEY_BLOCKS][4], int key0) {
@@ -66,41 +49,37 @@ struct Forward {
         }
     }
 
-    // The largest score of each of the lane's two rows, in log2 units.
-    __device__ void largest(float (&seen)[2], const float (&scores)[KEY_BLOCKS][4]) {
-        seen[0] = seen[1] = -INFINITY;
+    // Raises the rows' maxima to what the tile has. Weights are at most 1 from here on.
+    __device__ void raise(const float (&scores)[KEY_BLOCKS][4]) {
+        float seen[2] = {-INFINITY, -INFINITY}, factor[2];
 #pragma unroll
         for (int j = 0; j < KEY_BLOCKS; j++) {
             seen[0] = fmaxf(seen[0], fmaxf(scores[j][0], scores[j][1]));
             seen[1] = fmaxf(seen[1], fmaxf(scores[j][2], scores[j][3]));
         }
-        seen[0] = quad_max(seen[0]) * s.scale;
-        seen[1] = quad_max(seen[1]) * s.scale;
-    }
-    // Whether some row of the warp must be rescaled first.
-    __device__ bool outgrown(const float (&seen)[2]) {
-        return __any_sync(FULL_WARP, state[0].outgrown(seen[0]) || state[1].outgrown(seen[1]));
-    }
-
-    // Adds a tile: scores become weights, and o += weights·v.
-    __device__ void add_values(float (&scores)[KEY_BLOCKS][4], uint32_t stage) {
-        const float base[2] = {state[0].base(), state[1].base()};
 #pragma unroll
-        for (int j = 0; j < KEY_BLOCKS; j++)
-#pragma unroll
-            for (int c = 0; c < 4; c++) {
-                scores[j][c] = exp2_approx(scores[j][c] * s.scale - base[c / 2]);
-                state[c / 2].sum += scores[j][c];
-            }
-        accumulate_rows<Keys>(o, scores, v_at + stage);
-    }
-
-    __device__ void rescale(const float (&seen)[2]) {
-        const float factor[2] = {state[0].raise(seen[0]), state[1].raise(seen[1])};
+        for (int half = 0; half < 2; half++) factor[half] = state[half].raise(quad_max(seen[half]) * scale);
 #pragma unroll
         for (int d = 0; d < D / 8; d++)
 #pragma unroll
             for (int c = 0; c < 4; c++) o[d][c] *= factor[c / 2];
+    }
+
+    // Turns scores into weights and adds them to the rows' sums; false, and nothing added, where some row must be raised first.
+    __device__ bool weigh(float (&scores)[KEY_BLOCKS][4]) {
+        const float base[2] = {state[0].base(), state[1].base()};
+        float sum[2] = {};
+#pragma unroll
+        for (int j = 0; j < KEY_BLOCKS; j++)
+#pragma unroll
+            for (int c = 0; c < 4; c++) {
+                scores[j][c] = exp2_approx(scores[j][c] * scale - base[c / 2]);
+                sum[c / 2] += scores[j][c];
+            }
+        if (__any_sync(FULL_WARP, fmaxf(sum[0], sum[1]) > SoftmaxState::LIMIT)) return false;
+        state[0].sum += sum[0];
+        state[1].sum += sum[1];
+        return true;
     }
 
     // The warp's sixteen rows of o and lse to memory, by way of its own rows of q. `out`, `lse`: the block's first row; `left`:
@@ -141,14 +120,9 @@ __device__ __forceinline__ void attention(bf16* o, float* lse, const bf16* q, co
     const int whole = (first_seen(at_last, s.window) + F::TILE - 1) / F::TILE, whole_end = documents ? 0 : (at0 + 1) / F::TILE;
 
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    F f;
-    f.s = s;
-    f.s.scale *= LOG2_E;
-    f.documents = documents ? documents + int64_t(row) * s.keys : nullptr;
-    f.first_query = at0 + warp * 16 + lane / 4;
-    f.q_at = Queries::lane_at(q_rows + Queries::at(warp * 16, 0), second_matrix(), third_matrix());
-    f.k_at = Keys::lane_at(k_rows, third_matrix(), second_matrix());
-    f.v_at = Keys::lane_at(v_rows, second_matrix(), third_matrix());
+    F f{s, documents ? documents + int64_t(row) * s.keys : nullptr, s.scale * LOG2_E, at0 + warp * 16 + lane / 4,
+        LeftRows<D, Queries, D <= 128>(q_rows + Queries::at(warp * 16, 0)), Keys::lane_at(k_rows, third_matrix(), second_matrix()),
+        Keys::lane_at(v_rows, second_matrix(), third_matrix())};
 #pragma unroll
     for (int d = 0; d < D / 8; d++) f.o[d][0] = f.o[d][1] = f.o[d][2] = f.o[d][3] = 0.f;
 
@@ -162,32 +136,30 @@ __device__ __forceinline__ void attention(bf16* o, float* lse, const bf16* q, co
         __syncthreads();  // for all; and all are done with the other stage
         if (tile == first) return;
         incoming.move(-F::TILE);
-        incoming.start(stage ^ Keys::BYTES);
+        incoming.template start<true>(stage ^ Keys::BYTES);  // only the last tile, which came first, can be short
         cp_async_commit();
     };
     int tile = end - 1;
     arrived(tile);
-    if constexpr (F::KEEP_Q)
-#pragma unroll
-        for (int d = 0; d < F::DEPTH; d++) ldmatrix_x4(f.q[d], f.q_at + Queries::at(0, 16 * d));
-    float scores[F::KEY_BLOCKS][4], seen[2];
-    f.multiply_keys(scores, stage);
-    for (bool more = true; more;) {
-        if (tile < whole || tile >= whole_end) f.mask(scores, tile * F::TILE);
-        f.largest(seen, scores);
-        if (f.outgrown(seen)) f.rescale(seen);
-        bool plain;
+    f.q.keep();
+    float scores[F::KEY_BLOCKS][4];
+    multiply_rows<Keys>(scores, f.q, f.k_at + stage);
+    const auto plain = [&] { return tile >= whole && tile < whole_end; };
+    for (bool light = true;; light = true) {
+        if (!plain()) f.mask(scores, tile * F::TILE);
+        f.raise(scores);
 #pragma unroll 1
         do {  // the main loop
-            f.add_values(scores, stage);
-            more = --tile >= first;
-            if (!more) break;
+            light = f.weigh(scores);
+            if (!light) break;
+            accumulate_rows<Keys>(f.o, scores, f.v_at + stage);
+            if (--tile < first) break;
             stage ^= Keys::BYTES;
             arrived(tile);
-            f.multiply_keys(scores, stage);
-            plain = tile >= whole && tile < whole_end;
-            f.largest(seen, scores);
-        } while (plain && !f.outgrown(seen));
+            multiply_rows<Keys>(scores, f.q, f.k_at + stage);
+        } while (plain());
+        if (tile < first) break;
+        if (!light) multiply_rows<Keys>(scores, f.q, f.k_at + stage);  // its scores are overwritten
     }
     f.finish(o + (int64_t(row) * s.queries + query0) * q_stride + head * D, q_stride,
              lse + (int64_t(row) * s.heads + head) * s.queries + query0, s.queries - query0, reinterpret_cast<char*>(memory));

@@ -20,8 +20,8 @@ constexpr int WARPS = DECODE_THREADS / 32;
 template <int D>
 __device__ __forceinline__ void decode(float* part_o, float* part_lse, const bf16* q, const bf16* k, const bf16* v,
                                        const uint32_t* documents, int per_split, Shape s) {
-    using Queries = HeadRows<D, DECODE_ROWS, DECODE_THREADS>;
-    using Keys = HeadRows<D, DECODE_KEYS, DECODE_THREADS>;
+    using Queries = HeadRows<D, DECODE_ROWS>;
+    using Keys = HeadRows<D, DECODE_KEYS>;
     extern __shared__ __align__(128) uint4 memory[];
     char* const bytes = reinterpret_cast<char*>(memory);
     const uint32_t q_rows = shared_address(memory), k_rows = q_rows + Queries::BYTES, v_rows = k_rows + 2 * Keys::BYTES;
@@ -39,24 +39,25 @@ __device__ __forceinline__ void decode(float* part_o, float* part_lse, const bf1
     }
     const int begin = blockIdx.x * per_split, end = min(s.keys, begin + per_split);
     uint32_t stage = 0;
-    const auto start = [&](int key0, uint32_t into) {
-        Keys::start(k_rows + into, k + k_offset, k_stride, key0, end);
-        Keys::start(v_rows + into, v + k_offset, k_stride, key0, end);
-        cp_async_commit();
-    };
-    const uint32_t q_at = Queries::lane_at(q_rows, second_matrix(), third_matrix());
+    Incoming<D, DECODE_KEYS, DECODE_THREADS, 2, 2 * Keys::BYTES> incoming(k_rows, {k + k_offset, v + k_offset}, k_stride, begin, end);
+    LeftRows<D, Queries, false> left(q_rows);
     const uint32_t k_at = Keys::lane_at(k_rows + Keys::at(16 * warp, 0), third_matrix(), second_matrix());
     const uint32_t v_at = Keys::lane_at(v_rows + Keys::at(16 * warp, 0), second_matrix(), third_matrix());
     SoftmaxState state[2];
     float o[D / 8][4] = {};
-    start(begin, stage);
+    incoming.start(stage);
+    cp_async_commit();
 #pragma unroll 1
     for (int key0 = begin; key0 < end; key0 += DECODE_KEYS) {
         cp_async_wait<0>();
         __syncthreads();
-        if (key0 + DECODE_KEYS < end) start(key0 + DECODE_KEYS, stage ^ Keys::BYTES);
+        if (key0 + DECODE_KEYS < end) {
+            incoming.move(DECODE_KEYS);
+            incoming.start(stage ^ Keys::BYTES);
+            cp_async_commit();
+        }
         float scores[2][4];
-        multiply_rows<D, Queries, Keys>(scores, q_at, k_at + stage);
+        multiply_rows<Keys>(scores, left, k_at + stage);
         float factor[2];
 #pragma unroll
         for (int half = 0; half < 2; half++) {

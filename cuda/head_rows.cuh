@@ -50,16 +50,16 @@ struct Incoming {
             to = shared + row * Rows::STRIDE + chunk * 16;
             left = end - first - row;
         }
-        template <int CHUNKS>
+        template <int CHUNKS, bool ALL>
         __device__ void start(uint32_t stage, int64_t stride) const {
             constexpr int PASS = THREADS / CHUNKS;
 #pragma unroll
             for (int row = 0; row < ROWS; row += PASS) {
                 if (ROWS % PASS != 0 && row + threadIdx.x / CHUNKS >= ROWS) break;
-                const int bytes = row < left ? 16 : 0;
+                const bool there = ALL || row < left;
 #pragma unroll
                 for (int i = 0; i < ARRAYS; i++)
-                    cp_async_16(to + stage + i * APART + row * Rows::STRIDE, from[i] + row * stride, bytes);
+                    cp_async_16(to + stage + i * APART + row * Rows::STRIDE, from[i] + row * stride, there ? 16 : 0);
             }
         }
         __device__ void move(int64_t elements, int rows) {
@@ -77,10 +77,11 @@ struct Incoming {
         if constexpr (REST > 0)
             rest.place(arrays, shared, stride, first, end, rest_row<REST>(threadIdx.x), WHOLE + threadIdx.x % REST);
     }
-    // Starts copying the tile, `stage` bytes on in shared memory.
+    // Starts copying the tile, `stage` bytes on in shared memory. ALL: every row of it exists.
+    template <bool ALL = false>
     __device__ void start(uint32_t stage) const {
-        lines.template start<WHOLE>(stage, stride);
-        if constexpr (REST > 0) rest.template start<REST>(stage, stride);
+        lines.template start<WHOLE, ALL>(stage, stride);
+        if constexpr (REST > 0) rest.template start<REST, ALL>(stage, stride);
     }
     // Goes `rows` down (up where negative) and `elements` more.
     __device__ void move(int rows, int64_t elements = 0) {

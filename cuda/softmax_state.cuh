@@ -1,8 +1,8 @@
 // The online softmax (2205.14135) of one row, in units of log2: scores are multiplied by scale·log2(e) first.
 //
 // After any number of keys, sum = Σ 2^(s_j − max) and the output is Σ 2^(s_j − max)·v_j / sum. `max` need not be the true
-// maximum, only near it: it is raised when a score exceeds it by more than SLACK, so that the sums are rescaled rarely, and
-// 2^SLACK times the number of keys stays far from what f32 and bf16 can hold. A row that has seen no key has max = −inf, sum = 0;
+// maximum, only near it: a tile whose weights add up to more than LIMIT is weighed again after `raise`, so that sums are rescaled
+// rarely, and LIMIT times the number of tiles stays far from what f32 and bf16 can hold. A row that has seen no key has max = −inf, sum = 0;
 // its output is 0 and its log-sum-exp −inf.
 #pragma once
 #include "common.cuh"
@@ -10,11 +10,9 @@
 constexpr float LOG2_E = 1.44269504088896341f, LN_2 = 0.69314718055994531f;
 
 struct SoftmaxState {
-    static constexpr float SLACK = 8.f;
+    static constexpr float LIMIT = 256.f;  // of a lane's weights of one tile; after `raise` each is at most 1
     float max = -INFINITY, sum = 0.f;  // `sum` is this lane's share until `finish`
 
-    // Whether `seen`, the largest new score of the row, is too far above max.
-    __device__ bool outgrown(float seen) const { return seen > max + SLACK; }
     // Raises max to `seen` if that is higher; returns what all sums so far are multiplied by.
     __device__ float raise(float seen) {
         if (seen <= max) return 1.f;
