@@ -3,8 +3,8 @@
 //   embed           y[t,:] = table[ids[t],:]          y [tokens,width] T (=), table [vocab,width] T, ids [tokens] u32 < vocab
 //   embed_backward  d_table[ids[t],:] += dy[t,:]      d_table [vocab,width] f32 (+=), dy [tokens,width] T; t ascending
 //
-// Launch: embed: any grid of ELEMENTWISE_THREADS, it strides. embed_backward: grid (⌈width / (V·EMBED_BACKWARD_THREADS)⌉,
-// EMBED_BACKWARD_SHARES), V = 16 bytes of T. `width` divisible by V goes by 16-byte accesses, any other by single elements.
+// Launch: embed: any grid of ELEMENTWISE_THREADS, it strides. embed_backward: grid (⌈width / (4·EMBED_BACKWARD_THREADS)⌉,
+// EMBED_BACKWARD_SHARES). `width` divisible by 16 bytes of T (backward: of f32) goes by 16-byte accesses, any other by elements.
 #include "common.cuh"
 
 // ---------------------------------------------------------------------------------------------------------------- kernels
@@ -25,38 +25,40 @@ __device__ __forceinline__ void embed(T* y, const T* table, const uint32_t* ids,
     }
 }
 
+constexpr int COLUMNS = 4;  // of d_table that a thread owns: 16 bytes, so that lanes next to each other read and write whole lines
+
+__device__ __forceinline__ Vec<float> load_columns(const float* p) { return load_vec(p); }
+__device__ __forceinline__ Vec<float> load_columns(const bf16* p) {
+    const uint2 v = *reinterpret_cast<const uint2*>(p);
+    return {{__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000u)}};
+}
+
 // y[t,:] = table[ids[t],:]  =>  d_table[ids[t],:] += dy[t,:]. A thread owns some columns of the table's rows whose number is
 // its share; it goes through the tokens in order, so equal ids are summed in order and no two threads meet.
 template <typename T>
 __device__ __forceinline__ void add_rows(float* d_table, const T* dy, const uint32_t* ids, int tokens, int width) {
-    constexpr int V = Vec<T>::N;
-    const int column = (blockIdx.x * EMBED_BACKWARD_THREADS + threadIdx.x) * V;
+    const int column = (blockIdx.x * EMBED_BACKWARD_THREADS + threadIdx.x) * COLUMNS;
     if (column >= width) return;
     for (int t = 0; t < tokens; t++) {
         const uint32_t id = ids[t];
         if (id % EMBED_BACKWARD_SHARES != blockIdx.y) continue;
-        float* sum = d_table + int64_t(id) * width + column;
-        const T* row = dy + int64_t(t) * width + column;
-        const Vec<T> d = load_vec(row);
+        float* const to = d_table + int64_t(id) * width + column;
+        const Vec<float> d = load_columns(dy + int64_t(t) * width + column);
+        Vec<float> sum = load_vec(to);
 #pragma unroll
-        for (int i = 0; i < V; i += 4) {
-            Vec<float> s = load_vec(sum + i);
-#pragma unroll
-            for (int j = 0; j < 4; j++) s.x[j] += d.x[i + j];
-            store_vec(sum + i, s);
-        }
+        for (int j = 0; j < COLUMNS; j++) sum.x[j] += d.x[j];
+        store_vec(to, sum);
     }
 }
 
 template <typename T>
 __device__ __forceinline__ void embed_backward(float* d_table, const T* dy, const uint32_t* ids, int tokens, int width) {
-    constexpr int V = Vec<T>::N;
-    if (width % V == 0) {
+    if (width % COLUMNS == 0) {
         add_rows(d_table, dy, ids, tokens, width);
     } else {
-        // fewer columns for each thread: it takes V of them one after the other
-        for (int part = 0; part < V; part++) {
-            const int column = (blockIdx.x * V + part) * EMBED_BACKWARD_THREADS + threadIdx.x;
+        // fewer columns for each thread: it takes COLUMNS of them one after the other
+        for (int part = 0; part < COLUMNS; part++) {
+            const int column = (blockIdx.x * COLUMNS + part) * EMBED_BACKWARD_THREADS + threadIdx.x;
             if (column >= width) return;
             for (int t = 0; t < tokens; t++) {
                 const uint32_t id = ids[t];

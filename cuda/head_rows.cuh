@@ -37,7 +37,7 @@ template <int D, int ROWS, int THREADS, int ARRAYS, int APART = 0>
 struct Incoming {
     using Rows = HeadRows<D, ROWS>;
     static constexpr int WHOLE = D / 64 * 8, REST = D / 8 % 8;  // chunks of a row: whole lines of eight, and 0, 2 or 4 more
-    static_assert(THREADS % WHOLE == 0 && (REST == 0 || THREADS % (8 * REST) == 0), "a pass must be whole rows");
+    static_assert(THREADS % WHOLE == 0 && (REST == 0 || THREADS % (8 * (REST | !REST)) == 0), "a pass must be whole rows");
 
     struct Part {
         const bf16* from[ARRAYS];  // the thread's first chunk of the tile

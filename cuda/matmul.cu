@@ -267,7 +267,7 @@ __device__ __forceinline__ void product(Epilogue<Out> out, const bf16* a, const 
         writing = reading;
         reading = reading == base + AHEAD * STAGE ? base : reading + STAGE;
     };
-    constexpr int UNROLL = A_DEEP ? 2 : 1;  // shares the steps of A's four pointers between two slices; a wide A has one
+    constexpr int UNROLL = 2;  // two slices share the steps of pointers, the count and the branch
     const int whole = Fetcher<A_DEEP, MATMUL_M>::ALIGNED ? depth / MATMUL_K - AHEAD : 0;
     int s = 0;
 #pragma unroll UNROLL

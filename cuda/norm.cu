@@ -104,10 +104,13 @@ __device__ __forceinline__ void rmsnorm_backward_rows(T* dx, float* partial, con
             L::store(dx + int64_t(t) * width + i, out);
         });
     }
-    each_vector<V>(width, [&](int i) {
-#pragma unroll
-        for (int j = 0; j < V; j++) partial[int64_t(blockIdx.x) * width + i + j] = sums[i + j];
-    });
+    float* const out = partial + int64_t(blockIdx.x) * width;
+    if constexpr (V > 1) {  // lanes next to each other store 16 bytes next to each other, so threads take sums of others
+        __syncthreads();
+        for (int i = threadIdx.x * 4; i < width; i += ROW_THREADS * 4) store_vec(out + i, load_vec(sums + i));
+    } else {
+        each_vector<1>(width, [&](int i) { out[i] = sums[i]; });
+    }
 }
 
 template <typename T>
