@@ -1,14 +1,15 @@
 // Causal attention, backward, in bf16 on tensor cores (FlashAttention-2, 2307.08691, 3.1.2). Layouts: attention.cuh; queries == keys.
 //
 //   forward: o_i = Σ_j p_ij v_j, p_ij = exp(scale·q_i·k_j − lse_i). Undone, with p computed again from lse:
-//   δ_i = do_i·o_i,  ds_ij = p_ij·(do_i·v_j − δ_i)                attention_delta: delta [rows,heads,queries] f32 (=)
+//   δ_i = do_i·o_i,  ds_ij = p_ij·(do_i·v_j − δ_i)                attention_row_stats: stats [rows,heads,queries] pairs of f32 (=),
+//                                                                 (lse_i·log2(e), δ_i)
 //   dq_i = scale·Σ_j ds_ij k_j                                    attention_dq:    dq (=)
 //   dk_j = scale·Σ_i ds_ij q_i,  dv_j = Σ_i p_ij do_i             attention_dkv:   dk, dv (=), over all heads that share the key
 //
 // dq and dk, dv are made by kernels of their own, each owning what it writes: two products more than one kernel that adds dq
 // by atomics, and the same bits every time.
 //
-// Launch: attention_delta: ATTENTION_DELTA_THREADS, a warp for each (row, query, head). attention_dq: ATTENTION_DQ_THREADS, grid
+// Launch: attention_row_stats: ATTENTION_STATS_THREADS, a warp for each (row, query, head). attention_dq: ATTENTION_DQ_THREADS, grid
 // (⌈queries/ATTENTION_DQ_QUERIES⌉, heads, rows), shared (2·ATTENTION_DQ_QUERIES + 4·ATTENTION_DQ_KEYS)·(D+8)·2 bytes.
 // attention_dkv: ATTENTION_DKV_THREADS, grid (⌈keys/ATTENTION_DKV_KEYS⌉, kv_heads, rows·⌈D/ATTENTION_DKV_COLUMNS⌉), shared
 // (2·ATTENTION_DKV_KEYS + 4·ATTENTION_DKV_QUERIES)·(D+8)·2 + 16·ATTENTION_DKV_QUERIES bytes.
@@ -17,29 +18,33 @@
 
 // ---------------------------------------------------------------------------------------------------------------- kernels
 
+// What the backward needs of each query, by pairs: attention_dkv brings a query's numbers by one copy and reads two queries' by one.
 template <typename T>
-__device__ __forceinline__ void delta(float* delta, const T* d_o, const T* o, int queries, int heads, int head_dim, int all) {
+__device__ __forceinline__ void row_stats(float2* stats, const T* d_o, const T* o, const float* lse, int queries, int heads, int head_dim,
+                                          int all) {
     constexpr int V = Vec<T>::N;
-    const int index = blockIdx.x * (ATTENTION_DELTA_THREADS / 32) + threadIdx.x / 32;  // (row·queries + query)·heads + head
+    const int index = blockIdx.x * (ATTENTION_STATS_THREADS / 32) + threadIdx.x / 32;  // (row·queries + query)·heads + head
     if (index >= all) return;
+    const T *const d_o_row = d_o + int64_t(index) * head_dim, *const o_row = o + int64_t(index) * head_dim;
     float sum = 0.f;
-    if (head_dim % V != 0)  // rows that do not start on 16 bytes
-        for (int i = threadIdx.x % 32; i < head_dim; i += 32)
-            sum += to_float(d_o[int64_t(index) * head_dim + i]) * to_float(o[int64_t(index) * head_dim + i]);
-    else
-    for (int i = threadIdx.x % 32 * V; i < head_dim; i += 32 * V) {
-        const Vec<T> a = load_vec(d_o + int64_t(index) * head_dim + i), b = load_vec(o + int64_t(index) * head_dim + i);
+    if (head_dim % V == 0) {
+        for (int i = threadIdx.x % 32 * V; i < head_dim; i += 32 * V) {
+            const Vec<T> a = load_vec(d_o_row + i), b = load_vec(o_row + i);
 #pragma unroll
-        for (int j = 0; j < V; j++) sum += a.x[j] * b.x[j];
+            for (int j = 0; j < V; j++) sum += a.x[j] * b.x[j];
+        }
+    } else {  // rows that do not start on 16 bytes
+        for (int i = threadIdx.x % 32; i < head_dim; i += 32) sum += to_float(d_o_row[i]) * to_float(o_row[i]);
     }
     sum = warp_sum(sum);
     const int token = index / heads, head = index % heads;
-    if (threadIdx.x % 32 == 0) delta[(int64_t(token / queries) * heads + head) * queries + token % queries] = sum;
+    const int64_t to = (int64_t(token / queries) * heads + head) * queries + token % queries;
+    if (threadIdx.x % 32 == 0) stats[to] = make_float2(lse[to] * LOG2_E, sum);
 }
 
 template <int D>
-__device__ __forceinline__ void attention_dq(bf16* dq, const bf16* d_o, const float* lse, const float* delta, const bf16* q, const bf16* k,
-                                             const bf16* v, const uint32_t* documents, Shape s) {
+__device__ __forceinline__ void attention_dq(bf16* dq, const bf16* d_o, const float2* stats, const bf16* q, const bf16* k, const bf16* v,
+                                             const uint32_t* documents, Shape s) {
     constexpr int TILE = ATTENTION_DQ_KEYS, BLOCKS = TILE / 8;
     using Queries = HeadRows<D, ATTENTION_DQ_QUERIES>;
     using Keys = HeadRows<D, TILE>;
@@ -53,13 +58,12 @@ __device__ __forceinline__ void attention_dq(bf16* dq, const bf16* d_o, const fl
     if (documents) documents += int64_t(row) * s.keys;
 
     const int warp_row = threadIdx.x / 32 * 16, lane = threadIdx.x % 32;
-    float row_lse[2], row_delta[2];
+    float2 row_stats[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int at = query0 + warp_row + lane / 4 + 8 * half;
         const int64_t index = (int64_t(row) * s.heads + head) * s.queries + at;
-        row_lse[half] = at < s.queries ? lse[index] * LOG2_E : INFINITY;  // a weight of 0 for rows that do not exist
-        row_delta[half] = at < s.queries ? delta[index] : 0.f;
+        row_stats[half] = at < s.queries ? stats[index] : make_float2(INFINITY, 0.f);  // a weight of 0 for rows that do not exist
     }
     // Tiles [first, end) are seen by some query, [whole, whole_end) by all of them, entirely.
     const int last = min(s.queries, query0 + ATTENTION_DQ_QUERIES) - 1;
@@ -107,7 +111,7 @@ __device__ __forceinline__ void attention_dq(bf16* dq, const bf16* d_o, const fl
             for (int j = 0; j < BLOCKS; j++)
 #pragma unroll
                 for (int c = 0; c < 4; c++)
-                    slope[j][c] = exp2_approx(p[j][c] * scale - row_lse[c / 2]) * (slope[j][c] - row_delta[c / 2]);
+                    slope[j][c] = exp2_approx(p[j][c] * scale - row_stats[c / 2].x) * (slope[j][c] - row_stats[c / 2].y);
             accumulate_rows<Keys>(sums, slope, k_down_at + stage);
             if (--tile < first) break;
             stage ^= Keys::BYTES;
@@ -123,17 +127,16 @@ __device__ __forceinline__ void attention_dq(bf16* dq, const bf16* d_o, const fl
 
 // Scores are held transposed, keys down and queries across, so that they are the left operand of both sums as they stand.
 template <int D>
-__device__ __forceinline__ void attention_dkv(bf16* dk, bf16* dv, const bf16* d_o, const float* lse, const float* delta, const bf16* q,
-                                              const bf16* k, const bf16* v, const uint32_t* documents, Shape s) {
+__device__ __forceinline__ void attention_dkv(bf16* dk, bf16* dv, const bf16* d_o, const float2* stats, const bf16* q, const bf16* k,
+                                              const bf16* v, const uint32_t* documents, Shape s) {
     constexpr int TILE = ATTENTION_DKV_QUERIES, BLOCKS = TILE / 8, PARTS = (D + ATTENTION_DKV_COLUMNS - 1) / ATTENTION_DKV_COLUMNS;
     constexpr int COLUMNS = D / PARTS;
     using Keys = HeadRows<D, ATTENTION_DKV_KEYS>;
     using Queries = HeadRows<D, TILE>;
     extern __shared__ __align__(128) uint4 memory[];
-    const uint32_t k_rows = shared_address(memory), v_rows = k_rows + Keys::BYTES, q_rows = v_rows + Keys::BYTES;
-    const uint32_t do_rows = q_rows + 2 * Queries::BYTES;
-    const uint32_t statistics = do_rows + 2 * Queries::BYTES;
-    const float* const statistics_at = reinterpret_cast<const float*>(reinterpret_cast<char*>(memory) + 2 * Keys::BYTES + 4 * Queries::BYTES);
+    // A stage: a tile's rows of q, those of do, and its queries' stats. Everything in it lies a constant from where it starts.
+    constexpr uint32_t DO_ROWS = Queries::BYTES, STATS = 2 * Queries::BYTES, STAGE = STATS + 8 * TILE;
+    const uint32_t k_rows = shared_address(memory), v_rows = k_rows + Keys::BYTES, stages = v_rows + Keys::BYTES;
     const int row = blockIdx.z / PARTS, column0 = blockIdx.z % PARTS * COLUMNS, kv_head = blockIdx.y, group = s.heads / s.kv_heads;
     const int key0 = blockIdx.x * ATTENTION_DKV_KEYS;
     const int64_t q_stride = int64_t(s.heads) * D, k_stride = int64_t(s.kv_heads) * D;
@@ -150,19 +153,16 @@ __device__ __forceinline__ void attention_dkv(bf16* dk, bf16* dv, const bf16* d_
     const int64_t q_offset = int64_t(row) * s.queries * q_stride + int64_t(kv_head) * group * D;
     Incoming<D, ATTENTION_DKV_KEYS, ATTENTION_DKV_THREADS, 2, Keys::BYTES>(k_rows, {k + k_offset, v + k_offset}, k_stride, key0,
                                                                           s.keys).start(0);
-    Incoming<D, TILE, ATTENTION_DKV_THREADS, 2, 2 * Queries::BYTES> incoming(q_rows, {q + q_offset, d_o + q_offset}, q_stride, first * TILE,
-                                                                            s.queries);
-    // Each of the first 2·TILE threads brings a number as well: the query's log-sum-exp, or its delta TILE further on.
-    const int64_t index = (int64_t(row) * s.heads + kv_head * group) * s.queries + first * TILE + threadIdx.x % TILE;
-    const float* statistic = (threadIdx.x < TILE ? lse : delta) + index;
-    int queries_left = s.queries - first * TILE - threadIdx.x % TILE;  // from that number's on
+    Incoming<D, TILE, ATTENTION_DKV_THREADS, 2, DO_ROWS> incoming(stages, {q + q_offset, d_o + q_offset}, q_stride, first * TILE, s.queries);
+    // Each of the first TILE threads brings a query's stats as well.
+    const float2* stat = stats + (int64_t(row) * s.heads + kv_head * group) * s.queries + first * TILE + threadIdx.x;
+    int queries_left = s.queries - first * TILE - threadIdx.x;  // from that query on
     const auto start = [&](uint32_t into) {
         incoming.start(into);
-        if (threadIdx.x < 2 * TILE)
-            cp_async_4(statistics + (into ? 8 * TILE : 0) + 4 * threadIdx.x, statistic, queries_left > 0 ? 4 : 0);
+        if (threadIdx.x < TILE) cp_async_8(stages + into + STATS + 8 * threadIdx.x, stat, queries_left > 0 ? 8 : 0);
         cp_async_commit();
     };
-    uint32_t stage = 0;  // 0 or Queries::BYTES
+    uint32_t stage = 0;  // 0 or STAGE
     int tile = first, remaining = group * per_head;
     const auto arrived = [&] {  // the tile is there, and the next is on its way
         cp_async_wait<0>();
@@ -171,20 +171,20 @@ __device__ __forceinline__ void attention_dkv(bf16* dk, bf16* dv, const bf16* d_
         const bool last = tile + 1 == end;  // of this head
         const int rows = last ? (1 - per_head) * TILE : TILE;
         incoming.move(rows, last ? D : 0);
-        statistic += rows + (last ? s.queries : 0);
+        stat += rows + (last ? s.queries : 0);
         queries_left -= rows;
-        start(stage ^ Queries::BYTES);
+        start(STAGE - stage);
     };
     const int warp_row = threadIdx.x / 32 * 16, lane = threadIdx.x % 32;
     const LeftRows<D, Keys, false> k_left(k_rows + Keys::at(warp_row, 0)), v_left(v_rows + Keys::at(warp_row, 0));
-    const uint32_t q_at = Queries::lane_at(q_rows, third_matrix(), second_matrix()), do_at = q_at + 2 * Queries::BYTES;
-    const uint32_t q_down_at = Queries::lane_at(q_rows + column0 * 2, second_matrix(), third_matrix());
-    const uint32_t do_down_at = q_down_at + 2 * Queries::BYTES;
+    const uint32_t q_at = Queries::lane_at(stages, third_matrix(), second_matrix());
+    const uint32_t q_down_at = Queries::lane_at(stages + column0 * 2, second_matrix(), third_matrix());
+    const uint32_t stats_at = stages + STATS + lane % 4 * 16;
     start(stage);
     arrived();
     float dk_sums[COLUMNS / 8][4] = {}, dv_sums[COLUMNS / 8][4] = {}, p[BLOCKS][4], slope[BLOCKS][4];
     multiply_rows<Queries>(p, k_left, q_at + stage);
-    multiply_rows<Queries>(slope, v_left, do_at + stage);
+    multiply_rows<Queries>(slope, v_left, q_at + stage + DO_ROWS);
     const float scale = s.scale * LOG2_E;
     const auto plain = [&] { return tile >= whole && tile < whole_end; };
     do {
@@ -198,26 +198,24 @@ __device__ __forceinline__ void attention_dkv(bf16* dk, bf16* dv, const bf16* d_
         }
 #pragma unroll 1
         do {  // the main loop: a tile's sums, and the next tile's products
-            const float* const stats = statistics_at + (stage ? 2 * TILE : 0) + lane % 4 * 2;
 #pragma unroll
             for (int j = 0; j < BLOCKS; j++) {
-                const float2 lse2 = *reinterpret_cast<const float2*>(stats + 8 * j);
-                const float2 delta2 = *reinterpret_cast<const float2*>(stats + TILE + 8 * j);
-                const float base[2] = {lse2.x * LOG2_E, lse2.y * LOG2_E}, shift[2] = {delta2.x, delta2.y};
+                const float4 two = load_shared_16(stats_at + stage + 64 * j);  // of the queries of columns 2·(lane%4) and the next
+                const float base[2] = {two.x, two.z}, shift[2] = {two.y, two.w};
 #pragma unroll
                 for (int c = 0; c < 4; c++) {
                     p[j][c] = exp2_approx(p[j][c] * scale - base[c % 2]);
                     slope[j][c] = p[j][c] * (slope[j][c] - shift[c % 2]);
                 }
             }
-            accumulate_rows<Queries>(dv_sums, p, do_down_at + stage);
+            accumulate_rows<Queries>(dv_sums, p, q_down_at + stage + DO_ROWS);
             accumulate_rows<Queries>(dk_sums, slope, q_down_at + stage);
             if (--remaining == 0) break;
             tile = tile + 1 == end ? first : tile + 1;
-            stage ^= Queries::BYTES;
+            stage = STAGE - stage;
             arrived();
             multiply_rows<Queries>(p, k_left, q_at + stage);
-            multiply_rows<Queries>(slope, v_left, do_at + stage);
+            multiply_rows<Queries>(slope, v_left, q_at + stage + DO_ROWS);
         } while (plain());
     } while (remaining > 0);
     const float one[2] = {1.f, 1.f}, factor[2] = {s.scale, s.scale};
@@ -232,16 +230,16 @@ __device__ __forceinline__ void attention_dkv(bf16* dk, bf16* dv, const bf16* d_
 
 #define ENTRY(D)                                                                                                          \
     extern "C" __global__ void __launch_bounds__(ATTENTION_DQ_THREADS)                                                    \
-        attention_dq_d##D##_bf16(bf16* dq, const bf16* d_o, const float* lse, const float* delta, const bf16* q,          \
-                                 const bf16* k, const bf16* v, const uint32_t* documents, int queries, int keys,          \
-                                 int heads, int kv_heads, int window, float scale) {                                      \
-        attention_dq<D>(dq, d_o, lse, delta, q, k, v, documents, Shape{queries, keys, heads, kv_heads, window, scale});   \
+        attention_dq_d##D##_bf16(bf16* dq, const bf16* d_o, const float2* stats, const bf16* q, const bf16* k,                     \
+                                 const bf16* v, const uint32_t* documents, int queries, int keys, int heads,              \
+                                 int kv_heads, int window, float scale) {                                                 \
+        attention_dq<D>(dq, d_o, stats, q, k, v, documents, Shape{queries, keys, heads, kv_heads, window, scale});        \
     }                                                                                                                     \
     extern "C" __global__ void __launch_bounds__(ATTENTION_DKV_THREADS)                                                   \
-        attention_dkv_d##D##_bf16(bf16* dk, bf16* dv, const bf16* d_o, const float* lse, const float* delta,              \
-                                  const bf16* q, const bf16* k, const bf16* v, const uint32_t* documents, int queries,    \
-                                  int keys, int heads, int kv_heads, int window, float scale) {                           \
-        attention_dkv<D>(dk, dv, d_o, lse, delta, q, k, v, documents,                                                     \
+        attention_dkv_d##D##_bf16(bf16* dk, bf16* dv, const bf16* d_o, const float2* stats, const bf16* q,                \
+                                  const bf16* k, const bf16* v, const uint32_t* documents, int queries, int keys,         \
+                                  int heads, int kv_heads, int window, float scale) {                                     \
+        attention_dkv<D>(dk, dv, d_o, stats, q, k, v, documents,                                                          \
                          Shape{queries, keys, heads, kv_heads, window, scale});                                           \
     }
 ENTRY(64)
@@ -250,10 +248,11 @@ ENTRY(96)
 ENTRY(128)
 ENTRY(256)
 
-#define DELTA(T, name)                                                                                                    \
-    extern "C" __global__ void __launch_bounds__(ATTENTION_DELTA_THREADS)                                                 \
-        attention_delta_##name(float* d, const T* d_o, const T* o, int queries, int heads, int head_dim, int all) {       \
-        delta(d, d_o, o, queries, heads, head_dim, all);                                                                  \
+#define ROW_STATS(T, name)                                                                                                \
+    extern "C" __global__ void __launch_bounds__(ATTENTION_STATS_THREADS)                                                 \
+        attention_row_stats_##name(float2* stats, const T* d_o, const T* o, const float* lse, int queries, int heads,     \
+                                   int head_dim, int all) {                                                               \
+        row_stats(stats, d_o, o, lse, queries, heads, head_dim, all);                                                     \
     }
-DELTA(bf16, bf16)
-DELTA(float, f32)
+ROW_STATS(bf16, bf16)
+ROW_STATS(float, f32)

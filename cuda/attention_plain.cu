@@ -3,11 +3,12 @@
 // Formulas and layouts: attention.cuh, attention_backward.cu.
 //
 //   attention_plain      o (=), lse (=)      a warp for each query: lanes are 32 keys for the scores, then columns for the sums
-//   attention_plain_dq   dq (=)              the same way, p from lse, delta from attention_delta
+//   attention_plain_dq   dq (=)              the same way, with the stats of attention_row_stats
 //   attention_plain_dkv  dk, dv (=)          a warp for each key, lanes are 32 queries; heads of its group, queries ascending
 //
 // Launch: PLAIN_WARPS·32 threads; grid (⌈queries/PLAIN_WARPS⌉, heads, rows), dkv (⌈keys/PLAIN_WARPS⌉, kv_heads, rows).
 #include "attention.cuh"
+#include "softmax_state.cuh"
 
 // ---------------------------------------------------------------------------------------------------------------- kernels
 
@@ -84,8 +85,8 @@ __device__ __forceinline__ void attention_plain(T* o, float* lse, const T* q, co
 
 // dq_i = scale·Σ_j ds_ij k_j, ds_ij = p_ij·(do_i·v_j − δ_i)
 template <typename T>
-__device__ __forceinline__ void attention_plain_dq(T* dq, const T* d_o, const float* lse, const float* delta, const T* q, const T* k,
-                                                   const T* v, const uint32_t* documents, int head_dim, Shape s) {
+__device__ __forceinline__ void attention_plain_dq(T* dq, const T* d_o, const float2* stats, const T* q, const T* k, const T* v,
+                                                   const uint32_t* documents, int head_dim, Shape s) {
     __shared__ float q_rows[PLAIN_WARPS][PLAIN_HEAD_DIM], do_rows[PLAIN_WARPS][PLAIN_HEAD_DIM];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, query = blockIdx.x * PLAIN_WARPS + warp;
     if (query >= s.queries) return;
@@ -93,18 +94,19 @@ __device__ __forceinline__ void attention_plain_dq(T* dq, const T* d_o, const fl
     const int64_t q_at = ((int64_t(row) * s.queries + query) * s.heads + head) * head_dim;
     const int64_t k_stride = int64_t(s.kv_heads) * head_dim;
     const int64_t k_at = int64_t(row) * s.keys * k_stride + head / (s.heads / s.kv_heads) * head_dim;
-    const int64_t stat = (int64_t(row) * s.heads + head) * s.queries + query;
+    const float2 stat = stats[(int64_t(row) * s.heads + head) * s.queries + query];
     if (documents) documents += int64_t(row) * s.keys;
     keep_row(q_rows[warp], q + q_at, head_dim);
     keep_row(do_rows[warp], d_o + q_at, head_dim);
+    const float scale = s.scale * LOG2_E;
 
     float sums[PLAIN_COLUMNS] = {};
     for (int first = first_seen(query, s.window); first <= query; first += 32) {
         const int key = first + lane;
         float ds = 0.f;
         if (plain_sees(query, key, s, documents)) {
-            const float p = expf(s.scale * dot(q_rows[warp], k + k_at + key * k_stride, head_dim) - lse[stat]);
-            ds = p * (dot(do_rows[warp], v + k_at + key * k_stride, head_dim) - delta[stat]);
+            const float p = exp2f(scale * dot(q_rows[warp], k + k_at + key * k_stride, head_dim) - stat.x);
+            ds = p * (dot(do_rows[warp], v + k_at + key * k_stride, head_dim) - stat.y);
         }
         for (int j = 0; j < min(32, query + 1 - first); j++)
             add_row(sums, __shfl_sync(FULL_WARP, ds, j), k + k_at + (first + j) * k_stride, head_dim);
@@ -114,8 +116,8 @@ __device__ __forceinline__ void attention_plain_dq(T* dq, const T* d_o, const fl
 
 // dk_j = scale·Σ_i ds_ij q_i,  dv_j = Σ_i p_ij do_i
 template <typename T>
-__device__ __forceinline__ void attention_plain_dkv(T* dk, T* dv, const T* d_o, const float* lse, const float* delta, const T* q,
-                                                    const T* k, const T* v, const uint32_t* documents, int head_dim, Shape s) {
+__device__ __forceinline__ void attention_plain_dkv(T* dk, T* dv, const T* d_o, const float2* stats, const T* q, const T* k,
+                                                    const T* v, const uint32_t* documents, int head_dim, Shape s) {
     __shared__ float k_rows[PLAIN_WARPS][PLAIN_HEAD_DIM], v_rows[PLAIN_WARPS][PLAIN_HEAD_DIM];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, key = blockIdx.x * PLAIN_WARPS + warp;
     if (key >= s.keys) return;
@@ -125,18 +127,20 @@ __device__ __forceinline__ void attention_plain_dkv(T* dk, T* dv, const T* d_o, 
     if (documents) documents += int64_t(row) * s.keys;
     keep_row(k_rows[warp], k + k_at, head_dim);
     keep_row(v_rows[warp], v + k_at, head_dim);
+    const float scale = s.scale * LOG2_E;
 
     const int64_t end = min(int64_t(s.queries), int64_t(key) + s.window);
     float dk_sums[PLAIN_COLUMNS] = {}, dv_sums[PLAIN_COLUMNS] = {};
     for (int head = kv_head * group; head < (kv_head + 1) * group; head++) {
         const int64_t q_at = int64_t(row) * s.queries * q_stride + head * head_dim;
-        const int64_t stat = (int64_t(row) * s.heads + head) * s.queries;
+        const float2* const head_stats = stats + (int64_t(row) * s.heads + head) * s.queries;
         for (int64_t first = key; first < end; first += 32) {
             const int64_t query = first + lane;
             float p = 0.f, ds = 0.f;
             if (query < end && plain_sees(query, key, s, documents)) {
-                p = expf(s.scale * dot(k_rows[warp], q + q_at + query * q_stride, head_dim) - lse[stat + query]);
-                ds = p * (dot(v_rows[warp], d_o + q_at + query * q_stride, head_dim) - delta[stat + query]);
+                const float2 stat = head_stats[query];
+                p = exp2f(scale * dot(k_rows[warp], q + q_at + query * q_stride, head_dim) - stat.x);
+                ds = p * (dot(v_rows[warp], d_o + q_at + query * q_stride, head_dim) - stat.y);
             }
             for (int j = 0; j < min(int64_t(32), end - first); j++) {
                 add_row(dk_sums, __shfl_sync(FULL_WARP, ds, j), q + q_at + (first + j) * q_stride, head_dim);
@@ -157,17 +161,17 @@ __device__ __forceinline__ void attention_plain_dkv(T* dk, T* dv, const T* d_o, 
         attention_plain(o, lse, q, k, v, documents, head_dim, Shape{queries, keys, heads, kv_heads, window, scale});      \
     }                                                                                                                     \
     extern "C" __global__ void __launch_bounds__(PLAIN_WARPS * 32, 2)                                                     \
-        attention_plain_dq_##name(T* dq, const T* d_o, const float* lse, const float* delta, const T* q, const T* k,      \
+        attention_plain_dq_##name(T* dq, const T* d_o, const float2* stats, const T* q, const T* k,                       \
                                   const T* v, const uint32_t* documents, int head_dim, int queries, int keys, int heads,  \
                                   int kv_heads, int window, float scale) {                                                \
-        attention_plain_dq(dq, d_o, lse, delta, q, k, v, documents, head_dim,                                             \
+        attention_plain_dq(dq, d_o, stats, q, k, v, documents, head_dim,                                                  \
                            Shape{queries, keys, heads, kv_heads, window, scale});                                         \
     }                                                                                                                     \
     extern "C" __global__ void __launch_bounds__(PLAIN_WARPS * 32, 2)                                                     \
-        attention_plain_dkv_##name(T* dk, T* dv, const T* d_o, const float* lse, const float* delta, const T* q,          \
+        attention_plain_dkv_##name(T* dk, T* dv, const T* d_o, const float2* stats, const T* q,                           \
                                    const T* k, const T* v, const uint32_t* documents, int head_dim, int queries,          \
                                    int keys, int heads, int kv_heads, int window, float scale) {                          \
-        attention_plain_dkv(dk, dv, d_o, lse, delta, q, k, v, documents, head_dim,                                        \
+        attention_plain_dkv(dk, dv, d_o, stats, q, k, v, documents, head_dim,                                             \
                             Shape{queries, keys, heads, kv_heads, window, scale});                                        \
     }
 ENTRIES(bf16, bf16)

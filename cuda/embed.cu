@@ -3,7 +3,7 @@
 //   embed           y[t,:] = table[ids[t],:]          y [tokens,width] T (=), table [vocab,width] T, ids [tokens] u32 < vocab
 //   embed_backward  d_table[ids[t],:] += dy[t,:]      d_table [vocab,width] f32 (+=), dy [tokens,width] T; t ascending
 //
-// Launch: embed: any grid of ELEMENTWISE_THREADS, it strides. embed_backward: grid (⌈width / (4·EMBED_BACKWARD_THREADS)⌉,
+// Launch: embed: any grid of ELEMENTWISE_THREADS, it strides. embed_backward: grid (⌈width / (EMBED_BACKWARD_COLUMNS·EMBED_BACKWARD_THREADS)⌉,
 // EMBED_BACKWARD_SHARES). `width` divisible by 16 bytes of T (backward: of f32) goes by 16-byte accesses, any other by elements.
 #include "common.cuh"
 
@@ -25,7 +25,7 @@ __device__ __forceinline__ void embed(T* y, const T* table, const uint32_t* ids,
     }
 }
 
-constexpr int COLUMNS = 4;  // of d_table that a thread owns: 16 bytes, so that lanes next to each other read and write whole lines
+constexpr int COLUMNS = EMBED_BACKWARD_COLUMNS;
 
 __device__ __forceinline__ Vec<float> load_columns(const float* p) { return load_vec(p); }
 __device__ __forceinline__ Vec<float> load_columns(const bf16* p) {

@@ -40,14 +40,14 @@ struct Fetch {
     using Slice = Tile<DEEP, EXTENT>;
     static constexpr bool ALIGNED = true;
     const bf16* from[DEEP ? Slice::COPIES : 1];
-    uint32_t to;  // of the first copy; the others are STEP lines on, which the swizzle does not see
+    uint32_t to;  // of the first copy into the first stage; the others are STEP lines on, which the swizzle does not see
     int line, chunk, stride;
 
     // `first`: of the block's rows or columns; `extent`: how many there are; `stride`: elements between lines in memory.
-    __device__ Fetch(const bf16* p, int first, int extent, int stride) : stride(stride) {
+    __device__ Fetch(uint32_t slice, const bf16* p, int first, int extent, int stride) : stride(stride) {
         line = threadIdx.x / Slice::CHUNKS;
         chunk = threadIdx.x % Slice::CHUNKS;
-        to = Slice::at(line, chunk);
+        to = slice + Slice::at(line, chunk);
         if constexpr (DEEP) {
 #pragma unroll
             for (int i = 0; i < Slice::COPIES; i++)
@@ -57,15 +57,16 @@ struct Fetch {
         }
     }
 
-    // Starts the copies of the next slice, of which only what lies inside the depth is read; WHOLE: all of it does.
+    // Starts the copies of the next slice into the stage that lies `stage` bytes after the first. What lies outside the depth is
+    // not read; WHOLE: nothing does.
     template <bool WHOLE>
-    __device__ void start(uint32_t slice, int k, int depth) {
+    __device__ void start(uint32_t stage, int k, int depth) {
         static_assert(Slice::STEP % 8 == 0, "the swizzle must be the same for all copies of a thread");
         const int left = depth - k;
         const bf16* wide = from[0];
 #pragma unroll
         for (int i = 0; i < Slice::COPIES; i++) {
-            const uint32_t shared = slice + to + i * Slice::STEP * Slice::CHUNKS * 16;
+            const uint32_t shared = to + stage + i * Slice::STEP * Slice::CHUNKS * 16;
             const bool inside = DEEP ? chunk * 8 < left : line + i * Slice::STEP < left;
             const bf16* source = DEEP ? from[i] : wide;
             if constexpr (WHOLE) cp_async_16(shared, source);
@@ -82,20 +83,21 @@ template <bool DEEP, int EXTENT>
 struct RaggedFetch {
     using Slice = Tile<DEEP, EXTENT>;
     static constexpr bool ALIGNED = false;
+    uint32_t slice;
     const bf16* p;
     int first, extent, stride;
 
-    __device__ RaggedFetch(const bf16* p, int first, int extent, int stride)
-        : p(p), first(first), extent(extent), stride(stride) {}
+    __device__ RaggedFetch(uint32_t slice, const bf16* p, int first, int extent, int stride)
+        : slice(slice), p(p), first(first), extent(extent), stride(stride) {}
 
     template <bool WHOLE>
-    __device__ void start(uint32_t slice, int k, int depth) {
+    __device__ void start(uint32_t stage, int k, int depth) {
         for (int i = threadIdx.x; i < Slice::LINES * Slice::CHUNKS; i += MATMUL_THREADS) {
             const int line = i / Slice::CHUNKS, chunk = i % Slice::CHUNKS;
             uint32_t words[4];
 #pragma unroll
             for (int j = 0; j < 4; j++) words[j] = element(line, chunk * 8 + 2 * j, k, depth) | element(line, chunk * 8 + 2 * j + 1, k, depth) << 16;
-            store_shared_16(slice + Slice::at(line, chunk), words);
+            store_shared_16(slice + stage + Slice::at(line, chunk), words);
         }
     }
 
@@ -112,8 +114,8 @@ constexpr int WARP_M = 64, WARP_N = 64;
 constexpr int ROW_BLOCKS = WARP_M / 16, COLUMN_BLOCKS = WARP_N / 8;
 using Sums = float[ROW_BLOCKS][COLUMN_BLOCKS][4];
 
-// Where a lane reads a warp's fragments of an operand from, relative to the slice: the swizzle is worked out once, the rest of
-// every address is a constant. `BLOCKS` of 16 rows (or columns) from `first` on. Of the four 8x8 matrices of a block, `along` and
+// Where a lane reads a warp's fragments of an operand from, in the first stage: the swizzle is worked out once, the rest of
+// every address is a constant, the stage's distance too where it is one. `BLOCKS` of 16 rows (or columns) from `first` on. Of the four 8x8 matrices of a block, `along` and
 // `deep` say whether this lane's is the second along the operand and the second in depth.
 template <bool DEEP, int EXTENT, int BLOCKS>
 struct Reader {
@@ -121,34 +123,29 @@ struct Reader {
     static constexpr int KINDS = DEEP ? MATMUL_K / 16 : BLOCKS;  // of swizzles: by depth, or by block
     uint32_t at[KINDS];
 
-    __device__ Reader(int first, int along, int deep) {
+    __device__ Reader(uint32_t slice, int first, int along, int deep) {
         const int low = threadIdx.x % 8;
 #pragma unroll
         for (int i = 0; i < KINDS; i++)
-            at[i] = DEEP ? Slice::at(first + low + 8 * along, 2 * i + deep) : Slice::at(low + 8 * deep, first / 8 + 2 * i + along);
+            at[i] = slice + (DEEP ? Slice::at(first + low + 8 * along, 2 * i + deep) : Slice::at(low + 8 * deep, first / 8 + 2 * i + along));
     }
 
-    __device__ void read(uint32_t (&r)[4], const uint32_t (&slice)[KINDS], int block, int k) const {
-        if constexpr (DEEP) ldmatrix_x4(r, slice[k] + block * 16 * Slice::CHUNKS * 16);
-        else ldmatrix_x4_trans(r, slice[block] + k * 16 * Slice::CHUNKS * 16);
+    __device__ void read(uint32_t (&r)[4], uint32_t stage, int block, int k) const {
+        if constexpr (DEEP) ldmatrix_x4(r, at[k] + stage + block * 16 * Slice::CHUNKS * 16);
+        else ldmatrix_x4_trans(r, at[block] + stage + k * 16 * Slice::CHUNKS * 16);
     }
 };
 
-// sums += the slice's A[64,32]·B[32,64] of this warp.
+// sums += A[64,32]·B[32,64] of this warp, of the slice that lies `stage` bytes after the first.
 template <typename A, typename B>
-__device__ __forceinline__ void multiply_slice(Sums& sums, const A& a_reader, const B& b_reader, uint32_t a_slice, uint32_t b_slice) {
-    uint32_t a_at[A::KINDS], b_at[B::KINDS];
-#pragma unroll
-    for (int i = 0; i < A::KINDS; i++) a_at[i] = a_slice + a_reader.at[i];
-#pragma unroll
-    for (int i = 0; i < B::KINDS; i++) b_at[i] = b_slice + b_reader.at[i];
+__device__ __forceinline__ void multiply_slice(Sums& sums, const A& a_reader, const B& b_reader, uint32_t stage) {
 #pragma unroll
     for (int k = 0; k < MATMUL_K / 16; k++) {
         uint32_t a[ROW_BLOCKS][4], b[COLUMN_BLOCKS / 2][4];
 #pragma unroll
-        for (int i = 0; i < ROW_BLOCKS; i++) a_reader.read(a[i], a_at, i, k);
+        for (int i = 0; i < ROW_BLOCKS; i++) a_reader.read(a[i], stage, i, k);
 #pragma unroll
-        for (int j = 0; j < COLUMN_BLOCKS / 2; j++) b_reader.read(b[j], b_at, j, k);
+        for (int j = 0; j < COLUMN_BLOCKS / 2; j++) b_reader.read(b[j], stage, j, k);
 #pragma unroll
         for (int i = 0; i < ROW_BLOCKS; i++)
 #pragma unroll
@@ -238,53 +235,52 @@ __device__ __forceinline__ void product(Epilogue<Out> out, const bf16* a, const 
     const uint32_t base = shared_address(memory);
     const int row0 = blockIdx.y * MATMUL_M, column0 = blockIdx.x * MATMUL_N;
     const int warp = threadIdx.x / 32, warp_m = warp / 2 * WARP_M, warp_n = warp % 2 * WARP_N;
-    Fetcher<A_DEEP, MATMUL_M> fetch_a(a, row0, out.rows, A_DEEP ? depth : out.rows);
-    Fetcher<B_DEEP, MATMUL_N> fetch_b(b, column0, out.columns, B_DEEP ? depth : out.columns);
+    Fetcher<A_DEEP, MATMUL_M> fetch_a(base, a, row0, out.rows, A_DEEP ? depth : out.rows);
+    Fetcher<B_DEEP, MATMUL_N> fetch_b(base + A_BYTES, b, column0, out.columns, B_DEEP ? depth : out.columns);
     // fragments as mma_bf16 takes them: of A the second matrix is the next rows, of B the next depth
     const int second = threadIdx.x / 8 % 2, third = threadIdx.x / 16 % 2;
-    const Reader<A_DEEP, MATMUL_M, ROW_BLOCKS> read_a(warp_m, second, third);
-    const Reader<B_DEEP, MATMUL_N, COLUMN_BLOCKS / 2> read_b(warp_n, third, second);
+    const Reader<A_DEEP, MATMUL_M, ROW_BLOCKS> read_a(base, warp_m, second, third);
+    const Reader<B_DEEP, MATMUL_N, COLUMN_BLOCKS / 2> read_b(base + A_BYTES, warp_n, third, second);
     const int slices = (depth + MATMUL_K - 1) / MATMUL_K;
     constexpr int AHEAD = MATMUL_STAGES - 1;
     Sums sums = {};
 #pragma unroll
     for (int s = 0; s < AHEAD; s++) {
         if (s < slices) {
-            fetch_a.template start<false>(base + s * STAGE, s * MATMUL_K, depth);
-            fetch_b.template start<false>(base + s * STAGE + A_BYTES, s * MATMUL_K, depth);
+            fetch_a.template start<false>(s * STAGE, s * MATMUL_K, depth);
+            fetch_b.template start<false>(s * STAGE, s * MATMUL_K, depth);
         }
         cp_async_commit();
     }
-    // The stage that is read; the one that is written lies one before it in the ring.
-    uint32_t reading = base, writing = base + AHEAD * STAGE;
     const auto wait = [&] {
         cp_async_wait<MATMUL_STAGES - 2>();
         __syncthreads();  // the slice is there for all, and all are done with the stage that is written next
     };
-    const auto multiply = [&] {
+    const auto multiply = [&](uint32_t stage) {
         cp_async_commit();
-        multiply_slice(sums, read_a, read_b, reading, reading + A_BYTES);
-        writing = reading;
-        reading = reading == base + AHEAD * STAGE ? base : reading + STAGE;
+        multiply_slice(sums, read_a, read_b, stage);
     };
-    constexpr int UNROLL = 2;  // two slices share the steps of pointers, the count and the branch
+    // The main loop goes once around the ring, so that every stage is a constant; what it fetches lies inside the depth.
     const int whole = Fetcher<A_DEEP, MATMUL_M>::ALIGNED ? depth / MATMUL_K - AHEAD : 0;
     int s = 0;
-#pragma unroll UNROLL
-    for (; s < whole; s++) {  // the main loop: what it fetches lies inside the depth
-        wait();
-        fetch_a.template start<true>(writing, 0, 0);
-        fetch_b.template start<true>(writing + A_BYTES, 0, 0);
-        multiply();
+#pragma unroll 1
+    for (; s + MATMUL_STAGES <= whole; s += MATMUL_STAGES) {
+#pragma unroll
+        for (int i = 0; i < MATMUL_STAGES; i++) {
+            wait();
+            fetch_a.template start<true>((i + AHEAD) % MATMUL_STAGES * STAGE, 0, 0);
+            fetch_b.template start<true>((i + AHEAD) % MATMUL_STAGES * STAGE, 0, 0);
+            multiply(i * STAGE);
+        }
     }
 #pragma unroll 1
     for (; s < slices; s++) {
         wait();
-        if (s + AHEAD < slices) {
-            fetch_a.template start<false>(writing, (s + AHEAD) * MATMUL_K, depth);
-            fetch_b.template start<false>(writing + A_BYTES, (s + AHEAD) * MATMUL_K, depth);
+        if (const int next = s + AHEAD; next < slices) {
+            fetch_a.template start<false>(next % MATMUL_STAGES * STAGE, next * MATMUL_K, depth);
+            fetch_b.template start<false>(next % MATMUL_STAGES * STAGE, next * MATMUL_K, depth);
         }
-        multiply();
+        multiply(s % MATMUL_STAGES * STAGE);
     }
     cp_async_wait<0>();
     store_tile(sums, reinterpret_cast<float*>(memory), out, row0, column0, warp_m, warp_n);

@@ -15,9 +15,9 @@ __device__ __forceinline__ void cp_async_16(uint32_t shared, const void* global,
 __device__ __forceinline__ void cp_async_16(uint32_t shared, const void* global) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
 }
-// Copies 4 bytes likewise; with `bytes` 0 zeros. [cp.async]
-__device__ __forceinline__ void cp_async_4(uint32_t shared, const void* global, int bytes) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(global), "r"(bytes) : "memory");
+// Copies 8 bytes likewise; with `bytes` 0 zeros. [cp.async]
+__device__ __forceinline__ void cp_async_8(uint32_t shared, const void* global, int bytes) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared), "l"(global), "r"(bytes) : "memory");
 }
 // Ends a group of copies. [cp.async.commit_group]
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -32,6 +32,12 @@ __device__ __forceinline__ void store_shared_16(uint32_t shared, const uint32_t 
     asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(shared), "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]) : "memory");
 }
 
+// Loads 16 bytes at a shared address that is a multiple of 16. [ld.shared.v4]
+__device__ __forceinline__ float4 load_shared_16(uint32_t shared) {
+    float4 v;
+    asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(shared) : "memory");
+    return v;
+}
 // Stores two floats at a shared address that is a multiple of 8. [st.shared.v2]
 __device__ __forceinline__ void store_shared_8(uint32_t shared, float x, float y) {
     asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(shared), "f"(x), "f"(y) : "memory");

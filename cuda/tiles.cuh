@@ -10,6 +10,7 @@ constexpr int ROW_THREADS = 256;        // rmsnorm: one row at a time for each b
 constexpr int NORM_BACKWARD_BLOCKS = 128;  // partial sums of dw; by this number alone, so sums do not depend on the GPU
 constexpr int ROPE_THREADS = 128;
 constexpr int EMBED_BACKWARD_THREADS = 256;
+constexpr int EMBED_BACKWARD_COLUMNS = 4;  // of a thread: 16 bytes of d_table, lanes next to each other in whole lines
 constexpr int EMBED_BACKWARD_SHARES = 32;  // each takes the token ids that are its number modulo this
 constexpr int COLUMN_SUM_THREADS = 256;
 constexpr int SOFTMAX_THREADS = 512;
@@ -46,7 +47,7 @@ constexpr int ATTENTION_DKV_COLUMNS = 128;  // of dk and dv that one block keeps
 // attention on plain multiply-adds: f32, and head sizes that the tensor core kernels do not have; a warp for each query or key.
 constexpr int PLAIN_WARPS = 8;
 constexpr int PLAIN_HEAD_DIM = 256;     // at most
-constexpr int ATTENTION_DELTA_THREADS = 256;
+constexpr int ATTENTION_STATS_THREADS = 256;
 // attention for decoding: up to 16 rows (queries x grouped heads) at a time, each of 4 warps on 16 of 64 keys.
 constexpr int DECODE_ROWS = 16;
 constexpr int DECODE_KEYS = 64;

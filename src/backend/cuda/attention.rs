@@ -5,7 +5,7 @@ use super::driver::{Arg, Grid};
 use super::images::tiles;
 use super::kernels::HEAD_DIMS;
 use super::{Cuda, CudaFloat, line};
-use crate::backend::{AttentionShape, Buffer, check};
+use crate::backend::{AttentionShape, Backend, Buffer, ScratchFor, check};
 use crate::error::Result;
 use crate::index::DocumentId;
 
@@ -179,18 +179,17 @@ impl<E: CudaFloat> Cuda<E> {
         if queries == 0 {
             return Ok(());
         }
-        let scratch = self.arena.take(4 * stats)?;
-        let delta = scratch.arg();
-        let mut args = vec![delta, d_o.arg(), o.arg()];
+        let scratch = self.arena.take(self.scratch_bytes(ScratchFor::AttentionBackward(s)))?;
+        let mut args = vec![scratch.arg(), d_o.arg(), o.arg(), lse.arg()];
         for size in [s.queries, s.heads, s.head_dim, stats] {
             args.push(self.int(OP, size)?);
         }
-        let blocks = stats.div_ceil(tiles::ATTENTION_DELTA_THREADS / 32);
-        self.launch("attention_delta", line(blocks, tiles::ATTENTION_DELTA_THREADS), &args)?;
+        let blocks = stats.div_ceil(tiles::ATTENTION_STATS_THREADS / 32);
+        self.launch("attention_row_stats", line(blocks, tiles::ATTENTION_STATS_THREADS), &args)?;
 
         let plain = Self::way(s) == Way::Plain;
         let head_dim = if plain { vec![self.int(OP, s.head_dim)?] } else { Vec::new() };
-        let inputs = [d_o.arg(), lse.arg(), delta, q.arg(), k.arg(), v.arg(), optional(documents)];
+        let inputs = [d_o.arg(), scratch.arg(), q.arg(), k.arg(), v.arg(), optional(documents)];
         let rest = [&inputs[..], &head_dim, &self.shape_args(OP, s)?].concat();
         let (for_dq, for_dkv) =
             ([&[dq.arg()][..], &rest].concat(), [&[dk.arg(), dv.arg()][..], &rest].concat());

@@ -13,7 +13,7 @@ const BOTH: &[&str] = &[
     "swiglu",
     "swiglu_backward",
     "rope",
-    "attention_delta",
+    "attention_row_stats",
     "attention_plain",
     "attention_plain_dq",
     "attention_plain_dkv",

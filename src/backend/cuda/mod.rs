@@ -61,6 +61,8 @@ pub struct Cuda<E> {
 
 /// Blocks of a grid that strides over what there is to do.
 const STRIDING: usize = 2048;
+/// Blocks of rmsnorm at least, where there are rows for them.
+const NORM_BLOCKS: usize = 256;
 
 impl<E: CudaFloat> Cuda<E> {
     /// Opens device `ordinal` and finds every kernel.
@@ -161,7 +163,7 @@ impl<E: CudaFloat> Backend for Cuda<E> {
             ScratchFor::MatmulNt(_) | ScratchFor::MatmulNn(_) | ScratchFor::MatmulTn(_) => 0,
             ScratchFor::NormBackward(s) => 4 * tiles::NORM_BACKWARD_BLOCKS * s.width,
             ScratchFor::Attention(s) => self.forward_scratch(s),
-            ScratchFor::AttentionBackward(s) => 4 * s.rows * s.heads * s.queries,
+            ScratchFor::AttentionBackward(s) => 8 * s.rows * s.heads * s.queries,
             ScratchFor::HeadLoss(s, with_grad) => Self::head_scratch(s, with_grad),
         }
     }
@@ -198,7 +200,7 @@ impl<E: CudaFloat> Backend for Cuda<E> {
                 ("ids", ids.len(), tokens),
             ],
         )?;
-        let columns = width.div_ceil(vector::<E>() * tiles::EMBED_BACKWARD_THREADS);
+        let columns = width.div_ceil(tiles::EMBED_BACKWARD_COLUMNS * tiles::EMBED_BACKWARD_THREADS);
         let blocks = [columns, tiles::EMBED_BACKWARD_SHARES, 1];
         let grid = Grid { blocks, threads: tiles::EMBED_BACKWARD_THREADS, shared: 0 };
         let args = [d_table.arg(), dy.arg(), ids.arg(), self.int(OP, tokens)?, self.int(OP, width)?];
@@ -215,7 +217,9 @@ impl<E: CudaFloat> Backend for Cuda<E> {
             &[("y", y.len(), all), ("rstd", rstd.len(), tokens), ("x", x.len(), all), ("w", w.len(), width)],
         )?;
         let shared = 2 * width * size_of::<E>();
-        let grid = Grid { blocks: [tokens.min(STRIDING), 1, 1], threads: tiles::ROW_THREADS, shared };
+        // a block loads the weights once: with sixteen rows or more for each they are little beside the rows
+        let blocks = tokens.min((tokens / 16).clamp(NORM_BLOCKS, STRIDING));
+        let grid = Grid { blocks: [blocks, 1, 1], threads: tiles::ROW_THREADS, shared };
         let sizes = [self.int("rmsnorm", tokens)?, self.int("rmsnorm", width)?, Arg::float(eps)];
         self.launch("rmsnorm", grid, &[&[y.arg(), rstd.arg(), x.arg(), w.arg()][..], &sizes].concat())
     }

@@ -188,26 +188,26 @@ fn attention_backward() {
         let (q, k, v, d_o) = (numbers(nq, 1), numbers(nk, 2), numbers(nk, 3), numbers(nq, 4));
         let (p, o, lse) = forward(&c, &q, &k, &v);
         let f32s = |x: &[f64]| x.iter().map(|x| *x as f32).collect::<Vec<_>>();
-        let delta = gpu.memory.alloc(4 * (tokens * heads) as u64).unwrap();
+        let stats = gpu.memory.alloc(8 * (tokens * heads) as u64).unwrap();
         let (po, pdo) = (gpu.bf16(&f32s(&o)), gpu.bf16(&d_o));
         let all = tokens * heads;
         let args = [
-            Ptr(delta),
+            Ptr(stats),
             Ptr(pdo),
             Ptr(po),
+            Ptr(gpu.f32(&f32s(&lse))),
             Int(tokens as i32),
             Int(heads as i32),
             Int(d as i32),
             Int(all as i32),
         ];
-        gpu.launch("attention_delta_bf16", [all.div_ceil(8) as u32, 1, 1], 256, 0, &args).unwrap();
+        gpu.launch("attention_row_stats_bf16", [all.div_ceil(8) as u32, 1, 1], 256, 0, &args).unwrap();
         let pdocs = c.documents.as_ref().map_or(0, |x| gpu.u32(x));
         let alloc = |n: usize| gpu.memory.alloc(2 * n as u64).unwrap();
         let (dq, dk, dv) = (alloc(nq), alloc(nk), alloc(nk));
         let window = if window > 5000 { i32::MAX } else { window as i32 };
         let sizes = [tokens as i32, tokens as i32, heads as i32, kv_heads as i32, window].map(Int);
-        let inputs =
-            [pdo, gpu.f32(&f32s(&lse)), delta, gpu.bf16(&q), gpu.bf16(&k), gpu.bf16(&v), pdocs].map(Ptr);
+        let inputs = [pdo, stats, gpu.bf16(&q), gpu.bf16(&k), gpu.bf16(&v), pdocs].map(Ptr);
         let args = |out: &[Arg]| [out, &inputs, &sizes, &[Float(1.0 / (d as f32).sqrt())]].concat();
         let rows = (128 + 128) * (d as u32 + 8) * 2;
         let grid = [tokens.div_ceil(64) as u32, heads as u32, 1];
