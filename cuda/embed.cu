@@ -33,39 +33,42 @@ __device__ __forceinline__ Vec<float> load_columns(const bf16* p) {
     return {{__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000u)}};
 }
 
-// y[t,:] = table[ids[t],:]  =>  d_table[ids[t],:] += dy[t,:]. A thread owns some columns of the table's rows whose number is
-// its share; it goes through the tokens in order, so equal ids are summed in order and no two threads meet.
-template <typename T>
-__device__ __forceinline__ void add_rows(float* d_table, const T* dy, const uint32_t* ids, int tokens, int width) {
-    const int column = (blockIdx.x * EMBED_BACKWARD_THREADS + threadIdx.x) * COLUMNS;
-    if (column >= width) return;
-    for (int t = 0; t < tokens; t++) {
-        const uint32_t id = ids[t];
-        if (id % EMBED_BACKWARD_SHARES != blockIdx.y) continue;
-        float* const to = d_table + int64_t(id) * width + column;
-        const Vec<float> d = load_columns(dy + int64_t(t) * width + column);
-        Vec<float> sum = load_vec(to);
-#pragma unroll
-        for (int j = 0; j < COLUMNS; j++) sum.x[j] += d.x[j];
-        store_vec(to, sum);
+// Calls f(t, ids[t]) for the block's share of the tokens, in order. All threads of the block take part; the ids come to it once.
+template <typename F>
+__device__ __forceinline__ void each_of_share(const uint32_t* ids, int tokens, F f) {
+    __shared__ uint32_t here[EMBED_BACKWARD_THREADS];
+    for (int first = 0; first < tokens; first += EMBED_BACKWARD_THREADS) {
+        __syncthreads();
+        if (first + int(threadIdx.x) < tokens) here[threadIdx.x] = ids[first + threadIdx.x];
+        __syncthreads();
+        for (int i = 0; i < min(EMBED_BACKWARD_THREADS, tokens - first); i++)
+            if (here[i] % EMBED_BACKWARD_SHARES == blockIdx.y) f(first + i, here[i]);
     }
 }
 
+// y[t,:] = table[ids[t],:]  =>  d_table[ids[t],:] += dy[t,:]. A thread owns some columns of the table's rows whose number is
+// its share; it goes through the tokens in order, so equal ids are summed in order and no two threads meet.
 template <typename T>
 __device__ __forceinline__ void embed_backward(float* d_table, const T* dy, const uint32_t* ids, int tokens, int width) {
     if (width % COLUMNS == 0) {
-        add_rows(d_table, dy, ids, tokens, width);
-    } else {
-        // fewer columns for each thread: it takes COLUMNS of them one after the other
-        for (int part = 0; part < COLUMNS; part++) {
-            const int column = (blockIdx.x * COLUMNS + part) * EMBED_BACKWARD_THREADS + threadIdx.x;
+        const int column = (blockIdx.x * EMBED_BACKWARD_THREADS + threadIdx.x) * COLUMNS;
+        each_of_share(ids, tokens, [&](int t, uint32_t id) {
             if (column >= width) return;
-            for (int t = 0; t < tokens; t++) {
-                const uint32_t id = ids[t];
-                if (id % EMBED_BACKWARD_SHARES == blockIdx.y)
-                    d_table[int64_t(id) * width + column] += to_float(dy[int64_t(t) * width + column]);
-            }
-        }
+            float* const to = d_table + int64_t(id) * width + column;
+            const Vec<float> d = load_columns(dy + int64_t(t) * width + column);
+            Vec<float> sum = load_vec(to);
+#pragma unroll
+            for (int j = 0; j < COLUMNS; j++) sum.x[j] += d.x[j];
+            store_vec(to, sum);
+        });
+    } else {
+        const int column = blockIdx.x * EMBED_BACKWARD_THREADS * COLUMNS + threadIdx.x;
+        each_of_share(ids, tokens, [&](int t, uint32_t id) {
+#pragma unroll
+            for (int j = 0; j < COLUMNS; j++)
+                if (const int c = column + j * EMBED_BACKWARD_THREADS; c < width)
+                    d_table[int64_t(id) * width + c] += to_float(dy[int64_t(t) * width + c]);
+        });
     }
 }
 

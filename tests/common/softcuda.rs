@@ -1,6 +1,6 @@
 //! The CUDA driver in software: where it is, and how a test runs under it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -48,16 +48,33 @@ pub fn under(mut command: Command) -> Option<Command> {
 /// Whether this process is the one that runs the test. Else it starts that one, with the test of this name alone, and fails
 /// where it fails or where softcuda found anything.
 pub fn inside(test: &str) -> bool {
+    inside_with(test, &[]) == Where::Inside
+}
+
+/// Where a test goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code)]
+pub enum Where {
+    /// Under softcuda.
+    Inside,
+    /// In the process that started the other, which is done and found nothing.
+    Done,
+    /// There are no kernels to test.
+    Skipped,
+}
+
+/// [`inside`], with more environment variables for softcuda.
+pub fn inside_with(test: &str, env: &[(&str, &Path)]) -> Where {
     if std::env::var_os(INSIDE).is_some() {
-        return true;
+        return Where::Inside;
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([test, "--exact", "--nocapture"]).env(INSIDE, "1");
-    let Some(mut command) = under(command) else { return false };
+    command.args([test, "--exact", "--nocapture"]).env(INSIDE, "1").envs(env.iter().copied());
+    let Some(mut command) = under(command) else { return Where::Skipped };
     let out = command.output().unwrap();
     let said = [out.stdout, out.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
     assert!(out.status.success(), "{said}");
     assert!(said.contains("1 passed"), "no test {test} in this file: {said}");
     assert!(!said.contains("softcuda:"), "softcuda found something: {said}");
-    false
+    Where::Done
 }

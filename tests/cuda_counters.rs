@@ -1,0 +1,136 @@
+//! What the memory-bound kernels move, by softcuda's counters: at most 1.05 times the bytes that their contracts name, each
+//! operand once, and in the fewest 32-byte sectors that could hold what a request asks for.
+
+#[path = "common/softcuda.rs"]
+mod softcuda;
+
+use half::bf16;
+use pose_engine::backend::cuda::Cuda;
+use pose_engine::backend::{
+    AdamStep, AdamTensor, Backend, Direction, Element, HeadShape, NormShape, PairLayout, Places, RopeShape,
+};
+use pose_engine::index::{ChunkSpan, RopePosition, SeqIndex, TokenId};
+use serde_json::Value;
+use softcuda::Where;
+use std::path::PathBuf;
+
+const TOKENS: usize = 4096;
+const WIDTH: usize = 512;
+const VOCAB: usize = 5000;
+const ALL: usize = TOKENS * WIDTH;
+const ROWS: usize = 2;
+const ROW_TOKENS: usize = 64;
+const HEADS: usize = 32;
+const KV_HEADS: usize = 8;
+const HEAD_DIM: usize = 128;
+
+/// Kernels, and the bytes of their operands: read once, written once. Statistics are f32, the rest bf16.
+const MINIMUM: [(&str, usize); 9] = [
+    ("embed_bf16", 2 * ALL + 2 * ALL + 4 * TOKENS),
+    ("embed_backward_bf16", 2 * ALL + (4 + 4) * ALL + 4 * TOKENS),
+    ("rmsnorm_bf16", 2 * ALL + 2 * ALL + 4 * TOKENS + 2 * WIDTH),
+    ("rmsnorm_backward_bf16", (2 + 2) * ALL + (2 + 2) * ALL + 4 * TOKENS + 2 * WIDTH),
+    ("swiglu_bf16", (2 + 2) * ALL + 2 * ALL),
+    ("swiglu_backward_bf16", (2 + 2 + 2) * ALL + (2 + 2) * ALL),
+    ("rope_bf16", (2 + 2) * ROWS * ROW_TOKENS * (HEADS + KV_HEADS) * HEAD_DIM),
+    ("sum_squares", 4 * ALL),
+    ("adamw_bf16", 4 * ALL + 3 * (4 + 4) * ALL + 2 * ALL),
+];
+
+fn uploaded<T: Element>(b: &Cuda<bf16>, values: &[T]) -> <Cuda<bf16> as Backend>::Buf<T> {
+    let mut buf = b.alloc(values.len()).unwrap();
+    b.upload(&mut buf, 0, values).unwrap();
+    buf
+}
+
+/// Each of the kernels once.
+fn launch_all() {
+    let b = &Cuda::<bf16>::new(0).unwrap();
+    let act = |len: usize| b.alloc::<bf16>(len).unwrap();
+    let stat = |len: usize| b.alloc::<f32>(len).unwrap();
+    b.reserve_scratch(1 << 20).unwrap();
+
+    // every id once, not in order
+    let ids: Vec<TokenId> = (0..TOKENS).map(|t| TokenId((t * 7 % 4999) as u32)).collect();
+    let (ids, s) = (uploaded(b, &ids), HeadShape { tokens: TOKENS, width: WIDTH, vocab: VOCAB });
+    b.embed(&mut act(ALL), &act(VOCAB * WIDTH), &ids, s).unwrap();
+    b.embed_backward(&mut stat(VOCAB * WIDTH), &act(ALL), &ids, s).unwrap();
+
+    let s = NormShape { tokens: TOKENS, width: WIDTH, eps: 1e-5 };
+    let (x, w, mut rstd) = (act(ALL), act(WIDTH), stat(TOKENS));
+    b.rmsnorm(&mut act(ALL), &mut rstd, &x, &w, s).unwrap();
+    b.rmsnorm_backward(&mut act(ALL), &mut stat(WIDTH), &act(ALL), &x, &rstd, &w, s).unwrap();
+
+    b.swiglu(&mut act(ALL), &act(ALL), &act(ALL), ALL).unwrap();
+    b.swiglu_backward(&mut act(ALL), &mut act(ALL), &act(ALL), &act(ALL), &act(ALL), ALL).unwrap();
+
+    let s = RopeShape {
+        rows: ROWS,
+        tokens: ROW_TOKENS,
+        heads: HEADS,
+        kv_heads: KV_HEADS,
+        head_dim: HEAD_DIM,
+        rotary_dim: HEAD_DIM,
+        pairs: PairLayout::HalfSplit,
+        attention_factor: 1.0,
+    };
+    let span = |start, bias| ChunkSpan { start: SeqIndex(start), bias: RopePosition(bias) };
+    let spans = uploaded(b, &[span(0, 0), span(20, 1000), span(0, 5), span(50, 100_000)]);
+    let places = Places::Spans { spans: &spans, per_row: 2 };
+    let tokens = ROWS * ROW_TOKENS * HEAD_DIM;
+    let turns = uploaded(b, &[1u64 << 50; HEAD_DIM / 2]);
+    b.rope(&mut act(tokens * HEADS), &mut act(tokens * KV_HEADS), places, &turns, Direction::Forward, s)
+        .unwrap();
+
+    b.sum_squares(&stat(ALL), ALL).unwrap();
+    let (mut param, mut master, mut m, mut v) = (act(ALL), stat(ALL), stat(ALL), stat(ALL));
+    let tensor = AdamTensor {
+        param: &mut param,
+        master: Some(&mut master),
+        m: &mut m,
+        v: &mut v,
+        grad: &stat(ALL),
+        decay: 0.1,
+    };
+    let step = AdamStep { lr: 1e-3, beta1: 0.9, beta2: 0.99, eps: 1e-8, step: 1, grad_scale: 1.0 };
+    b.adamw(&mut [tensor], step).unwrap();
+    b.synchronize().unwrap();
+}
+
+/// The sum of a counter over the kinds of access to global memory, of all launches of a kernel.
+fn counted(report: &Value, kernel: &str, counter: &str) -> u64 {
+    let launches = report["launches"].as_array().expect("launches");
+    let of_kernel = launches.iter().filter(|launch| launch["kernel"] == kernel);
+    let kinds = |launch: &Value| {
+        let of_kind = |kind: &&str| launch[*kind][counter].as_u64().expect(counter);
+        ["loads", "stores", "atomics", "async_copies"].iter().map(of_kind).sum::<u64>()
+    };
+    of_kernel.map(kinds).sum()
+}
+
+#[test]
+fn memory_bound_kernels_move_what_their_contracts_name() {
+    let path =
+        PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("counters-{}.json", std::process::id()));
+    let env = [("SOFTCUDA_REPORT", path.as_path())];
+    match softcuda::inside_with("memory_bound_kernels_move_what_their_contracts_name", &env) {
+        Where::Inside => return launch_all(),
+        Where::Skipped => return,
+        Where::Done => {}
+    }
+    let report: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    println!("| kernel | bytes / least | sectors / fewest |");
+    let mut beyond = Vec::new();
+    for (kernel, minimum) in MINIMUM {
+        let bytes = counted(&report, kernel, "bytes") as f64 / minimum as f64;
+        let sectors =
+            counted(&report, kernel, "sectors") as f64 / counted(&report, kernel, "ideal_sectors") as f64;
+        println!("| {kernel} | {bytes:.3} | {sectors:.3} |");
+        assert!(bytes >= 0.99, "{kernel} cannot have read its operands");
+        if bytes > 1.05 || sectors > 1.0 {
+            beyond.push(kernel);
+        }
+    }
+    assert!(beyond.is_empty(), "{beyond:?} move more than they must");
+}
