@@ -9,7 +9,7 @@ use pose_engine::backend::cuda::Cuda;
 use pose_engine::backend::{
     AdamStep, AdamTensor, Backend, Direction, Element, HeadShape, NormShape, PairLayout, Places, RopeShape,
 };
-use pose_engine::index::{ChunkSpan, RopePosition, SeqIndex, TokenId};
+use pose_engine::index::{ChunkSpan, SeqIndex, TokenId};
 use serde_json::Value;
 use softcuda::Where;
 use std::path::PathBuf;
@@ -74,7 +74,7 @@ fn launch_all() {
         pairs: PairLayout::HalfSplit,
         attention_factor: 1.0,
     };
-    let span = |start, bias| ChunkSpan { start: SeqIndex(start), bias: RopePosition(bias) };
+    let span = |start, bias| ChunkSpan { start: SeqIndex(start), bias };
     let spans = uploaded(b, &[span(0, 0), span(20, 1000), span(0, 5), span(50, 100_000)]);
     let places = Places::Spans { spans: &spans, per_row: 2 };
     let tokens = ROWS * ROW_TOKENS * HEAD_DIM;

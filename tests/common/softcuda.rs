@@ -47,6 +47,7 @@ pub fn under(mut command: Command) -> Option<Command> {
 
 /// Whether this process is the one that runs the test. Else it starts that one, with the test of this name alone, and fails
 /// where it fails or where softcuda found anything.
+#[allow(dead_code)]
 pub fn inside(test: &str) -> bool {
     inside_with(test, &[]) == Where::Inside
 }
