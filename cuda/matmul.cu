@@ -14,7 +14,7 @@
 // start on 16 bytes (row lengths divisible by 8); the ragged ones take any length, element by element.
 //
 // Launch: MATMUL_THREADS; grid (⌈columns/MATMUL_N⌉, ⌈rows/MATMUL_M⌉); dynamic shared memory MATMUL_SHARED_BYTES.
-#include "common.cuh"
+#include "epilogue.cuh"
 
 // ------------------------------------------------------------------------------------------------------------ the tiles
 
@@ -153,49 +153,6 @@ __device__ __forceinline__ void multiply_slice(Sums& sums, const A& a_reader, co
                 mma_bf16(sums[i][j], a[i], b[j / 2][2 * (j % 2)], b[j / 2][2 * (j % 2) + 1]);
     }
 }
-
-// What happens to a finished sum: C = sum (+ bias) (+ old), `old` the residual or C itself.
-template <typename Out>
-struct Epilogue {
-    Out* c;           // [rows, columns]
-    const Out* old;   // [rows, columns] or null; may be c
-    const bf16* bias; // [columns] or null
-    int rows, columns;
-
-    __device__ float one(float sum, int64_t at, int column) const {
-        if (bias) sum += to_float(bias[column]);
-        if (old) sum += to_float(old[at]);
-        return sum;
-    }
-
-    // 16 bytes of C from `sums` in shared memory, where they are all inside and aligned; else one by one.
-    __device__ void store(const float* sums, int row, int column) const {
-        constexpr int V = Vec<Out>::N;
-        if (row >= rows || column >= columns) return;
-        const int64_t at = int64_t(row) * columns + column;
-        if (columns % V == 0) {
-            Vec<Out> v;
-#pragma unroll
-            for (int j = 0; j < V; j += 4) {
-                const Vec<float> four = load_vec(sums + j);
-#pragma unroll
-                for (int l = 0; l < 4; l++) v.x[j + l] = four.x[l];
-            }
-            if (bias) {
-#pragma unroll
-                for (int j = 0; j < V; j++) v.x[j] += to_float(bias[column + j]);
-            }
-            if (old) {
-                const Vec<Out> before = load_vec(old + at);
-#pragma unroll
-                for (int j = 0; j < V; j++) v.x[j] += before.x[j];
-            }
-            store_vec(c + at, v);
-        } else {
-            for (int j = 0; j < min(V, columns - column); j++) c[at + j] = from_float<Out>(one(sums[j], at + j, column + j));
-        }
-    }
-};
 
 constexpr int STAGED_ROWS = 64;            // of the tile go through shared memory at a time
 constexpr int STAGED_STRIDE = MATMUL_N + 8;  // a row starts eight banks on from the last: pairs of four rows fill all banks once

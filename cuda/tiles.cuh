@@ -14,6 +14,7 @@ constexpr int EMBED_BACKWARD_COLUMNS = 4;  // of a thread: 16 bytes of d_table, 
 constexpr int EMBED_BACKWARD_SHARES = 32;  // each takes the token ids that are its number modulo this
 constexpr int COLUMN_SUM_THREADS = 256;
 constexpr int SOFTMAX_THREADS = 512;
+constexpr int SAMPLE_THREADS = 1024;
 constexpr int SUM_THREADS = 256;
 constexpr int SUM_BLOCKS = 256;         // partial sums of the global norm
 constexpr int ADAMW_THREADS = 256;
@@ -26,6 +27,10 @@ constexpr int MATMUL_K = 32;
 constexpr int MATMUL_STAGES = 4;
 constexpr int MATMUL_THREADS = 128;     // 2 x 2 warps of 64 x 64
 constexpr int MATMUL_SHARED_BYTES = 65536;
+// matmul_nt of a few rows: rows of x at most, outputs of a block, whose warps share the depth.
+constexpr int MATMUL_FEW_ROWS = 8;
+constexpr int MATMUL_FEW_OUTPUTS = 16;
+constexpr int MATMUL_FEW_THREADS = 256;
 // matmul in f32 on plain multiply-adds.
 constexpr int MATMUL_F32_M = 64;
 constexpr int MATMUL_F32_N = 64;

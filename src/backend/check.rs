@@ -1,6 +1,6 @@
 //! Lengths and indices, checked before an operation starts, for all backends.
 
-use super::AttentionShape;
+use super::{AttentionShape, SampleShape};
 use crate::error::{Error, Result};
 use crate::index::TokenId;
 
@@ -47,6 +47,16 @@ pub(super) fn attention(device: &str, op: &str, s: AttentionShape) -> Result<()>
     }
     if s.queries > s.keys {
         return Err(refuse(device, format!("{op}: {} queries but {} keys", s.queries, s.keys)));
+    }
+    Ok(())
+}
+
+/// There is something to choose from, by numbers that are a temperature and a probability.
+pub(super) fn sample(device: &str, op: &str, s: SampleShape) -> Result<()> {
+    if s.vocab == 0 || !(s.temperature >= 0.0 && s.top_p > 0.0 && s.top_p <= 1.0) {
+        let SampleShape { vocab, temperature, top_p, .. } = s;
+        let problem = format!("{op}: {vocab} tokens at temperature {temperature}, top-p {top_p}");
+        return Err(refuse(device, problem));
     }
     Ok(())
 }

@@ -182,6 +182,17 @@ pub struct HeadShape {
     pub vocab: usize,
 }
 
+/// How the next tokens are chosen in [`Backend::sample`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SampleShape {
+    pub rows: usize,
+    pub vocab: usize,
+    /// Divides the logits; 0 is greedy.
+    pub temperature: f64,
+    /// The share of the probability that the nucleus has at least, in (0, 1].
+    pub top_p: f64,
+}
+
 /// Where [`Backend::head_loss`] leaves gradients.
 pub struct HeadGrad<'a, B: Backend> {
     /// `[tokens, width]`, `=`.
@@ -364,6 +375,16 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn head_logits(
         &self, logits: &mut Self::Buf<Self::Stat>, x: &Self::Buf<Self::Act>, w: &Self::Buf<Self::Act>,
         s: HeadShape,
+    ) -> Result<()>;
+
+    /// Which token comes next in each row. With `w_i = exp((z_i − max z)/temperature)` the nucleus (1904.09751) is
+    /// `{i: w_i ≥ τ}`, τ the largest with `Σ_nucleus w ≥ top_p·Σ w`: the fewest likeliest tokens, equals together. Drawn is
+    /// the first token, by index, at which the running sum of the nucleus's weights exceeds `unit·(their sum)`; at
+    /// temperature 0 it is the first of the largest logits. A row with a logit that is no finite number gets
+    /// [`TokenId::IGNORED`]. `tokens[rows]`, `logits[rows,vocab]` is scratch afterwards, `units[rows]` in [0, 1).
+    fn sample(
+        &self, tokens: &mut Self::Buf<TokenId>, logits: &mut Self::Buf<Self::Stat>,
+        units: &Self::Buf<Self::Stat>, s: SampleShape,
     ) -> Result<()>;
 
     /// `Σ x[i]²` over 0..len, summed in a fixed order.

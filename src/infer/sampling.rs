@@ -1,7 +1,9 @@
-//! Which token comes next.
+//! Which token comes next: the numbers that [`Backend::sample`] takes, from flags and from (seed, step).
+//!
+//! [`Backend::sample`]: crate::backend::Backend::sample
 
+use crate::backend::SampleShape;
 use crate::error::{Error, Result};
-use crate::index::TokenId;
 use crate::random::{Purpose, Stream};
 
 /// Greedy at temperature 0; else nucleus sampling (1904.09751), drawn as a function of (seed, step).
@@ -31,64 +33,40 @@ impl Sampling {
         Ok(())
     }
 
-    /// The token of step `step` from its logits `[vocab]`, which are used as scratch. The first of equals wins.
-    pub fn choose(&self, logits: &mut [f32], step: u64) -> Result<TokenId> {
-        if let Some(bad) = logits.iter().find(|z| !z.is_finite()) {
-            return Err(Error::NonFinite(format!(
-                "a logit of generated token {step} is {bad}: the model is broken"
-            )));
-        }
-        if self.temperature == 0.0 {
-            let best = logits.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1));
-            return Ok(TokenId(best.map_or(0, |(i, _)| i as u32)));
-        }
-        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let weight = |z: f32| (f64::from(z - max) / self.temperature).exp();
-        let mut order: Vec<(f64, u32)> =
-            logits.iter().enumerate().map(|(i, &z)| (weight(z), i as u32)).collect();
-        order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let total: f64 = order.iter().map(|(w, _)| w).sum();
-        let mut kept = 0.0;
-        let nucleus = order.iter().position(|(w, _)| {
-            kept += w;
-            kept >= self.top_p * total
-        });
-        order.truncate(nucleus.map_or(order.len(), |last| last + 1));
-        let mut left = Stream::new(self.seed, Purpose::Sampling, step, 0).unit_f64() * kept;
-        for &(w, token) in &order {
-            left -= w;
-            if left < 0.0 {
-                return Ok(TokenId(token));
-            }
-        }
-        Ok(TokenId(order.last().map_or(0, |o| o.1)))
+    /// For one row.
+    pub fn shape(&self, vocab: usize) -> SampleShape {
+        SampleShape { rows: 1, vocab, temperature: self.temperature, top_p: self.top_p }
+    }
+
+    /// The random number of step `step`, in [0, 1).
+    pub fn unit(&self, step: u64) -> f64 {
+        Stream::new(self.seed, Purpose::Sampling, step, 0).unit_f64()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn greedy_takes_the_first_of_equals() {
-        assert_eq!(Sampling::GREEDY.choose(&mut [0.0, 2.0, 2.0], 0).unwrap(), TokenId(1));
-        assert!(Sampling::GREEDY.choose(&mut [0.0, f32::NAN], 0).is_err());
-    }
+    use crate::backend::Backend;
+    use crate::backend::reference::{HostBuf, Reference};
+    use crate::index::TokenId;
 
     #[test]
     fn the_nucleus_bounds_what_is_drawn_and_frequencies_follow_the_softmax() {
-        let sampling = |top_p| Sampling { temperature: 1.0, top_p, seed: 7 };
-        let logits = [1.0f32, 0.0, 3.0, 2.0];
+        let logits = [1.0, 0.0, 3.0, 2.0];
         let count = |top_p: f64| {
-            let mut counts = [0usize; 4];
+            let sampling = Sampling { temperature: 1.0, top_p, seed: 7 };
+            let (mut counts, mut token) = ([0usize; 4], HostBuf(vec![TokenId(0)]));
             for step in 0..20_000 {
-                counts[sampling(top_p).choose(&mut logits.clone(), step).unwrap().0 as usize] += 1;
+                let (mut z, unit) = (HostBuf(logits.to_vec()), HostBuf(vec![sampling.unit(step)]));
+                Reference.sample(&mut token, &mut z, &unit, sampling.shape(4)).unwrap();
+                counts[token.0[0].0 as usize] += 1;
             }
             counts
         };
-        let total: f64 = logits.iter().map(|z| f64::from(*z).exp()).sum();
+        let total: f64 = logits.iter().map(|z| z.exp()).sum();
         for (n, z) in count(1.0).iter().zip(logits) {
-            let p = f64::from(z).exp() / total;
+            let p = z.exp() / total;
             assert!((*n as f64 / 20_000.0 - p).abs() < 4.0 * (p / 20_000.0).sqrt(), "{n} against {p}");
         }
         let counts = count(0.8);

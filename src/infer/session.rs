@@ -1,6 +1,6 @@
 //! One text being read: chunked prefill, then token by token.
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Float};
 use crate::error::{Error, Result};
 use crate::index::TokenId;
 use crate::infer::Sampling;
@@ -21,6 +21,8 @@ pub struct Session<B: Backend> {
     batch: PlacedBatch<B>,
     logits: B::Buf<B::Stat>, // [LOGIT_ROWS, vocab]
     last: B::Buf<B::Act>,    // [LOGIT_ROWS, d]
+    unit: B::Buf<B::Stat>,   // [1]
+    chosen: B::Buf<TokenId>, // [1]
     past: usize,
 }
 
@@ -44,7 +46,9 @@ impl<B: Backend> Session<B> {
         let batch = PlacedBatch::new(b, ledger, 1, chunk, spans)?;
         let logits = ledger.buf(b, Kind::Work, "logits", &[LOGIT_ROWS, c.vocab_size])?;
         let last = ledger.buf(b, Kind::Work, "last", &[LOGIT_ROWS, c.hidden_size])?;
-        Ok(Session { buffers, batch, logits, last, past: 0 })
+        let unit = ledger.buf(b, Kind::Work, "unit", &[1])?;
+        let chosen = ledger.buf(b, Kind::Work, "chosen", &[1])?;
+        Ok(Session { buffers, batch, logits, last, unit, chosen, past: 0 })
     }
 
     /// Working memory that the kernels take for such a session.
@@ -98,6 +102,14 @@ impl<B: Backend> Session<B> {
     pub fn feed(
         &mut self, b: &B, model: &Model<B>, ids: &[TokenId], progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<f32>> {
+        self.read_to_logits(b, model, ids, progress)?;
+        download_f32::<B, B::Stat>(b, &self.logits, 0, model.config.vocab_size)
+    }
+
+    /// Reads `ids` on and leaves the logits after the last of them in the first row of `logits`.
+    fn read_to_logits(
+        &mut self, b: &B, model: &Model<B>, ids: &[TokenId], progress: &mut dyn FnMut(usize),
+    ) -> Result<()> {
         let (d, mut rows) = (model.config.hidden_size, 0);
         self.read_chunks(b, model, ids, None, &mut |_, range| {
             rows = range.len();
@@ -106,8 +118,24 @@ impl<B: Backend> Session<B> {
         })?;
         b.copy(&mut self.last, 0, &self.buffers.work.normed, (rows.max(1) - 1) * d, d)?;
         let head = model.param(model.ids.head_weight());
-        b.head_logits(&mut self.logits, &self.last, head, model.config.head_shape(1))?;
-        download_f32::<B, B::Stat>(b, &self.logits, 0, model.config.vocab_size)
+        b.head_logits(&mut self.logits, &self.last, head, model.config.head_shape(1))
+    }
+
+    /// Reads `ids` on and chooses the token after them, the `step`-th that is generated.
+    fn next_token(
+        &mut self, b: &B, model: &Model<B>, ids: &[TokenId], sampling: &Sampling, step: u64,
+    ) -> Result<TokenId> {
+        self.read_to_logits(b, model, ids, &mut |_| {})?;
+        b.upload(&mut self.unit, 0, &[B::Stat::from_f64(sampling.unit(step))])?;
+        b.sample(&mut self.chosen, &mut self.logits, &self.unit, sampling.shape(model.config.vocab_size))?;
+        let mut token = [TokenId::IGNORED];
+        b.download(&mut token, &self.chosen, 0)?;
+        if token[0] == TokenId::IGNORED {
+            return Err(Error::NonFinite(format!(
+                "a logit of generated token {step} is no finite number: the model is broken"
+            )));
+        }
+        Ok(token[0])
     }
 
     /// Reads `ids` from an empty cache and returns the losses of tokens `first..`, where `first` is at least 1. Only the
@@ -183,15 +211,13 @@ pub fn generate<B: Backend>(
     sampling: &Sampling, emit: &mut dyn FnMut(TokenId) -> Result<bool>,
 ) -> Result<Vec<TokenId>> {
     let mut out: Vec<TokenId> = Vec::new();
-    let mut logits = session.feed(b, model, prompt, &mut |_| {})?;
     while out.len() < most {
-        let token = sampling.choose(&mut logits, out.len() as u64)?;
+        let last = out.last().copied();
+        let unread = last.as_ref().map_or(prompt, std::slice::from_ref);
+        let token = session.next_token(b, model, unread, sampling, out.len() as u64)?;
         out.push(token);
         if !emit(token)? || stop.contains(&token) {
             break;
-        }
-        if out.len() < most {
-            logits = session.feed(b, model, &[token], &mut |_| {})?;
         }
     }
     Ok(out)

@@ -3,9 +3,9 @@
 use super::documents::{Recall, Story};
 use crate::backend::Backend;
 use crate::data::Tokenizer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::index::TokenId;
-use crate::infer::{Sampling, Session};
+use crate::infer::Session;
 use crate::model::Model;
 use serde::{Deserialize, Serialize};
 
@@ -56,10 +56,19 @@ fn ask<B: Backend>(
     let mut questions = asked.into_iter();
     session.logits_at(b, model, &ids, None, &wanted, &mut |logits| {
         if let Some(recall) = questions.next() {
-            visit(recall, ids[recall.at], Sampling::GREEDY.choose(&mut logits.to_vec(), 0)?);
+            visit(recall, ids[recall.at], likeliest(logits)?);
         }
         Ok(())
     })
+}
+
+/// The first of the largest logits.
+fn likeliest(logits: &[f32]) -> Result<TokenId> {
+    let best = logits.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1));
+    match best.filter(|_| logits.iter().all(|z| z.is_finite())) {
+        Some((i, _)) => Ok(TokenId(i as u32)),
+        None => Err(Error::NonFinite("a logit is no finite number: the model is broken".into())),
+    }
 }
 
 /// Shares of right answers by distance, over the first `window` words of all stories.

@@ -142,6 +142,11 @@ impl Backend for Rounded {
     fn head_logits(&self, logits: &mut Buf, x: &Buf, w: &Buf, s: HeadShape) -> Result<()> {
         R.head_logits(logits, x, w, s)
     }
+    fn sample(
+        &self, tokens: &mut HostBuf<TokenId>, logits: &mut Buf, units: &Buf, s: SampleShape,
+    ) -> Result<()> {
+        R.sample(tokens, logits, units, s)
+    }
     fn sum_squares(&self, x: &Buf, len: usize) -> Result<f64> {
         R.sum_squares(x, len)
     }

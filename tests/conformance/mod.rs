@@ -8,6 +8,7 @@ pub mod attention;
 pub mod layers;
 pub mod plain;
 pub mod products;
+pub mod sampling;
 
 use pose_engine::backend::reference::{HostBuf, Reference};
 use pose_engine::backend::{Backend, Element, Float};
@@ -34,6 +35,7 @@ impl<'a, B: Backend> Suite<'a, B> {
         layers::all(self);
         products::all(self);
         attention::all(self);
+        sampling::all(self);
         assert!(self.trace.len() > 100, "the suite tested next to nothing");
     }
 

@@ -1,6 +1,6 @@
 //! The checks of [`crate::backend::check`] in this backend's name.
 
-use crate::backend::check;
+use crate::backend::{SampleShape, check};
 use crate::error::{Error, Result};
 use crate::index::TokenId;
 
@@ -20,4 +20,8 @@ pub(super) fn range(op: &str, name: &str, have: usize, at: usize, len: usize) ->
 
 pub(super) fn tokens(op: &str, ids: &[TokenId], vocab: usize, may_ignore: bool) -> Result<()> {
     check::tokens(DEVICE, op, ids, vocab, may_ignore)
+}
+
+pub(super) fn sample(op: &str, s: SampleShape) -> Result<()> {
+    check::sample(DEVICE, op, s)
 }

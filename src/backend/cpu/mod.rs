@@ -23,6 +23,7 @@ mod peak;
 mod pool;
 mod products;
 mod rope;
+mod sample;
 mod scratch;
 mod swiglu;
 
@@ -33,7 +34,7 @@ pub use peak::Peaks;
 
 use crate::backend::{
     AdamStep, AdamTensor, AttentionShape, Backend, Buffer, Direction, Element, HeadGrad, HeadShape,
-    MatmulShape, NormShape, Places, RopeShape, ScratchFor, Write,
+    MatmulShape, NormShape, Places, RopeShape, SampleShape, ScratchFor, Write,
 };
 use crate::error::Result;
 use crate::index::{DocumentId, TokenId};
@@ -482,6 +483,23 @@ impl<E: CpuFloat> Backend for Cpu<E> {
         let words = self.nt_words(MatmulShape { m: tokens, n: vocab, k: width });
         let mut scratch = self.arena.take(words);
         self.logits(logits.as_mut_slice(), vocab, scratch.words(words), x.as_slice(), w.as_slice(), s);
+        Ok(())
+    }
+
+    fn sample(
+        &self, tokens: &mut Buf<TokenId>, logits: &mut Buf<f32>, units: &Buf<f32>, s: SampleShape,
+    ) -> Result<()> {
+        check::sample("sample", s)?;
+        let operands = [
+            ("tokens", tokens.len(), s.rows),
+            ("logits", logits.len(), s.rows * s.vocab),
+            ("units", units.len(), s.rows),
+        ];
+        check::lengths("sample", &operands)?;
+        let rows = logits.as_mut_slice().chunks_exact_mut(s.vocab).zip(units.as_slice());
+        for (token, (logits, unit)) in tokens.as_mut_slice()[..s.rows].iter_mut().zip(rows) {
+            *token = sample::choose(logits, *unit, s);
+        }
         Ok(())
     }
 

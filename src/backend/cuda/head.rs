@@ -1,10 +1,10 @@
-//! Head and cross-entropy, a chunk of tokens at a time.
+//! Head and cross-entropy, a chunk of tokens at a time; and which token comes next.
 
 use super::buffer::Buf;
 use super::driver::Arg;
 use super::images::tiles;
 use super::{Cuda, CudaFloat, line};
-use crate::backend::{Buffer, HeadGrad, HeadShape, MatmulShape, Write};
+use crate::backend::{Buffer, HeadGrad, HeadShape, MatmulShape, SampleShape, Write, check};
 use crate::error::Result;
 use crate::index::TokenId;
 
@@ -76,5 +76,25 @@ impl<E: CudaFloat> Cuda<E> {
             }
         }
         Ok(())
+    }
+
+    pub(super) fn choose(
+        &self, tokens: &mut Buf<TokenId>, logits: &mut Buf<f32>, units: &Buf<f32>, s: SampleShape,
+    ) -> Result<()> {
+        const OP: &str = "sample";
+        check::sample(&self.name, OP, s)?;
+        let operands = [
+            ("tokens", tokens.len(), s.rows),
+            ("logits", logits.len(), s.rows * s.vocab),
+            ("units", units.len(), s.rows),
+        ];
+        self.lengths(OP, &operands)?;
+        let greedy = s.temperature == 0.0;
+        // a temperature next to nothing must not make 0·inf of the largest logit
+        let inverse = if greedy { 0.0 } else { (1.0 / s.temperature).min(f64::from(f32::MAX) / 2.0) };
+        let numbers = [Arg::float(inverse), Arg::float(s.top_p), Arg::int(greedy.into())];
+        let operands = [tokens.arg(), logits.arg(), units.arg(), self.int(OP, s.vocab)?];
+        let args = [&operands[..], &numbers].concat();
+        self.gpu.launch(OP, line(s.rows, tiles::SAMPLE_THREADS), &args)
     }
 }

@@ -30,6 +30,8 @@ const TENSOR: &[&str] = &[
     "matmul_nt_f32out_ragged_bf16",
     "matmul_nn_ragged_bf16",
     "matmul_tn_ragged_bf16",
+    "matmul_few_bf16",
+    "matmul_few_f32out_bf16",
     "decode_combine_bf16",
 ];
 const OF_A_HEAD: &[&str] = &["attention", "attention_dq", "attention_dkv", "decode"];
@@ -37,8 +39,8 @@ const OF_A_HEAD: &[&str] = &["attention", "attention_dq", "attention_dkv", "deco
 /// All kernels for weights and activations in `suffix`, `bf16` or `f32`.
 pub(super) fn names(suffix: &str) -> Vec<String> {
     let mut names: Vec<String> = BOTH.iter().map(|name| format!("{name}_{suffix}")).collect();
-    // sums of f32 partial results, and the global norm, are needed in both
-    names.extend(["column_sum_f32", "sum_squares"].map(String::from));
+    // what takes f32 alone is needed in both
+    names.extend(["column_sum_f32", "sum_squares", "sample"].map(String::from));
     if suffix == "bf16" {
         names.extend(TENSOR.iter().map(|name| name.to_string()));
         let of_head = |d: usize| OF_A_HEAD.iter().map(move |name| format!("{name}_d{d}_bf16"));

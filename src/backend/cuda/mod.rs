@@ -23,7 +23,7 @@ pub use images::architectures;
 
 use super::{
     AdamStep, AdamTensor, AttentionShape, Backend, Buffer, Direction, Element, Float, HeadGrad, HeadShape,
-    MatmulShape, NormShape, PairLayout, Places, RopeShape, ScratchFor, Write, check,
+    MatmulShape, NormShape, PairLayout, Places, RopeShape, SampleShape, ScratchFor, Write, check,
 };
 use crate::error::{Error, Result};
 use crate::index::{DocumentId, TokenId};
@@ -377,6 +377,12 @@ impl<E: CudaFloat> Backend for Cuda<E> {
             ],
         )?;
         self.logits(logits.arg(), x.arg(), w.arg(), MatmulShape { m: tokens, n: vocab, k: width })
+    }
+
+    fn sample(
+        &self, tokens: &mut Buf<TokenId>, logits: &mut Buf<f32>, units: &Buf<f32>, s: SampleShape,
+    ) -> Result<()> {
+        self.choose(tokens, logits, units, s)
     }
 
     fn sum_squares(&self, x: &Buf<f32>, len: usize) -> Result<f64> {

@@ -1,4 +1,4 @@
-//! The three products of a linear layer (`cuda/matmul.cu`, `cuda/matmul_f32.cu`).
+//! The three products of a linear layer (`cuda/matmul.cu`, `cuda/matmul_few.cu`, `cuda/matmul_f32.cu`).
 
 use super::driver::{Arg, Grid};
 use super::images::tiles;
@@ -28,6 +28,21 @@ impl<E: CudaFloat> Cuda<E> {
         format!("{op}_{ragged}{}", E::SUFFIX)
     }
 
+    /// Whether x is a few rows that the kernel for decoding takes.
+    fn is_few(s: MatmulShape) -> bool {
+        Self::in_bf16() && s.m <= tiles::MATMUL_FEW_ROWS && s.k.is_multiple_of(8)
+    }
+
+    /// Kernel and grid of y = x·wᵀ; `op`: what it is called but for the number of rows and how they are aligned.
+    fn nt_way(op: &str, s: MatmulShape) -> (String, Grid) {
+        if Self::is_few(s) {
+            let blocks = [s.n.div_ceil(tiles::MATMUL_FEW_OUTPUTS), 1, 1];
+            let name = format!("{}_{}", op.replace("nt", "few"), E::SUFFIX);
+            return (name, Grid { blocks, threads: tiles::MATMUL_FEW_THREADS, shared: 0 });
+        }
+        (Self::product_kernel(op, s), Self::tiles_of(s.m, s.n))
+    }
+
     fn sizes(&self, op: &str, s: MatmulShape) -> Result<[Arg; 3]> {
         Ok([self.int(op, s.m)?, self.int(op, s.n)?, self.int(op, s.k)?])
     }
@@ -35,7 +50,8 @@ impl<E: CudaFloat> Cuda<E> {
     /// y = x·wᵀ (+ bias) (+ residual); operands in this order, null where there is none.
     pub(super) fn nt(&self, operands: &[Arg; 5], s: MatmulShape) -> Result<()> {
         let args = [&operands[..], &self.sizes("matmul_nt", s)?].concat();
-        self.gpu.launch(&Self::product_kernel("matmul_nt", s), Self::tiles_of(s.m, s.n), &args)
+        let (kernel, grid) = Self::nt_way("matmul_nt", s);
+        self.gpu.launch(&kernel, grid, &args)
     }
 
     /// dx (= or +=) dy·w
@@ -57,6 +73,7 @@ impl<E: CudaFloat> Cuda<E> {
             return self.nt(&[z, x, w, Arg::NULL, Arg::NULL], s);
         }
         let args = [&[z, x, w][..], &self.sizes("head_logits", s)?].concat();
-        self.gpu.launch(&Self::product_kernel("matmul_nt_f32out", s), Self::tiles_of(s.m, s.n), &args)
+        let (kernel, grid) = Self::nt_way("matmul_nt_f32out", s);
+        self.gpu.launch(&kernel, grid, &args)
     }
 }

@@ -6,6 +6,7 @@ mod attention;
 mod layers;
 mod loss;
 mod products;
+mod sample;
 
 use super::*;
 use crate::error::Error;
@@ -145,6 +146,11 @@ impl Backend for Reference {
     }
     fn head_logits(&self, logits: &mut Buf, x: &Buf, w: &Buf, s: HeadShape) -> Result<()> {
         products::matmul_nt(logits, x, w, None, None, MatmulShape { m: s.tokens, n: s.vocab, k: s.width })
+    }
+    fn sample(
+        &self, tokens: &mut HostBuf<TokenId>, logits: &mut Buf, units: &Buf, s: SampleShape,
+    ) -> Result<()> {
+        sample::sample(tokens, logits, units, s)
     }
     fn sum_squares(&self, x: &Buf, len: usize) -> Result<f64> {
         Ok(part("sum_squares", "x", x, len)?.iter().map(|x| x * x).sum())

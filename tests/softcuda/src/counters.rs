@@ -156,7 +156,7 @@ impl Class {
             | Code::Match { .. }
             | Code::Reduce { .. }
             | Code::ActiveMask { .. } => Class::Exchange,
-            Code::Barrier | Code::WarpBarrier => Class::Barrier,
+            Code::Barrier | Code::BarrierVote { .. } | Code::WarpBarrier => Class::Barrier,
             Code::Branch { .. }
             | Code::BranchTable { .. }
             | Code::Call { .. }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Arg, Gpu, numbers, worst};
-use softcuda::{Launch, Options, launch};
+use softcuda::{FaultKind, Launch, Options, launch};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -192,4 +192,38 @@ fn cooperative_groups_and_matches() {
         let peers: Vec<usize> = (0..32).filter(|l| x[warp + l] == x[i]).collect();
         assert_eq!(same[i] as usize, peers.len() * 1000 + peers.iter().sum::<usize>(), "element {i}");
     }
+}
+
+#[test]
+fn votes_at_a_barrier() {
+    const THREADS: usize = 100;
+    let Some(gpu) = gpu() else { return };
+    // an ordinary block, one with a zero, one with none below 90
+    let values: Vec<u32> = [(1, 80), (0, 80), (90, 9)]
+        .iter()
+        .flat_map(|&(from, modulo)| (0..THREADS as u32).map(move |i| from + i * 7 % modulo))
+        .collect();
+    let seen = THREADS.div_ceil(33);
+    let (there, out) = (gpu.u32(&values), gpu.u32(&vec![0; 3 * 3 * seen]));
+    gpu.launch("barrier_votes", [3, 1, 1], THREADS as u32, 0, &[Arg::Ptr(there), Arg::Ptr(out)]).unwrap();
+    let got: Vec<u32> = gpu.read_f32(out, 3 * 3 * seen).iter().map(|x| x.to_bits()).collect();
+    for (block, values) in values.chunks(THREADS).enumerate() {
+        let odd = values.iter().filter(|v| **v % 2 == 1).count() as u32;
+        let all = values.iter().all(|v| *v > 0);
+        let any = values.iter().any(|v| *v >= 90);
+        for thread in 0..seen {
+            let at = (block * seen + thread) * 3;
+            assert_eq!(got[at], odd, "block {block}");
+            assert_eq!((got[at + 1] != 0, got[at + 2] != 0), (all, any), "block {block}");
+        }
+    }
+}
+
+#[test]
+fn barriers_of_different_kinds_do_not_meet() {
+    let Some(gpu) = gpu() else { return };
+    let out = gpu.u32(&[0; 32]);
+    let fault = gpu.launch("mixed_barriers", [1; 3], 64, 0, &[Arg::Ptr(out)]).unwrap_err();
+    assert_eq!(fault.kind, FaultKind::DivergentBarrier);
+    assert!(fault.to_string().contains("different kinds"), "{fault}");
 }

@@ -10,7 +10,7 @@ use super::tensor;
 use super::{common, exchange, float, integer};
 use crate::counters::Class;
 use crate::fault::{Fault, FaultKind, Result};
-use crate::program::{Code, Function, Instruction, Into, Special, Src};
+use crate::program::{Code, Function, Instruction, Into, Poll, Special, Src};
 use std::collections::VecDeque;
 
 /// Lanes that run together: where they are, and where they meet the rest of their warp again.
@@ -44,10 +44,21 @@ pub struct Warp {
     phase: u32,
     /// The carry of each lane.
     carry: u32,
+    /// What it said at the barrier where it stands, if that is one with a vote.
+    pub ballot: Option<Ballot>,
     pub local: Vec<u8>,
     pub local_written: Vec<bool>,
     pub open_copies: Vec<Copy>,
     pub copy_groups: VecDeque<Vec<Copy>>,
+}
+
+/// What a warp says at `bar.red`: how many of its lanes `mask` have the predicate; the result goes to `d`.
+#[derive(Clone, Copy, Debug)]
+pub struct Ballot {
+    pub how: Poll,
+    pub d: u32,
+    pub mask: u32,
+    pub yes: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +100,7 @@ impl Warp {
             callers: Vec::new(),
             phase: 0,
             carry: 0,
+            ballot: None,
             local: vec![0; 32 * local as usize],
             local_written: vec![false; 32 * local as usize],
             open_copies: Vec::new(),
@@ -186,13 +198,19 @@ impl Warp {
                     format!("instruction {op} is not known"),
                 ));
             }
-            Code::Barrier => {
+            Code::Barrier | Code::BarrierVote { .. } => {
                 if mask != self.alive {
                     let problem = format!(
                         "lanes {mask:#010x} are at a barrier, lanes {:#010x} of their warp are not",
                         self.alive & !mask
                     );
                     return Err(Fault::new(FaultKind::DivergentBarrier, problem));
+                }
+                if let Code::BarrierVote { how, d, a, negated } = &i.code {
+                    let a = self.value(*a);
+                    let mut yes = 0;
+                    each(mask, |lane| yes += u32::from((a[lane] & 1 == 1) != *negated));
+                    self.ballot = Some(Ballot { how: *how, d: *d, mask, yes });
                 }
                 return Ok(Next::Barrier);
             }

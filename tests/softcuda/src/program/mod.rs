@@ -266,6 +266,13 @@ pub enum Code {
         d: u32,
     },
     Barrier,
+    /// `bar.red`: a barrier that tells how many threads (whether all, whether any) have the predicate.
+    BarrierVote {
+        how: Poll,
+        d: u32,
+        a: Src,
+        negated: bool,
+    },
     WarpBarrier,
     Branch {
         to: usize,
@@ -290,6 +297,14 @@ pub enum Code {
     Trap,
     /// Not known: an error when it is reached.
     Unknown(String),
+}
+
+/// What `bar.red` tells of a predicate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Poll {
+    Count,
+    All,
+    Any,
 }
 
 #[derive(Clone, Debug)]

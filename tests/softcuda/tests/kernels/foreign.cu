@@ -183,3 +183,23 @@ extern "C" __global__ void groups(const int* in, int* sums, int* most, int* same
     const unsigned peers = __match_any_sync(0xffffffff, x);
     same[i] = __popc(peers) * 1000 + __reduce_add_sync(peers, i % 32);
 }
+
+// What a block of threads agrees on at a barrier.
+extern "C" __global__ void barrier_votes(const int* values, int* out) {
+    const int value = values[blockIdx.x * blockDim.x + threadIdx.x];
+    const int odd = __syncthreads_count(value & 1);
+    const int all = __syncthreads_and(value > 0);
+    const int any = __syncthreads_or(!(value < 90));
+    if (threadIdx.x % 33 == 0) {
+        int* const to = out + (blockIdx.x * ((blockDim.x + 32) / 33) + threadIdx.x / 33) * 3;
+        to[0] = odd;
+        to[1] = all;
+        to[2] = any;
+    }
+}
+
+// Half of the block's warps are at another kind of barrier than the rest.
+extern "C" __global__ void mixed_barriers(int* out) {
+    if (threadIdx.x < 32) out[threadIdx.x] = __syncthreads_count(1);
+    else __syncthreads();
+}

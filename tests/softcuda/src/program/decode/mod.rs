@@ -6,7 +6,7 @@ mod integer;
 mod matrix;
 
 use super::{
-    Area, Code, Function, Instruction, Kernel, Param, Place, Routine, Shuffle, Special, Src, Type, Vote,
+    Area, Code, Function, Instruction, Kernel, Param, Place, Poll, Routine, Shuffle, Special, Src, Type, Vote,
 };
 use crate::ptx::{self, Operand, PtxError, Space, Variable};
 use std::collections::{BTreeMap, HashMap};
@@ -248,6 +248,7 @@ impl Names {
             "bar" | "barrier" if has("sync") && o.len() == 1 && o[0] == Operand::Number(0) => {
                 Some(Code::Barrier)
             }
+            "bar" | "barrier" if has("red") => self.barrier_vote(words, o),
             "membar" | "fence" | "prefetch" | "nanosleep" => Some(Code::Nothing),
             "bfi" => {
                 let [a, b, from, len] =
@@ -365,6 +366,18 @@ impl Names {
         };
         let (a, negated) = if let Operand::Negated(a) = &o[1] { (&**a, true) } else { (&o[1], false) };
         Some(Code::Vote { how, d: self.register(&o[0])?, a: self.src(a)?, negated, mask: self.src(&o[2])? })
+    }
+
+    fn barrier_vote(&self, words: &[&str], o: &[Operand]) -> Option<Code> {
+        let how = words.iter().find_map(|word| match *word {
+            "popc" => Some(Poll::Count),
+            "and" => Some(Poll::All),
+            "or" => Some(Poll::Any),
+            _ => None,
+        })?;
+        let [d, Operand::Number(0), a] = o else { return None };
+        let (a, negated) = if let Operand::Negated(a) = a { (&**a, true) } else { (a, false) };
+        Some(Code::BarrierVote { how, d: self.register(d)?, a: self.src(a)?, negated })
     }
 
     fn atomic(&self, words: &[&str], t: Type, o: &[Operand]) -> Option<Code> {
