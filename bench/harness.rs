@@ -1,8 +1,13 @@
 //! What the benchmarks share: timing with median and spread, rows with shares of the machine's peak, random buffers.
 #![allow(dead_code)]
 
-use pose_engine::backend::cpu::Peaks;
-use pose_engine::backend::{Backend, Float};
+#[cfg(feature = "bench-cublas")]
+#[path = "cublas.rs"]
+mod cublas;
+
+use pose_engine::backend::cpu::{Cpu, CpuFloat};
+use pose_engine::backend::cuda::{Cuda, CudaFloat};
+use pose_engine::backend::{Backend, Float, MatmulShape, Peaks};
 use pose_engine::random::{Purpose, Stream};
 use std::time::{Duration, Instant};
 
@@ -13,19 +18,59 @@ pub struct Timing {
     pub spread: f64,
 }
 
-pub fn time<B: Backend>(b: &B, mut call: impl FnMut()) -> Timing {
-    const LEAST: usize = 5;
-    const FOR: Duration = Duration::from_millis(400);
-    let mut call = || {
-        call();
-        b.synchronize().expect("the device still works");
-    };
-    call();
-    let (mut seconds, start) = (Vec::new(), Instant::now());
-    while seconds.len() < LEAST || (start.elapsed() < FOR && seconds.len() < 2000) {
+/// A backend with a clock.
+pub trait Stopwatch: Backend {
+    /// Seconds of one call.
+    fn seconds(&self, call: &mut dyn FnMut()) -> f64;
+
+    /// `y = x·wᵀ` by the device vendor's own library; false where the benchmark was built without it.
+    fn vendor_nt(
+        &self, _y: &mut Self::Buf<Self::Act>, _x: &Self::Buf<Self::Act>, _w: &Self::Buf<Self::Act>,
+        _s: MatmulShape,
+    ) -> bool {
+        false
+    }
+}
+
+impl<E: CpuFloat> Stopwatch for Cpu<E> {
+    fn seconds(&self, call: &mut dyn FnMut()) -> f64 {
         let begin = Instant::now();
         call();
-        seconds.push(begin.elapsed().as_secs_f64());
+        begin.elapsed().as_secs_f64()
+    }
+}
+
+/// Written before each call on a GPU, so that the call finds nothing of its own in the second-level cache.
+const FLUSH: usize = 256 << 20;
+
+impl<E: CudaFloat> Stopwatch for Cuda<E> {
+    fn seconds(&self, call: &mut dyn FnMut()) -> f64 {
+        let flush = self.alloc::<u8>(FLUSH).expect("memory for the benchmark");
+        let timed = Cuda::seconds(self, || {
+            call();
+            Ok(())
+        });
+        drop(flush);
+        timed.expect("the device still works")
+    }
+
+    #[cfg(feature = "bench-cublas")]
+    fn vendor_nt(
+        &self, y: &mut Self::Buf<Self::Act>, x: &Self::Buf<Self::Act>, w: &Self::Buf<Self::Act>,
+        s: MatmulShape,
+    ) -> bool {
+        cublas::nt::<E>(self.stream(), [y, x, w].map(|buf| buf.device_address()), s);
+        true
+    }
+}
+
+pub fn time<B: Stopwatch>(b: &B, mut call: impl FnMut()) -> Timing {
+    const LEAST: usize = 5;
+    const FOR: Duration = Duration::from_millis(400);
+    b.seconds(&mut call);
+    let (mut seconds, start) = (Vec::new(), Instant::now());
+    while seconds.len() < LEAST || (start.elapsed() < FOR && seconds.len() < 2000) {
+        seconds.push(b.seconds(&mut call));
     }
     seconds.sort_by(f64::total_cmp);
     let at = |share: f64| seconds[(share * (seconds.len() - 1) as f64) as usize];

@@ -46,6 +46,12 @@ __device__ __forceinline__ Vec<bf16> load_vec(const bf16* p) {
     }
     return out;
 }
+// Four elements, as 16 bytes of f32 beside them.
+__device__ __forceinline__ Vec<float> load_four(const float* p) { return load_vec(p); }
+__device__ __forceinline__ Vec<float> load_four(const bf16* p) {
+    const uint2 v = *reinterpret_cast<const uint2*>(p);
+    return {{__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000u)}};
+}
 __device__ __forceinline__ void store_vec(float* p, const Vec<float>& v) {
     *reinterpret_cast<float4*>(p) = make_float4(v.x[0], v.x[1], v.x[2], v.x[3]);
 }

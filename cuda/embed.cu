@@ -26,12 +26,7 @@ __device__ __forceinline__ void embed(T* y, const T* table, const uint32_t* ids,
 }
 
 constexpr int COLUMNS = EMBED_BACKWARD_COLUMNS;
-
-__device__ __forceinline__ Vec<float> load_columns(const float* p) { return load_vec(p); }
-__device__ __forceinline__ Vec<float> load_columns(const bf16* p) {
-    const uint2 v = *reinterpret_cast<const uint2*>(p);
-    return {{__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000u)}};
-}
+static_assert(COLUMNS == 4, "a thread adds by load_four");
 
 // Calls f(t, ids[t]) for the block's share of the tokens, in order. All threads of the block take part; the ids come to it once.
 template <typename F>
@@ -55,7 +50,7 @@ __device__ __forceinline__ void embed_backward(float* d_table, const T* dy, cons
         each_of_share(ids, tokens, [&](int t, uint32_t id) {
             if (column >= width) return;
             float* const to = d_table + int64_t(id) * width + column;
-            const Vec<float> d = load_columns(dy + int64_t(t) * width + column);
+            const Vec<float> d = load_four(dy + int64_t(t) * width + column);
             Vec<float> sum = load_vec(to);
 #pragma unroll
             for (int j = 0; j < COLUMNS; j++) sum.x[j] += d.x[j];

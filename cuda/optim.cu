@@ -61,10 +61,6 @@ __device__ __forceinline__ float adam_one(float p, float& m, float& v, float gra
 }
 
 // Four consecutive elements of a parameter.
-__device__ __forceinline__ Vec<float> load_four(const float* p) { return load_vec(p); }
-__device__ __forceinline__ Vec<float> load_four(const bf16* p) {
-    return {{to_float(p[0]), to_float(p[1]), to_float(p[2]), to_float(p[3])}};
-}
 __device__ __forceinline__ void store_four(float* p, const Vec<float>& v) { store_vec(p, v); }
 __device__ __forceinline__ void store_four(bf16* p, const Vec<float>& v) {
     *reinterpret_cast<uint2*>(p) = make_uint2(pack_bf16(v.x[0], v.x[1]), pack_bf16(v.x[2], v.x[3]));

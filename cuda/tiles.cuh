@@ -57,3 +57,7 @@ constexpr int ATTENTION_STATS_THREADS = 256;
 constexpr int DECODE_ROWS = 16;
 constexpr int DECODE_KEYS = 64;
 constexpr int DECODE_THREADS = 128;
+// The benchmarks' yardstick.
+constexpr int PEAK_BLOCKS = 1056;
+constexpr int PEAK_THREADS = 256;
+constexpr int PEAK_CHAINS = 8;

@@ -25,7 +25,7 @@ const KV_HEADS: usize = 8;
 const HEAD_DIM: usize = 128;
 
 /// Kernels, and the bytes of their operands: read once, written once. Statistics are f32, the rest bf16.
-const MINIMUM: [(&str, usize); 9] = [
+const MINIMUM: [(&str, usize); 10] = [
     ("embed_bf16", 2 * ALL + 2 * ALL + 4 * TOKENS),
     ("embed_backward_bf16", 2 * ALL + (4 + 4) * ALL + 4 * TOKENS),
     ("rmsnorm_bf16", 2 * ALL + 2 * ALL + 4 * TOKENS + 2 * WIDTH),
@@ -33,6 +33,7 @@ const MINIMUM: [(&str, usize); 9] = [
     ("swiglu_bf16", (2 + 2) * ALL + 2 * ALL),
     ("swiglu_backward_bf16", (2 + 2 + 2) * ALL + (2 + 2) * ALL),
     ("rope_bf16", (2 + 2) * ROWS * ROW_TOKENS * (HEADS + KV_HEADS) * HEAD_DIM),
+    ("widen_bf16", (2 + 4) * ALL),
     ("sum_squares", 4 * ALL),
     ("adamw_bf16", 4 * ALL + 3 * (4 + 4) * ALL + 2 * ALL),
 ];
@@ -82,6 +83,7 @@ fn launch_all() {
     b.rope(&mut act(tokens * HEADS), &mut act(tokens * KV_HEADS), places, &turns, Direction::Forward, s)
         .unwrap();
 
+    b.widen(&mut stat(ALL), &act(ALL), ALL).unwrap();
     b.sum_squares(&stat(ALL), ALL).unwrap();
     let (mut param, mut master, mut m, mut v) = (act(ALL), stat(ALL), stat(ALL), stat(ALL));
     let tensor = AdamTensor {
@@ -108,18 +110,40 @@ fn counted(report: &Value, kernel: &str, counter: &str) -> u64 {
     of_kernel.map(kinds).sum()
 }
 
+/// The report of a process that runs the test named, for the process that started it; None in the other, or without kernels.
+fn report_of(test: &str, work: impl FnOnce()) -> Option<Value> {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{test}-{}.json", std::process::id()));
+    match softcuda::inside_with(test, &[("SOFTCUDA_REPORT", path.as_path())]) {
+        Where::Inside => work(),
+        Where::Skipped => {}
+        Where::Done => {
+            let report = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            std::fs::remove_file(&path).unwrap();
+            return Some(report);
+        }
+    }
+    None
+}
+
+#[test]
+fn the_yardstick_of_tensor_cores_does_what_it_is_credited_with() {
+    const ROUNDS: usize = 2;
+    let measure = || {
+        let peaks = Cuda::<bf16>::new(0).unwrap().measure_peak(ROUNDS).unwrap();
+        assert!(peaks.bf16_gflops > 0.0 && peaks.f32_gflops > 0.0 && peaks.bandwidth_gbs > 0.0);
+    };
+    let test = "the_yardstick_of_tensor_cores_does_what_it_is_credited_with";
+    let Some(report) = report_of(test, measure) else { return };
+    let launches = report["launches"].as_array().expect("launches");
+    let ops = launches.iter().find(|launch| launch["kernel"] == "peak_mma_bf16").map(|l| &l["tensor_ops"]);
+    // 1056 blocks of 8 warps, 8 chains of products of 2·16·8·16 FLOPs
+    assert_eq!(ops.and_then(Value::as_u64), Some((1056 * 8 * 8 * ROUNDS * 4096) as u64));
+}
+
 #[test]
 fn memory_bound_kernels_move_what_their_contracts_name() {
-    let path =
-        PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("counters-{}.json", std::process::id()));
-    let env = [("SOFTCUDA_REPORT", path.as_path())];
-    match softcuda::inside_with("memory_bound_kernels_move_what_their_contracts_name", &env) {
-        Where::Inside => return launch_all(),
-        Where::Skipped => return,
-        Where::Done => {}
-    }
-    let report: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    std::fs::remove_file(&path).unwrap();
+    let test = "memory_bound_kernels_move_what_their_contracts_name";
+    let Some(report) = report_of(test, launch_all) else { return };
     println!("| kernel | bytes / least | sectors / fewest |");
     let mut beyond = Vec::new();
     for (kernel, minimum) in MINIMUM {

@@ -219,9 +219,10 @@ fn a_seed_says_what_is_drawn() {
         assert!(!ran.stdout.trim().is_empty(), "{}", ran.all());
         (told["ids"].clone(), ran.stdout)
     };
-    let one = ids("one", "--temperature 1 --seed 1");
-    assert_eq!(ids("again", "--temperature 1 --seed 1 --threads 1"), one);
-    assert_ne!(ids("two", "--temperature 1 --seed 2"), one);
+    // seeds that do not draw the end of the text
+    let one = ids("one", "--temperature 1 --seed 2");
+    assert_eq!(ids("again", "--temperature 1 --seed 2 --threads 1"), one);
+    assert_ne!(ids("two", "--temperature 1 --seed 3"), one);
     assert_eq!(ids("greedy", "--seed 1").0, ids("narrow", "--temperature 1 --top-p 1e-9 --seed 2").0);
     assert_eq!(one.0.as_array().unwrap().len(), 20);
 }

@@ -1,20 +1,18 @@
 //! Norms, rotation, activation, optimizer: bound by memory.
 
 use crate::Shape;
-use crate::harness::{Table, random, time};
-use pose_engine::backend::{
-    AdamStep, AdamTensor, Backend, Direction, NormShape, PairLayout, Places, RopeShape,
-};
+use crate::harness::{Stopwatch, Table, random, time};
+use pose_engine::backend::{AdamStep, AdamTensor, Direction, NormShape, PairLayout, Places, RopeShape};
 use pose_engine::index::{ChunkSpan, SeqIndex};
 
-pub fn all<B: Backend>(b: &B, table: &Table, shape: &Shape, tokens: usize) {
+pub fn all<B: Stopwatch>(b: &B, table: &Table, shape: &Shape, tokens: usize) {
     norms(b, table, shape, tokens);
     swiglu(b, table, tokens * shape.inner);
     rope(b, table, shape, tokens);
     optimizer(b, table, 16 << 20);
 }
 
-fn norms<B: Backend>(b: &B, table: &Table, shape: &Shape, tokens: usize) {
+fn norms<B: Stopwatch>(b: &B, table: &Table, shape: &Shape, tokens: usize) {
     let s = NormShape { tokens, width: shape.hidden, eps: 1e-5 };
     let (n, e) = (tokens * s.width, size_of::<B::Act>() as f64);
     let act = |len| random::<B, B::Act>(b, len);
@@ -27,7 +25,7 @@ fn norms<B: Backend>(b: &B, table: &Table, shape: &Shape, tokens: usize) {
     table.row("  rmsnorm_backward", t, 0.0, 4.0 * n as f64 * e);
 }
 
-fn swiglu<B: Backend>(b: &B, table: &Table, len: usize) {
+fn swiglu<B: Stopwatch>(b: &B, table: &Table, len: usize) {
     let act = || random::<B, B::Act>(b, len);
     let (gate, up, dy, mut y, mut dg, mut du) = (act(), act(), act(), act(), act(), act());
     let bytes = len as f64 * size_of::<B::Act>() as f64;
@@ -37,7 +35,7 @@ fn swiglu<B: Backend>(b: &B, table: &Table, len: usize) {
     table.row("  swiglu_backward", t, 0.0, 5.0 * bytes);
 }
 
-fn rope<B: Backend>(b: &B, table: &Table, shape: &Shape, tokens: usize) {
+fn rope<B: Stopwatch>(b: &B, table: &Table, shape: &Shape, tokens: usize) {
     let s = RopeShape {
         rows: 1,
         tokens,
@@ -63,7 +61,7 @@ fn rope<B: Backend>(b: &B, table: &Table, shape: &Shape, tokens: usize) {
     table.row("  rope", t, 0.0, 2.0 * (nq + nk) as f64 * size_of::<B::Act>() as f64);
 }
 
-fn optimizer<B: Backend>(b: &B, table: &Table, len: usize) {
+fn optimizer<B: Stopwatch>(b: &B, table: &Table, len: usize) {
     let stat = || random::<B, B::Stat>(b, len);
     let (mut param, mut master, mut m, mut v, grad) =
         (random::<B, B::Act>(b, len), stat(), stat(), stat(), stat());

@@ -1,11 +1,11 @@
 //! Matrix products, attention, head with loss: bound by multiply-adds.
 
 use crate::Shape;
-use crate::harness::{Table, random, time};
-use pose_engine::backend::{AttentionShape, Backend, HeadGrad, HeadShape, MatmulShape, Write};
+use crate::harness::{Stopwatch, Table, random, time};
+use pose_engine::backend::{AttentionShape, HeadGrad, HeadShape, MatmulShape, Write};
 use pose_engine::index::TokenId;
 
-pub fn matmul<B: Backend>(b: &B, table: &Table, shape: &Shape, m: usize) {
+pub fn matmul<B: Stopwatch>(b: &B, table: &Table, shape: &Shape, m: usize) {
     let (q, kv) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
     for (what, n, k) in [
         ("q", q, shape.hidden),
@@ -20,6 +20,15 @@ pub fn matmul<B: Backend>(b: &B, table: &Table, shape: &Shape, m: usize) {
         let flops = 2.0 * (m * n * k) as f64;
         let t = time(b, || b.matmul_nt(&mut y, &x, &w, None, None, s).expect("matmul_nt"));
         table.row(&format!("  matmul_nt {what} {m}x{n}x{k}"), t, flops, 0.0);
+        if b.vendor_nt(&mut y, &x, &w, s) {
+            let vendor = time(b, || _ = b.vendor_nt(&mut y, &x, &w, s));
+            table.row(
+                &format!("  cuBLAS, {:.2} of this engine's time", vendor.median / t.median),
+                vendor,
+                flops,
+                0.0,
+            );
+        }
         let t = time(b, || b.matmul_nn(&mut dx, &y, &w, Write::Overwrite, s).expect("matmul_nn"));
         table.row(&format!("  matmul_nn {what}"), t, flops, 0.0);
         let t = time(b, || b.matmul_tn(&mut dw, &y, &x, s).expect("matmul_tn"));
@@ -35,7 +44,7 @@ pub fn matmul<B: Backend>(b: &B, table: &Table, shape: &Shape, m: usize) {
     }
 }
 
-pub fn attention<B: Backend>(b: &B, table: &Table, shape: &Shape, tokens: usize) {
+pub fn attention<B: Stopwatch>(b: &B, table: &Table, shape: &Shape, tokens: usize) {
     let row = |queries: usize, keys: usize, backward: bool| {
         let (heads, kv_heads, head_dim) = (shape.heads, shape.kv_heads, shape.head_dim);
         let scale = 1.0 / (head_dim as f64).sqrt();
@@ -62,7 +71,7 @@ pub fn attention<B: Backend>(b: &B, table: &Table, shape: &Shape, tokens: usize)
     row(1, 32768, false);
 }
 
-pub fn head<B: Backend>(b: &B, table: &Table, shape: &Shape, tokens: usize) {
+pub fn head<B: Stopwatch>(b: &B, table: &Table, shape: &Shape, tokens: usize) {
     let s = HeadShape { tokens, width: shape.hidden, vocab: shape.vocab };
     let act = |len| random::<B, B::Act>(b, len);
     let (x, w, mut dx) = (act(tokens * s.width), act(s.vocab * s.width), act(tokens * s.width));

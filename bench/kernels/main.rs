@@ -1,19 +1,19 @@
 //! Every operation at the shapes of SmolLM2-135M, LLaMA-7B and Llama-3-8B:
 //! `cargo bench --bench kernels [-- NAME] [-- --device cuda:0]`.
 //!
-//! NAME picks groups: matmul, attention, head, elementwise. On a GPU a call is timed with the wait for its end, and the peaks
-//! are those of the largest product and of a copy in the same run.
+//! NAME picks groups: matmul, attention, head, elementwise. On a GPU a call is timed by events, after its second-level cache
+//! was overwritten, and the peaks are those of cuda/peak.cu and of a copy in the same run. `--features bench-cublas` times
+//! cuBLAS beside this engine's products.
 
 mod elementwise;
 #[path = "../harness.rs"]
 mod harness;
 mod heavy;
 
-use harness::{Table, random, time};
+use harness::{Stopwatch, Table};
 use pose_engine::backend::cpu::{Cpu, CpuFloat};
 use pose_engine::backend::cuda::{Cuda, CudaFloat};
 use pose_engine::backend::device::{Device, threads_or_all};
-use pose_engine::backend::{Backend, MatmulShape};
 
 /// Sizes of a model whose operations are timed.
 pub struct Shape {
@@ -68,7 +68,7 @@ fn run<E: CpuFloat>(threads: usize, only: Option<&str>) {
     }
 }
 
-fn group<B: Backend>(b: &B, table: &Table, shape: &Shape, tokens: usize, wanted: &dyn Fn(&str) -> bool) {
+fn group<B: Stopwatch>(b: &B, table: &Table, shape: &Shape, tokens: usize, wanted: &dyn Fn(&str) -> bool) {
     println!("{}, {tokens} tokens", shape.name);
     if wanted("matmul") {
         heavy::matmul(b, table, shape, tokens);
@@ -84,23 +84,11 @@ fn group<B: Backend>(b: &B, table: &Table, shape: &Shape, tokens: usize, wanted:
     }
 }
 
-/// What the GPU does at most, measured: GFLOP/s of a product of 8192³, GB/s of a copy (read and written).
-fn gpu_peaks<B: Backend>(b: &B) -> (f64, f64) {
-    const SIDE: usize = 8192;
-    let square = || random::<B, B::Act>(b, SIDE * SIDE);
-    let (mut y, x, w) = (square(), square(), square());
-    let s = MatmulShape { m: SIDE, n: SIDE, k: SIDE };
-    let product = time(b, || b.matmul_nt(&mut y, &x, &w, None, None, s).expect("matmul_nt"));
-    let copy = time(b, || b.copy(&mut y, 0, &x, 0, SIDE * SIDE).expect("copy"));
-    let bytes = 2 * SIDE * SIDE * size_of::<B::Act>();
-    (2.0 * (SIDE as f64).powi(3) / product.median / 1e9, bytes as f64 / copy.median / 1e9)
-}
-
 fn run_gpu<E: CudaFloat>(ordinal: usize, only: Option<&str>) -> pose_engine::error::Result<()> {
     let b = Cuda::<E>::new(ordinal)?;
     println!("\ncuda:{ordinal}, {}", b.description().name);
-    let (gflops, gbs) = gpu_peaks(&b);
-    let table = Table::against(E::NAME, gflops, gbs);
+    const ROUNDS: usize = 4096;
+    let table = Table::new(E::NAME, &b.measure_peak(ROUNDS)?);
     for shape in &SHAPES {
         group(&b, &table, shape, 4096, &|group| only.is_none_or(|name| group.contains(name)));
     }

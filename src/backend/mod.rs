@@ -25,6 +25,17 @@ use crate::error::Result;
 use crate::index::{ChunkSpan, DocumentId, RopePosition, TokenId};
 use bytemuck::Pod;
 
+/// What a device can do at most, measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Peaks {
+    /// Multiply-adds of bf16 pairs (of f32, where there are none for bf16), two FLOPs each.
+    pub bf16_gflops: f64,
+    /// Multiply-adds of f32.
+    pub f32_gflops: f64,
+    /// Of memory that is in no cache: a CPU's by reading, a GPU's by copying (read and written).
+    pub bandwidth_gbs: f64,
+}
+
 /// What a buffer may hold.
 pub trait Element: Pod + Send + Sync + Default + std::fmt::Debug + 'static {
     const NAME: &'static str;
@@ -386,6 +397,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
         &self, tokens: &mut Self::Buf<TokenId>, logits: &mut Self::Buf<Self::Stat>,
         units: &Self::Buf<Self::Stat>, s: SampleShape,
     ) -> Result<()>;
+
+    /// `y = x` in full precision, of `len` elements: master weights from weights.
+    fn widen(&self, y: &mut Self::Buf<Self::Stat>, x: &Self::Buf<Self::Act>, len: usize) -> Result<()>;
 
     /// `Σ x[i]²` over 0..len, summed in a fixed order.
     fn sum_squares(&self, x: &Self::Buf<Self::Stat>, len: usize) -> Result<f64>;

@@ -88,20 +88,6 @@ pub fn upload_f32<B: Backend, T: Float>(b: &B, dst: &mut B::Buf<T>, at: usize, v
     b.upload(dst, at, &rounded)
 }
 
-/// Elements that are converted on the host at a time.
-const PIECE: usize = 1 << 18;
-
-/// dst = src, element by element, rounded where `T` is coarser.
-pub fn convert<B: Backend, S: Float, T: Float>(
-    b: &B, dst: &mut B::Buf<T>, src: &B::Buf<S>, len: usize,
-) -> Result<()> {
-    for at in (0..len).step_by(PIECE) {
-        let values = download_f32::<B, S>(b, src, at, PIECE.min(len - at))?;
-        upload_f32::<B, T>(b, dst, at, &values)?;
-    }
-    Ok(())
-}
-
 /// The gradients of all parameters, summed over the micro-batches of a step.
 pub struct Gradients<B: Backend> {
     /// By [`ParamId`].

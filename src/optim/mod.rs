@@ -7,7 +7,7 @@ pub use schedule::{Schedule, ScheduleKind};
 use crate::backend::{AdamStep, AdamTensor, Backend};
 use crate::error::Result;
 use crate::memory::{Kind, Ledger};
-use crate::model::{Gradients, Model, convert};
+use crate::model::{Gradients, Model};
 
 /// What AdamW keeps for each parameter, by parameter id.
 pub struct AdamState<B: Backend> {
@@ -46,7 +46,7 @@ impl<B: Backend> AdamState<B> {
     /// Sets the master weights to what the parameters are now.
     pub fn start_masters(&mut self, b: &B, model: &Model<B>) -> Result<()> {
         for ((master, param), spec) in self.master.iter_mut().zip(&model.params).zip(&model.specs) {
-            convert::<B, B::Act, B::Stat>(b, master, param, spec.elements())?;
+            b.widen(master, param, spec.elements())?;
         }
         Ok(())
     }

@@ -147,6 +147,9 @@ impl Backend for Rounded {
     ) -> Result<()> {
         R.sample(tokens, logits, units, s)
     }
+    fn widen(&self, y: &mut Buf, x: &Buf, len: usize) -> Result<()> {
+        R.widen(y, x, len)
+    }
     fn sum_squares(&self, x: &Buf, len: usize) -> Result<f64> {
         R.sum_squares(x, len)
     }

@@ -17,6 +17,7 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
         swiglu(t, len);
         adamw(t, len);
         sum_squares(t, len);
+        widen(t, len);
     }
     for pairs in [PairLayout::HalfSplit, PairLayout::Interleaved] {
         for (rows, tokens, heads, kv_heads, head_dim, rotary_dim) in [
@@ -110,6 +111,13 @@ fn rmsnorm<B: Backend>(t: &mut Suite<'_, B>, s: NormShape) {
         t.compare::<B::Act>(&format!("rmsnorm dx {s:?} x{twice}"), &dx_b, &dx.0, &plain_dx);
         t.compare::<B::Stat>(&format!("rmsnorm dw {s:?} x{twice}"), &dw_b, &dw.0, &wide);
     }
+}
+
+fn widen<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
+    let x = t.random(len, 3.0);
+    let mut y = t.fresh(len);
+    t.b.widen(&mut y, &t.floats(&x), len).unwrap();
+    t.compare::<B::Stat>(&format!("widen {len}"), &y, &x, &x);
 }
 
 fn swiglu<B: Backend>(t: &mut Suite<'_, B>, len: usize) {

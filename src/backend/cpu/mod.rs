@@ -30,11 +30,10 @@ mod swiglu;
 pub use buffer::Buf;
 pub use isa::Isa;
 pub use math::CpuFloat;
-pub use peak::Peaks;
 
 use crate::backend::{
     AdamStep, AdamTensor, AttentionShape, Backend, Buffer, Direction, Element, HeadGrad, HeadShape,
-    MatmulShape, NormShape, Places, RopeShape, SampleShape, ScratchFor, Write,
+    MatmulShape, NormShape, Peaks, Places, RopeShape, SampleShape, ScratchFor, Write,
 };
 use crate::error::Result;
 use crate::index::{DocumentId, TokenId};
@@ -500,6 +499,16 @@ impl<E: CpuFloat> Backend for Cpu<E> {
         for (token, (logits, unit)) in tokens.as_mut_slice()[..s.rows].iter_mut().zip(rows) {
             *token = sample::choose(logits, *unit, s);
         }
+        Ok(())
+    }
+
+    fn widen(&self, y: &mut Buf<f32>, x: &Buf<E>, len: usize) -> Result<()> {
+        check::lengths("widen", &[("y", y.len(), len), ("x", x.len(), len)])?;
+        let run = self.workers.run_length(len, 0.2).next_multiple_of(RUN);
+        let runs = y.as_mut_slice()[..len].chunks_mut(run).zip(x.as_slice()[..len].chunks(run));
+        self.workers.each(0.2 * len as f64, runs, |(y, x)| {
+            y.iter_mut().zip(x).for_each(|(y, x)| *y = x.widen());
+        });
         Ok(())
     }
 

@@ -4,19 +4,10 @@ use super::buffer::Buf;
 use super::isa::{Isa, Simd, per_isa};
 use super::matmul::portable;
 use super::pool::Workers;
+use crate::backend::Peaks;
 use std::time::{Duration, Instant};
 
 /// Rates of all threads together.
-#[derive(Clone, Copy, Debug)]
-pub struct Peaks {
-    /// Multiply-adds of bf16 pairs (of f32, where there are none for bf16), two FLOPs each.
-    pub bf16_gflops: f64,
-    /// Multiply-adds of f32.
-    pub f32_gflops: f64,
-    /// Reading memory that is in no cache.
-    pub bandwidth_gbs: f64,
-}
-
 pub(super) fn measure(simd: Simd, workers: &Workers) -> Peaks {
     let f32_gflops = spin(workers, |rounds| spin_f32(simd, rounds));
     let bf16_gflops = if simd.isa() == Isa::Avx512Bf16 {

@@ -20,6 +20,11 @@ impl<T: Element> Buf<T> {
         Ok(Buf { gpu: gpu.clone(), at, len, kind: PhantomData })
     }
 
+    /// Where it lies on the device, for other libraries.
+    pub fn device_address(&self) -> u64 {
+        self.at
+    }
+
     /// The address of element `i`.
     pub(super) fn at(&self, i: usize) -> u64 {
         self.at + (i * size_of::<T>()) as u64

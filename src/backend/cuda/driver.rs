@@ -489,6 +489,36 @@ impl Gpu {
         Ok(())
     }
 
+    /// Seconds between two events in the stream, one before and one after what `work` starts.
+    pub fn seconds(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        self.bind()?;
+        let flags = sys::CUevent_flags_enum::CU_EVENT_DEFAULT as c_uint;
+        let (mut events, mut milliseconds) = ([std::ptr::null_mut(); 2], 0f32);
+        let timed = events
+            .iter_mut()
+            // SAFETY: a pointer to a handle.
+            .try_for_each(|event| self.done("making an event", unsafe { sys::cuEventCreate(event, flags) }))
+            // SAFETY: an event that was just made, the live stream.
+            .and_then(|()| self.done("an event", unsafe { sys::cuEventRecord(events[0], self.stream) }))
+            .and_then(|()| work())
+            // SAFETY: both events were made; the second is recorded and waited for before they are asked.
+            .and_then(|()| unsafe {
+                self.done("an event", sys::cuEventRecord(events[1], self.stream))?;
+                self.done("waiting", sys::cuEventSynchronize(events[1]))?;
+                self.done("an event", sys::cuEventElapsedTime_v2(&mut milliseconds, events[0], events[1]))
+            });
+        for event in events.into_iter().filter(|event| !event.is_null()) {
+            // SAFETY: made above, given back once.
+            unsafe { _ = sys::cuEventDestroy_v2(event) };
+        }
+        timed.map(|()| f64::from(milliseconds) / 1e3)
+    }
+
+    /// The stream that everything runs on.
+    pub fn stream(&self) -> sys::CUstream {
+        self.stream
+    }
+
     /// Waits for all that was started.
     pub fn synchronize(&self) -> Result<()> {
         self.bind()?;

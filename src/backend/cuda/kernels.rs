@@ -18,6 +18,7 @@ const BOTH: &[&str] = &[
     "attention_plain_dq",
     "attention_plain_dkv",
     "cross_entropy",
+    "widen",
     "adamw",
     "matmul_nt",
     "matmul_nn",
@@ -40,7 +41,9 @@ const OF_A_HEAD: &[&str] = &["attention", "attention_dq", "attention_dkv", "deco
 pub(super) fn names(suffix: &str) -> Vec<String> {
     let mut names: Vec<String> = BOTH.iter().map(|name| format!("{name}_{suffix}")).collect();
     // what takes f32 alone is needed in both
-    names.extend(["column_sum_f32", "sum_squares", "sample"].map(String::from));
+    names.extend(
+        ["column_sum_f32", "sum_squares", "sample", "peak_mma_bf16", "peak_fma_f32"].map(String::from),
+    );
     if suffix == "bf16" {
         names.extend(TENSOR.iter().map(|name| name.to_string()));
         let of_head = |d: usize| OF_A_HEAD.iter().map(move |name| format!("{name}_d{d}_bf16"));

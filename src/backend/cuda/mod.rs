@@ -14,6 +14,7 @@ mod head;
 mod images;
 mod kernels;
 mod optim;
+mod peak;
 mod products;
 mod scratch;
 
@@ -80,6 +81,11 @@ impl<E: CudaFloat> Cuda<E> {
 
     pub fn description(&self) -> &Description {
         &self.gpu.about
+    }
+
+    /// The stream that everything runs on, for other libraries that are to be timed beside this one.
+    pub fn stream(&self) -> cudarc::driver::sys::CUstream {
+        self.gpu.stream()
     }
 
     fn refuse(&self, problem: String) -> Error {
@@ -383,6 +389,11 @@ impl<E: CudaFloat> Backend for Cuda<E> {
         &self, tokens: &mut Buf<TokenId>, logits: &mut Buf<f32>, units: &Buf<f32>, s: SampleShape,
     ) -> Result<()> {
         self.choose(tokens, logits, units, s)
+    }
+
+    fn widen(&self, y: &mut Buf<f32>, x: &Buf<E>, len: usize) -> Result<()> {
+        self.lengths("widen", &[("y", y.len(), len), ("x", x.len(), len)])?;
+        self.launch("widen", striding(len.div_ceil(4)), &[y.arg(), x.arg(), Arg::long(len as i64)])
     }
 
     fn sum_squares(&self, x: &Buf<f32>, len: usize) -> Result<f64> {

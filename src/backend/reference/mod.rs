@@ -152,6 +152,10 @@ impl Backend for Reference {
     ) -> Result<()> {
         sample::sample(tokens, logits, units, s)
     }
+    fn widen(&self, y: &mut Buf, x: &Buf, len: usize) -> Result<()> {
+        part_mut("widen", "y", y, len)?.copy_from_slice(part("widen", "x", x, len)?);
+        Ok(())
+    }
     fn sum_squares(&self, x: &Buf, len: usize) -> Result<f64> {
         Ok(part("sum_squares", "x", x, len)?.iter().map(|x| x * x).sum())
     }
