@@ -5,6 +5,7 @@
 // What happens to a finished sum: C = sum (+ bias) (+ old), `old` the residual or C itself.
 template <typename Out>
 struct Epilogue {
+    static constexpr int V = Vec<Out>::N;  // elements that `store` takes
     Out* c;           // [rows, columns]
     const Out* old;   // [rows, columns] or null; may be c
     const bf16* bias; // [columns] or null
@@ -18,7 +19,6 @@ struct Epilogue {
 
     // 16 bytes of C from `sums` in shared memory, where they are all inside and aligned; else one by one.
     __device__ void store(const float* sums, int row, int column) const {
-        constexpr int V = Vec<Out>::N;
         if (row >= rows || column >= columns) return;
         const int64_t at = int64_t(row) * columns + column;
         if (columns % V == 0) {
@@ -42,5 +42,29 @@ struct Epilogue {
         } else {
             for (int j = 0; j < min(V, columns - column); j++) c[at + j] = from_float<Out>(one(sums[j], at + j, column + j));
         }
+    }
+
+    // Called by a whole warp for each row of a tile, 16 bytes of sums in each lane.
+    __device__ void row_done(const float*, int, int) const {}
+};
+
+// Logits, and of every row and tile of MATMUL_N columns (max z, Σ exp(z − max)): what the loss would read all logits for once more.
+struct LogitEpilogue : Epilogue<float> {
+    float2* stats;  // [rows, ⌈columns/MATMUL_N⌉] or null
+
+    __device__ void row_done(const float* sums, int row, int column) const {
+        if (!stats || row >= rows) return;
+        const Vec<float> z = load_vec(sums);
+        float largest = -INFINITY, sum = 0.f;
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            if (column + j < columns) largest = fmaxf(largest, z.x[j]);
+        largest = warp_max(largest);
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            if (column + j < columns) sum += expf(z.x[j] - largest);
+        sum = warp_sum(sum);
+        const int tiles = (columns + MATMUL_N - 1) / MATMUL_N;
+        if (threadIdx.x % 32 == 0) stats[int64_t(row) * tiles + column / MATMUL_N] = make_float2(largest, sum);
     }
 };

@@ -1,6 +1,7 @@
 // The three products of a linear layer, in bf16 on tensor cores. `m` tokens, `n` outputs, `k` inputs in all three names:
 //
-//   matmul_nt  y[m,n]  = x[m,k]·w[n,k]ᵀ (+ bias[n]) (+ residual[m,n])    y (=) bf16, or f32 in matmul_nt_f32out
+//   matmul_nt  y[m,n]  = x[m,k]·w[n,k]ᵀ (+ bias[n]) (+ residual[m,n])    y (=) bf16
+//   matmul_nt_f32out: y (=) f32, and stats (=) [m, ⌈n/MATMUL_N⌉] pairs of f32 (epilogue.cuh) where not null
 //   matmul_nn  dx[m,k] (= or +=) dy[m,n]·w[n,k]                          undoes matmul_nt for x; sum in f32, rounded once
 //   matmul_tn  dw[n,k] += dy[m,n]ᵀ·x[m,k]                                undoes matmul_nt for w; dw f32
 //
@@ -158,9 +159,9 @@ constexpr int STAGED_ROWS = 64;            // of the tile go through shared memo
 constexpr int STAGED_STRIDE = MATMUL_N + 8;  // a row starts eight banks on from the last: pairs of four rows fill all banks once
 
 // The tile's sums to memory, through shared memory so that stores are whole 16 bytes next to each other.
-template <typename Out>
-__device__ __forceinline__ void store_tile(const Sums& sums, float* staged, Epilogue<Out> out, int row0, int column0, int warp_m, int warp_n) {
-    constexpr int V = Vec<Out>::N;
+template <typename Last>
+__device__ __forceinline__ void store_tile(const Sums& sums, float* staged, Last out, int row0, int column0, int warp_m, int warp_n) {
+    constexpr int V = Last::V;
     const int group = threadIdx.x % 32 / 4, pair = threadIdx.x % 4 * 2;
 #pragma unroll 1
     for (int half = 0; half < MATMUL_M / STAGED_ROWS; half++) {
@@ -178,13 +179,15 @@ __device__ __forceinline__ void store_tile(const Sums& sums, float* staged, Epil
         __syncthreads();
         for (int i = threadIdx.x * V; i < STAGED_ROWS * MATMUL_N; i += MATMUL_THREADS * V) {
             const int row = i / MATMUL_N, column = i % MATMUL_N;
-            out.store(staged + row * STAGED_STRIDE + column, row0 + half * STAGED_ROWS + row, column0 + column);
+            const float* const sums_there = staged + row * STAGED_STRIDE + column;
+            out.store(sums_there, row0 + half * STAGED_ROWS + row, column0 + column);
+            out.row_done(sums_there, row0 + half * STAGED_ROWS + row, column0 + column);
         }
     }
 }
 
-template <template <bool, int> class Fetcher, bool A_DEEP, bool B_DEEP, typename Out>
-__device__ __forceinline__ void product(Epilogue<Out> out, const bf16* a, const bf16* b, int depth) {
+template <template <bool, int> class Fetcher, bool A_DEEP, bool B_DEEP, typename Last>
+__device__ __forceinline__ void product(Last out, const bf16* a, const bf16* b, int depth) {
     extern __shared__ __align__(128) uint4 memory[];
     constexpr int A_BYTES = Tile<A_DEEP, MATMUL_M>::BYTES, STAGE = A_BYTES + Tile<B_DEEP, MATMUL_N>::BYTES;
     static_assert(MATMUL_STAGES * STAGE == MATMUL_SHARED_BYTES, "the launch gives MATMUL_SHARED_BYTES");
@@ -252,8 +255,8 @@ __device__ __forceinline__ void product(Epilogue<Out> out, const bf16* a, const 
         product<Fetcher, true, true>(Epilogue<bf16>{y, residual, bias, m, n}, x, w, k);                                   \
     }                                                                                                                     \
     extern "C" __global__ void __launch_bounds__(MATMUL_THREADS, 2)                                                       \
-        matmul_nt_f32out_##suffix(float* y, const bf16* x, const bf16* w, int m, int n, int k) {                          \
-        product<Fetcher, true, true>(Epilogue<float>{y, nullptr, nullptr, m, n}, x, w, k);                                \
+        matmul_nt_f32out_##suffix(float* y, const bf16* x, const bf16* w, float2* stats, int m, int n, int k) {           \
+        product<Fetcher, true, true>(LogitEpilogue{{y, nullptr, nullptr, m, n}, stats}, x, w, k);                         \
     }                                                                                                                     \
     extern "C" __global__ void __launch_bounds__(MATMUL_THREADS, 2)                                                       \
         matmul_nn_##suffix(bf16* dx, const bf16* dy, const bf16* w, int accumulate, int m, int n, int k) {                \

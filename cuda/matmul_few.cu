@@ -13,27 +13,37 @@
 
 template <typename Out>
 __device__ __forceinline__ void few(Epilogue<Out> out, const bf16* x, const bf16* w, int depth) {
-    constexpr int WARPS = MATMUL_FEW_THREADS / 32, SLICE = 32;
+    constexpr int WARPS = MATMUL_FEW_THREADS / 32, SLICE = 32, BLOCKS = MATMUL_FEW_OUTPUTS / 16;
+    static_assert(MATMUL_FEW_ROWS * MATMUL_FEW_OUTPUTS == MATMUL_FEW_THREADS, "each thread adds up one sum");
     __shared__ float parts[WARPS][MATMUL_FEW_ROWS][MATMUL_FEW_OUTPUTS];
     const int warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, quarter = threadIdx.x % 4;
     const int output0 = blockIdx.x * MATMUL_FEW_OUTPUTS;
     const auto row_of = [&](const bf16* p, int row, int rows) { return p + int64_t(min(row, rows - 1)) * depth + 8 * quarter; };
-    const bf16 *const upper = row_of(w, output0 + group, out.columns), *const lower = row_of(w, output0 + group + 8, out.columns);
+    const bf16* left[BLOCKS][2];  // the two rows of w that the lane has in each block of 16
+#pragma unroll
+    for (int b = 0; b < BLOCKS; b++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) left[b][half] = row_of(w, output0 + 16 * b + 8 * half + group, out.columns);
     const bf16* const right = row_of(x, group, out.rows);
     const auto load = [](const bf16* p, bool there) { return there ? *reinterpret_cast<const uint4*>(p) : make_uint4(0, 0, 0, 0); };
-    float sums[4] = {};
-#pragma unroll 4
+    float sums[BLOCKS][4] = {};
+#pragma unroll 2
     for (int k = warp * SLICE; k < depth; k += WARPS * SLICE) {
         const bool there = k + 8 * quarter < depth;
-        const uint4 a = load(upper + k, there), b = load(lower + k, there), c = load(right + k, there && group < out.rows);
-        const uint32_t even[4] = {a.x, b.x, a.y, b.y}, odd[4] = {a.z, b.z, a.w, b.w};
-        mma_bf16(sums, even, c.x, c.y);
-        mma_bf16(sums, odd, c.z, c.w);
+        const uint4 c = load(right + k, there && group < out.rows);
+#pragma unroll
+        for (int b = 0; b < BLOCKS; b++) {
+            const uint4 upper = load(left[b][0] + k, there), lower = load(left[b][1] + k, there);
+            const uint32_t even[4] = {upper.x, lower.x, upper.y, lower.y}, odd[4] = {upper.z, lower.z, upper.w, lower.w};
+            mma_bf16(sums[b], even, c.x, c.y);
+            mma_bf16(sums[b], odd, c.z, c.w);
+        }
     }
 #pragma unroll
-    for (int i = 0; i < 4; i++) parts[warp][2 * quarter + i % 2][group + i / 2 * 8] = sums[i];
+    for (int b = 0; b < BLOCKS; b++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) parts[warp][2 * quarter + i % 2][16 * b + group + i / 2 * 8] = sums[b][i];
     __syncthreads();
-    if (threadIdx.x >= MATMUL_FEW_ROWS * MATMUL_FEW_OUTPUTS) return;
     const int row = threadIdx.x / MATMUL_FEW_OUTPUTS, i = threadIdx.x % MATMUL_FEW_OUTPUTS, column = output0 + i;
     if (row >= out.rows || column >= out.columns) return;
     float sum = 0.f;

@@ -29,7 +29,7 @@ constexpr int MATMUL_THREADS = 128;     // 2 x 2 warps of 64 x 64
 constexpr int MATMUL_SHARED_BYTES = 65536;
 // matmul_nt of a few rows: rows of x at most, outputs of a block, whose warps share the depth.
 constexpr int MATMUL_FEW_ROWS = 8;
-constexpr int MATMUL_FEW_OUTPUTS = 16;
+constexpr int MATMUL_FEW_OUTPUTS = 32;
 constexpr int MATMUL_FEW_THREADS = 256;
 // matmul in f32 on plain multiply-adds.
 constexpr int MATMUL_F32_M = 64;

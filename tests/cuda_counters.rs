@@ -7,7 +7,8 @@ mod softcuda;
 use half::bf16;
 use pose_engine::backend::cuda::Cuda;
 use pose_engine::backend::{
-    AdamStep, AdamTensor, Backend, Direction, Element, HeadShape, NormShape, PairLayout, Places, RopeShape,
+    AdamStep, AdamTensor, AttentionShape, Backend, Direction, Element, HeadGrad, HeadShape, MatmulShape,
+    NormShape, PairLayout, Places, RopeShape,
 };
 use pose_engine::index::{ChunkSpan, SeqIndex, TokenId};
 use serde_json::Value;
@@ -16,16 +17,22 @@ use std::path::PathBuf;
 
 const TOKENS: usize = 4096;
 const WIDTH: usize = 512;
-const VOCAB: usize = 5000;
+const VOCAB: usize = 5008;
 const ALL: usize = TOKENS * WIDTH;
 const ROWS: usize = 2;
 const ROW_TOKENS: usize = 64;
 const HEADS: usize = 32;
 const KV_HEADS: usize = 8;
 const HEAD_DIM: usize = 128;
+/// Of the loss: few tokens, a vocabulary with a ragged last tile.
+const SCORED: usize = 64;
+/// Of decoding: the cache's length, and the sides of a product of one row.
+const CACHED: usize = 8192;
+const OUTPUTS: usize = 1024;
+const INPUTS: usize = 2048;
 
 /// Kernels, and the bytes of their operands: read once, written once. Statistics are f32, the rest bf16.
-const MINIMUM: [(&str, usize); 10] = [
+const MINIMUM: [(&str, usize); 15] = [
     ("embed_bf16", 2 * ALL + 2 * ALL + 4 * TOKENS),
     ("embed_backward_bf16", 2 * ALL + (4 + 4) * ALL + 4 * TOKENS),
     ("rmsnorm_bf16", 2 * ALL + 2 * ALL + 4 * TOKENS + 2 * WIDTH),
@@ -34,6 +41,11 @@ const MINIMUM: [(&str, usize); 10] = [
     ("swiglu_backward_bf16", (2 + 2 + 2) * ALL + (2 + 2) * ALL),
     ("rope_bf16", (2 + 2) * ROWS * ROW_TOKENS * (HEADS + KV_HEADS) * HEAD_DIM),
     ("widen_bf16", (2 + 4) * ALL),
+    ("column_sum_bf16", 2 * ALL + (4 + 4) * WIDTH),
+    ("cross_entropy_bf16", SCORED * ((4 + 2) * VOCAB + 4 + 4)),
+    ("matmul_few_bf16", 2 * (INPUTS * OUTPUTS + INPUTS + OUTPUTS)),
+    ("decode_d128_bf16", 2 * 2 * CACHED * KV_HEADS * HEAD_DIM + 2 * HEADS * HEAD_DIM),
+    ("attention_row_stats_bf16", ROW_TOKENS * HEADS * (2 * 2 * HEAD_DIM + 4 + 8)),
     ("sum_squares", 4 * ALL),
     ("adamw_bf16", 4 * ALL + 3 * (4 + 4) * ALL + 2 * ALL),
 ];
@@ -49,7 +61,7 @@ fn launch_all() {
     let b = &Cuda::<bf16>::new(0).unwrap();
     let act = |len: usize| b.alloc::<bf16>(len).unwrap();
     let stat = |len: usize| b.alloc::<f32>(len).unwrap();
-    b.reserve_scratch(1 << 20).unwrap();
+    b.reserve_scratch(64 << 20).unwrap();
 
     // every id once, not in order
     let ids: Vec<TokenId> = (0..TOKENS).map(|t| TokenId((t * 7 % 4999) as u32)).collect();
@@ -83,6 +95,7 @@ fn launch_all() {
     b.rope(&mut act(tokens * HEADS), &mut act(tokens * KV_HEADS), places, &turns, Direction::Forward, s)
         .unwrap();
 
+    loss_and_decoding(b);
     b.widen(&mut stat(ALL), &act(ALL), ALL).unwrap();
     b.sum_squares(&stat(ALL), ALL).unwrap();
     let (mut param, mut master, mut m, mut v) = (act(ALL), stat(ALL), stat(ALL), stat(ALL));
@@ -97,6 +110,41 @@ fn launch_all() {
     let step = AdamStep { lr: 1e-3, beta1: 0.9, beta2: 0.99, eps: 1e-8, step: 1, grad_scale: 1.0 };
     b.adamw(&mut [tensor], step).unwrap();
     b.synchronize().unwrap();
+}
+
+fn loss_and_decoding(b: &Cuda<bf16>) {
+    let act = |len: usize| b.alloc::<bf16>(len).unwrap();
+    let stat = |len: usize| b.alloc::<f32>(len).unwrap();
+    let targets: Vec<TokenId> = (0..SCORED).map(|t| TokenId(t as u32)).collect();
+    let s = HeadShape { tokens: SCORED, width: 64, vocab: VOCAB };
+    let (mut dx, mut dw) = (act(SCORED * s.width), stat(VOCAB * s.width));
+    let grad = HeadGrad { dx: &mut dx, dw: &mut dw, scale: 1.0 };
+    let (x, w) = (act(SCORED * s.width), act(VOCAB * s.width));
+    b.head_loss(&mut stat(SCORED), &x, &w, &uploaded(b, &targets), Some(grad), s).unwrap();
+
+    b.bias_backward(&mut stat(WIDTH), &act(ALL), TOKENS, WIDTH).unwrap();
+    let s = MatmulShape { m: 1, n: OUTPUTS, k: INPUTS };
+    b.matmul_nt(&mut act(OUTPUTS), &act(INPUTS), &act(INPUTS * OUTPUTS), None, None, s).unwrap();
+
+    let of = |queries: usize, keys: usize, kv_heads: usize| AttentionShape {
+        rows: 1,
+        queries,
+        keys,
+        heads: HEADS,
+        kv_heads,
+        head_dim: HEAD_DIM,
+        scale: 0.1,
+        window: None,
+    };
+    let cache = CACHED * KV_HEADS * HEAD_DIM;
+    let (mut o, q) = (act(HEADS * HEAD_DIM), act(HEADS * HEAD_DIM));
+    let s = of(1, CACHED, KV_HEADS);
+    b.attention(&mut o, &mut stat(HEADS), &q, &act(cache), &act(cache), None, s).unwrap();
+    let n = ROW_TOKENS * HEADS * HEAD_DIM;
+    let (mut dq, mut dk, mut dv) = (act(n), act(n), act(n));
+    let (d_o, o, q, k, v, lse) = (act(n), act(n), act(n), act(n), act(n), stat(ROW_TOKENS * HEADS));
+    let s = of(ROW_TOKENS, ROW_TOKENS, HEADS);
+    b.attention_backward(&mut dq, &mut dk, &mut dv, &d_o, &o, &lse, &q, &k, &v, None, s).unwrap();
 }
 
 /// The sum of a counter over the kinds of access to global memory, of all launches of a kernel.

@@ -25,10 +25,15 @@ impl<E: CudaFloat> Cuda<E> {
         (chunk_tokens(s) * s.vocab * 4).next_multiple_of(256)
     }
 
-    /// Logits in f32, and in bf16 their gradients beside them; in f32 those take the logits' place.
+    /// Bytes of the pairs of numbers that the product leaves for the loss.
+    fn stat_bytes(s: HeadShape) -> usize {
+        (chunk_tokens(s) * Self::logit_tiles(s.vocab) * 8).next_multiple_of(256)
+    }
+
+    /// Logits in f32, what the product tells of them, and in bf16 their gradients; in f32 those take the logits' place.
     pub(super) fn head_scratch(s: HeadShape, with_grad: bool) -> usize {
         let slopes = if with_grad && size_of::<E>() == 2 { chunk_tokens(s) * s.vocab * 2 } else { 0 };
-        Self::logit_bytes(s) + slopes
+        Self::logit_bytes(s) + Self::stat_bytes(s) + slopes
     }
 
     pub(super) fn loss(
@@ -50,9 +55,11 @@ impl<E: CudaFloat> Cuda<E> {
         let chunk = chunk_tokens(s);
         let scratch = self.arena.take(Self::head_scratch(s, grad.is_some()))?;
         let logits = scratch.arg();
+        let pieces = Self::logit_tiles(vocab);
+        let stats = if pieces > 0 { scratch.arg_at(Self::logit_bytes(s)) } else { Arg::NULL };
         let slope = match &grad {
             None => Arg::NULL,
-            Some(_) if size_of::<E>() == 2 => scratch.arg_at(Self::logit_bytes(s)),
+            Some(_) if size_of::<E>() == 2 => scratch.arg_at(Self::logit_bytes(s) + Self::stat_bytes(s)),
             Some(_) => logits,
         };
         let scale = grad.as_ref().map_or(0.0, |grad| grad.scale);
@@ -60,12 +67,14 @@ impl<E: CudaFloat> Cuda<E> {
             let rows = chunk.min(tokens - first);
             let shape = MatmulShape { m: rows, n: vocab, k: width };
             let x = x.arg_at(first * width);
-            self.logits(logits, x, w.arg(), shape)?;
+            self.logits_with_stats(logits, stats, [x, w.arg()], shape)?;
             let args = [
                 nll.arg_at(first),
                 slope,
                 logits,
                 targets.arg_at(first),
+                stats,
+                self.int(OP, pieces)?,
                 self.int(OP, vocab)?,
                 Arg::float(scale),
             ];

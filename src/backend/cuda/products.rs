@@ -33,14 +33,10 @@ impl<E: CudaFloat> Cuda<E> {
         Self::in_bf16() && s.m <= tiles::MATMUL_FEW_ROWS && s.k.is_multiple_of(8)
     }
 
-    /// Kernel and grid of y = x·wᵀ; `op`: what it is called but for the number of rows and how they are aligned.
-    fn nt_way(op: &str, s: MatmulShape) -> (String, Grid) {
-        if Self::is_few(s) {
-            let blocks = [s.n.div_ceil(tiles::MATMUL_FEW_OUTPUTS), 1, 1];
-            let name = format!("{}_{}", op.replace("nt", "few"), E::SUFFIX);
-            return (name, Grid { blocks, threads: tiles::MATMUL_FEW_THREADS, shared: 0 });
-        }
-        (Self::product_kernel(op, s), Self::tiles_of(s.m, s.n))
+    /// Kernel and grid of a product of few rows.
+    fn few(op: &str, s: MatmulShape) -> (String, Grid) {
+        let blocks = [s.n.div_ceil(tiles::MATMUL_FEW_OUTPUTS), 1, 1];
+        (format!("{op}_{}", E::SUFFIX), Grid { blocks, threads: tiles::MATMUL_FEW_THREADS, shared: 0 })
     }
 
     fn sizes(&self, op: &str, s: MatmulShape) -> Result<[Arg; 3]> {
@@ -50,7 +46,11 @@ impl<E: CudaFloat> Cuda<E> {
     /// y = x·wᵀ (+ bias) (+ residual); operands in this order, null where there is none.
     pub(super) fn nt(&self, operands: &[Arg; 5], s: MatmulShape) -> Result<()> {
         let args = [&operands[..], &self.sizes("matmul_nt", s)?].concat();
-        let (kernel, grid) = Self::nt_way("matmul_nt", s);
+        let (kernel, grid) = if Self::is_few(s) {
+            Self::few("matmul_few", s)
+        } else {
+            (Self::product_kernel("matmul_nt", s), Self::tiles_of(s.m, s.n))
+        };
         self.gpu.launch(&kernel, grid, &args)
     }
 
@@ -67,13 +67,32 @@ impl<E: CudaFloat> Cuda<E> {
         self.gpu.launch(&Self::product_kernel("matmul_tn", s), Self::tiles_of(s.n, s.k), &args)
     }
 
+    /// Tiles of a row of logits that [`Cuda::logits_with_stats`] leaves a pair of numbers for; none in f32.
+    pub(super) fn logit_tiles(vocab: usize) -> usize {
+        if Self::in_bf16() { vocab.div_ceil(tiles::MATMUL_N) } else { 0 }
+    }
+
+    /// z = x·wᵀ, unrounded, and for the loss `stats[m, logit_tiles]` pairs (max, Σ exp(z − max)).
+    pub(super) fn logits_with_stats(
+        &self, z: Arg, stats: Arg, [x, w]: [Arg; 2], s: MatmulShape,
+    ) -> Result<()> {
+        if !Self::in_bf16() {
+            return self.logits(z, x, w, s);
+        }
+        let args = [&[z, x, w, stats][..], &self.sizes("head_loss", s)?].concat();
+        self.gpu.launch(&Self::product_kernel("matmul_nt_f32out", s), Self::tiles_of(s.m, s.n), &args)
+    }
+
     /// z = x·wᵀ, unrounded.
     pub(super) fn logits(&self, z: Arg, x: Arg, w: Arg, s: MatmulShape) -> Result<()> {
         if !Self::in_bf16() {
             return self.nt(&[z, x, w, Arg::NULL, Arg::NULL], s);
         }
+        if !Self::is_few(s) {
+            return self.logits_with_stats(z, Arg::NULL, [x, w], s);
+        }
         let args = [&[z, x, w][..], &self.sizes("head_logits", s)?].concat();
-        let (kernel, grid) = Self::nt_way("matmul_nt_f32out", s);
+        let (kernel, grid) = Self::few("matmul_few_f32out", s);
         self.gpu.launch(&kernel, grid, &args)
     }
 }

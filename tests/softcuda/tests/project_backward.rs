@@ -295,8 +295,8 @@ fn cross_entropy_and_its_slope() {
         gpu.memory.alloc(4 * tokens as u64).unwrap(),
         gpu.memory.alloc((4 * tokens * vocab) as u64).unwrap(),
     );
-    let args =
-        [Ptr(nll), Ptr(slope), Ptr(gpu.f32(&z)), Ptr(gpu.u32(&targets)), Int(vocab as i32), Float(0.5)];
+    let numbers = [Ptr(0), Int(0), Int(vocab as i32), Float(0.5)];
+    let args = [&[nll, slope, gpu.f32(&z), gpu.u32(&targets)].map(Ptr)[..], &numbers].concat();
     gpu.launch("cross_entropy_f32", [tokens as u32, 1, 1], 512, 0, &args).unwrap();
     let (mut want_nll, mut want) = (vec![0.0; tokens], vec![0.0; tokens * vocab]);
     for t in [0, 2] {

@@ -80,7 +80,7 @@ fn the_three_products() {
                 .unwrap_or_else(|e| panic!("{m} {n} {k}: {e}"))
         };
         let y = gpu.memory.alloc(4 * (m * n) as u64).unwrap();
-        let c = run("matmul_nt_f32out", grid(m, n), &[Ptr(y), Ptr(px), Ptr(pw)]);
+        let c = run("matmul_nt_f32out", grid(m, n), &[Ptr(y), Ptr(px), Ptr(pw), Ptr(0)]);
         let want = product(m, n, k, |i, l| x[i * k + l], |l, j| w[j * k + l]);
         assert!(worst(&gpu.read_f32(y, m * n), &want) < 1e-4, "nt {m} {n} {k}");
         if suffix == "bf16" && (m, n, k) == (128, 128, 256) {
