@@ -4,12 +4,13 @@
 //                     y (=), x [tokens,width] T; w [width] T; rstd (=) [tokens] f32
 //   rmsnorm_backward  g = dy·w, x̂ = x·rstd:  dx[t,i] += rstd·(g − x̂·mean_j(g·x̂)),  partial[b,i] = Σ_t dy·x̂ over the rows of block b
 //                     dx (+=: it already holds the residual branch's gradient), dy, x T; partial [NORM_BACKWARD_BLOCKS,width] f32 (=)
-//   column_sum        out[i] += Σ_b partial[b,i], b ascending: dw from the partial sums, and the gradient of a bias from dy
+//   column_sum        out[i] += Σ_b x[b,i]: dw from the partial sums, and the gradient of a bias from dy; out (+=) [width] f32,
+//                     x [rows,width] T. The warps of a block take rows in turn, and their sums are added in order
 //
 // Launch: ROW_THREADS threads. rmsnorm: any grid, it strides over rows. rmsnorm_backward: NORM_BACKWARD_BLOCKS blocks, each with
 // a run of ⌈tokens/NORM_BACKWARD_BLOCKS⌉ rows. Dynamic shared memory: forward 2·width·sizeof(T), backward
-// width·(4 + 3·sizeof(T)): rows stay on chip between the two passes over them. column_sum: COLUMN_SUM_THREADS threads, one each
-// column. `width` divisible by 16 bytes of T goes by 16-byte accesses, any other by single elements.
+// width·(4 + 3·sizeof(T)): rows stay on chip between the two passes over them. column_sum: COLUMN_SUM_THREADS threads, a
+// block for each 32 vectors of columns. `width` divisible by 16 bytes of T goes by 16-byte accesses, any other by single elements.
 #include "common.cuh"
 
 // ---------------------------------------------------------------------------------------------------------------- kernels
@@ -113,13 +114,27 @@ __device__ __forceinline__ void rmsnorm_backward_rows(T* dx, float* partial, con
     }
 }
 
-template <typename T>
+template <typename T, int V>
 __device__ __forceinline__ void column_sum(float* out, const T* x, int rows, int width) {
-    const int c = blockIdx.x * COLUMN_SUM_THREADS + threadIdx.x;
-    if (c >= width) return;
-    float sum = 0.f;
-    for (int r = 0; r < rows; r++) sum += to_float(x[int64_t(r) * width + c]);
-    out[c] += sum;
+    constexpr int WARPS = COLUMN_SUM_THREADS / 32, COLUMNS = 32 * V;  // of a block
+    __shared__ float parts[WARPS][V][32];                             // by warp, place in a lane's vector, lane
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = blockIdx.x * COLUMNS;
+    Vec<T> sums = {};
+    if (first + lane * V < width)
+        for (int r = warp; r < rows; r += WARPS) {
+            const Vec<T> v = Lane<T, V>::load(x + int64_t(r) * width + first + lane * V);
+#pragma unroll
+            for (int j = 0; j < V; j++) sums.x[j] += v.x[j];
+        }
+#pragma unroll
+    for (int j = 0; j < V; j++) parts[warp][j][lane] = sums.x[j];
+    __syncthreads();
+    for (int i = threadIdx.x; i < min(COLUMNS, width - first); i += COLUMN_SUM_THREADS) {
+        float sum = 0.f;
+#pragma unroll
+        for (int w = 0; w < WARPS; w++) sum += parts[w][i % V][i / V];
+        out[first + i] += sum;
+    }
 }
 
 // ---------------------------------------------------------------------------------------------------------- entry points
@@ -138,7 +153,8 @@ __device__ __forceinline__ void column_sum(float* out, const T* x, int rows, int
     }                                                                                                                     \
     extern "C" __global__ void __launch_bounds__(COLUMN_SUM_THREADS)                                                      \
         column_sum_##name(float* out, const T* x, int rows, int width) {                                                  \
-        column_sum(out, x, rows, width);                                                                                  \
+        if (width % Vec<T>::N == 0) column_sum<T, Vec<T>::N>(out, x, rows, width);                                        \
+        else column_sum<T, 1>(out, x, rows, width);                                                                       \
     }
 ENTRIES(bf16, bf16)
 ENTRIES(float, f32)

@@ -258,7 +258,7 @@ impl<E: CudaFloat> Backend for Cuda<E> {
         let operands = [dx.arg(), partial, dy.arg(), x.arg(), rstd.arg(), w.arg()];
         let sizes = [self.int(OP, tokens)?, self.int(OP, width)?];
         self.launch(OP, grid, &[&operands[..], &sizes].concat())?;
-        self.column_sum("column_sum_f32", dw, partial, blocks, width)
+        self.column_sum::<f32>(dw, partial, blocks, width)
     }
 
     fn matmul_nt(
@@ -291,7 +291,7 @@ impl<E: CudaFloat> Backend for Cuda<E> {
 
     fn bias_backward(&self, db: &mut Buf<f32>, dy: &Buf<E>, m: usize, n: usize) -> Result<()> {
         self.lengths("bias_backward", &[("db", db.len(), n), ("dy", dy.len(), m * n)])?;
-        self.column_sum(&format!("column_sum_{}", E::SUFFIX), db, dy.arg(), m, n)
+        self.column_sum::<E>(db, dy.arg(), m, n)
     }
 
     fn rope(
@@ -413,13 +413,15 @@ impl<E: CudaFloat> Backend for Cuda<E> {
 }
 
 impl<E: CudaFloat> Cuda<E> {
-    /// out[i] += Σ_r x[r,i], rows ascending.
-    fn column_sum(&self, kernel: &str, out: &mut Buf<f32>, x: Arg, rows: usize, width: usize) -> Result<()> {
+    /// out[i] += Σ_r x[r,i], of rows of `T`.
+    fn column_sum<T: CudaFloat>(&self, out: &mut Buf<f32>, x: Arg, rows: usize, width: usize) -> Result<()> {
+        let kernel = &format!("column_sum_{}", T::SUFFIX);
         if rows == 0 {
             return Ok(());
         }
         let args = [out.arg(), x, self.int(kernel, rows)?, self.int(kernel, width)?];
-        let grid = line(width.div_ceil(tiles::COLUMN_SUM_THREADS), tiles::COLUMN_SUM_THREADS);
+        let piece = if width.is_multiple_of(vector::<T>()) { vector::<T>() } else { 1 };
+        let grid = line(width.div_ceil(32 * piece), tiles::COLUMN_SUM_THREADS);
         self.gpu.launch(kernel, grid, &args)
     }
 }

@@ -34,7 +34,14 @@ fn rmsnorm_both_ways() {
         gpu.launch("rmsnorm_backward_f32", [128, 1, 1], 256, (width * 16) as u32, &backward).unwrap();
         let dw = gpu.f32(&w);
         let sum = [Ptr(dw), Ptr(partial), Int(128), Int(width as i32)];
-        gpu.launch("column_sum_f32", [width.div_ceil(256) as u32, 1, 1], 256, 0, &sum).unwrap();
+        gpu.launch(
+            "column_sum_f32",
+            [width.div_ceil(if width % 4 == 0 { 128 } else { 32 }) as u32, 1, 1],
+            256,
+            0,
+            &sum,
+        )
+        .unwrap();
 
         let (x, w, dy, mut want_dx) = (f64s(&x), f64s(&w), f64s(&dy), f64s(&dx));
         let (mut want_y, mut want_dw) = (vec![0.0; tokens * width], w.clone());
