@@ -8,7 +8,7 @@ mod resident;
 mod table;
 
 pub use ledger::{Kind, Ledger, Row};
-pub use resident::{available_bytes, reset_peak, resident_bytes};
+pub use resident::{available_bytes, prefer_large_pages, reset_peak, resident_bytes};
 pub use table::{bytes_text, peak_text};
 
 use crate::backend::Backend;

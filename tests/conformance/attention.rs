@@ -56,6 +56,11 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
         case(1, 1, 5000, (4, 1), 16),
         case(2, 3, 4500, (2, 2), 16).window(1000),
         case(1, 2, 4200, (2, 1), 16).documents(|j| j as u32 / 1500),
+        // decoding: whole vectors, halves of them, more heads on a key than registers hold
+        case(1, 1, 3001, (9, 3), 64),
+        case(2, 1, 1500, (12, 1), 32).window(700),
+        case(2, 1, 2085, (4, 2), 128).documents(|j| j as u32 / 1000),
+        case(1, 1, 1100, (4, 2), 80),
     ];
     for case in &cases {
         one(t, case);

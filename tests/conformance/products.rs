@@ -28,6 +28,9 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
         (30, 40, 3000),
         (3001, 20, 18),
         (20, 3001, 18),
+        // several slabs: of columns with k in parts, and of rows that a power of two lies between
+        (9, 1030, 2100),
+        (2100, 9, 2048),
     ];
     for (m, n, k) in sizes {
         let s = MatmulShape { m, n, k };

@@ -24,7 +24,9 @@ impl<T: Element> Buf<T> {
     pub fn zeroed(len: usize) -> Self {
         const { assert!(LINE.is_multiple_of(std::mem::size_of::<T>()), "elements must tile a cache line") };
         let lines = (len * std::mem::size_of::<T>()).div_ceil(LINE);
-        Buf { lines: bytemuck::zeroed_vec(lines), len, kind: PhantomData }
+        let mut lines: Vec<Line> = bytemuck::zeroed_vec(lines);
+        crate::memory::prefer_large_pages(bytemuck::cast_slice_mut(&mut lines));
+        Buf { lines, len, kind: PhantomData }
     }
 
     /// A copy of `values`.

@@ -6,10 +6,11 @@ use super::buffer::Buf;
 use super::check;
 use super::isa::{Simd, per_isa};
 use super::math::{CpuFloat, LANES, exp, larger, max_lanes, sum_lanes};
-use super::matmul::{self, Size};
+use super::matmul::{self, Operand, Size};
 use super::pool::Disjoint;
-use super::products::{Added, add_exact, columns, lines, store_exact, store_rounded};
+use super::products::{columns, lines};
 use super::scratch::{Carver, grain};
+use super::sinks::{AddExact, Rounded, StoreExact};
 use crate::backend::{Buffer, HeadGrad, HeadShape, MatmulShape};
 use crate::error::Result;
 use crate::index::TokenId;
@@ -35,15 +36,15 @@ fn row_words(vocab: usize) -> usize {
 impl<E: CpuFloat> Cpu<E> {
     /// Words of scratch of `head_loss`: a chunk of logits, and the largest of its products.
     pub(super) fn head_words(&self, s: HeadShape, with_grad: bool) -> usize {
-        let (chunk, packer) = (chunk_tokens(s.tokens, s.vocab), self.packer);
+        let chunk = chunk_tokens(s.tokens, s.vocab);
         let last = s.tokens - s.tokens.saturating_sub(1) / chunk.max(1) * chunk;
         let products = [chunk, last].into_iter().map(|m| {
             let forward = self.nt_words(MatmulShape { m, n: s.vocab, k: s.width });
             if !with_grad {
                 return forward;
             }
-            let dx = self.plan(m, s.width, s.vocab, true).scratch_words(packer);
-            let dw = self.plan(s.vocab, s.width, m, false).scratch_words(packer);
+            let dx = self.product_words(m, s.width, s.vocab, dz_lines(&[], s.vocab));
+            let dw = self.product_words(s.vocab, s.width, m, dz_columns(&[], s.vocab));
             forward.max(dx).max(dw)
         });
         grain(chunk * row_words(s.vocab)) + products.max().unwrap_or(0)
@@ -110,9 +111,9 @@ impl<E: CpuFloat> Cpu<E> {
     pub(super) fn logits(
         &self, out: &mut [f32], ld: usize, scratch: &mut [u32], x: &[E], w: &[E], s: HeadShape,
     ) {
-        let out = Disjoint::new(out);
+        let sink = StoreExact { simd: self.simd, out: Disjoint::new(out), ld };
         let shape = MatmulShape { m: s.tokens, n: s.vocab, k: s.width };
-        self.nt(scratch, x, w, shape, &|tile| store_exact(self.simd, &out, ld, tile));
+        self.nt(scratch, x, w, shape, &sink);
     }
 
     fn row_losses(
@@ -132,19 +133,23 @@ impl<E: CpuFloat> Cpu<E> {
         w: &[E], s: HeadShape,
     ) {
         let cx = (self.packer, &self.workers);
-        let stride = row_words(s.vocab) * 4 / std::mem::size_of::<E>();
-        let dx = Disjoint::new(&mut grad.dx.as_mut_slice()[rows.start * s.width..]);
+        let out = Disjoint::new(&mut grad.dx.as_mut_slice()[rows.start * s.width..]);
+        let dx = Rounded { simd: self.simd, out, ld: s.width, bias: None, residual: None };
         let size = Size { m: rows.len(), n: s.width, k: s.vocab };
-        let dz_lines = matmul::Operand { stride, ..lines(dz, s.vocab) };
-        matmul::product(cx, scratch, dz_lines, columns(w, s.width), size, &|tile| {
-            store_rounded(self.simd, &dx, s.width, tile, Added { bias: None, residual: None });
-        });
-        let dw = Disjoint::new(grad.dw.as_mut_slice());
+        matmul::product(cx, scratch, dz_lines(dz, s.vocab), columns(w, s.width), size, &dx);
+        let dw = AddExact { simd: self.simd, out: Disjoint::new(grad.dw.as_mut_slice()), ld: s.width };
         let size = Size { m: s.vocab, n: s.width, k: rows.len() };
-        matmul::product(cx, scratch, columns(dz, stride), columns(x, s.width), size, &|tile| {
-            add_exact(self.simd, &dw, s.width, tile);
-        });
+        matmul::product(cx, scratch, dz_columns(dz, s.vocab), columns(x, s.width), size, &dw);
     }
+}
+
+/// The gradients of the logits, which lie in the logits' rows: as A of dx and as A of dw.
+fn dz_lines<E: CpuFloat>(dz: &[E], vocab: usize) -> Operand<'_, E> {
+    Operand { stride: row_words(vocab) * 4 / std::mem::size_of::<E>(), ..lines(dz, vocab) }
+}
+
+fn dz_columns<E: CpuFloat>(dz: &[E], vocab: usize) -> Operand<'_, E> {
+    columns(dz, row_words(vocab) * 4 / std::mem::size_of::<E>())
 }
 
 /// nll of one row; with `grad`, the row's memory then holds grad·(softmax − onehot), as `E`, from its start.

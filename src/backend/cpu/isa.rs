@@ -88,17 +88,17 @@ impl Simd {
     }
 }
 
-/// Asks for the cache line of x[at], which may lie beyond the end.
+/// Asks for the cache line of `address`, which may lie anywhere.
 #[inline(always)]
-pub(super) fn prefetch<T>(x: &[T], at: usize) {
+pub(super) fn prefetch<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch of any address reads nothing and cannot fault; SSE is part of x86-64.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(at).cast());
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (x, at);
+    let _ = address;
 }
 
 /// Compiles `body::<.., FMA>` for every ISA and makes a function that runs the one for its first argument, a [`Simd`].

@@ -25,6 +25,7 @@ mod products;
 mod rope;
 mod sample;
 mod scratch;
+mod sinks;
 mod swiglu;
 
 pub use buffer::Buf;
@@ -37,7 +38,7 @@ use crate::backend::{
 };
 use crate::error::Result;
 use crate::index::{DocumentId, TokenId};
-use attention::{backward, forward};
+use attention::{ForwardPlan, backward, forward};
 use isa::Simd;
 use matmul::pack::Packer;
 use pool::{Disjoint, Workers};
@@ -87,8 +88,8 @@ impl<E: CpuFloat> Cpu<E> {
         self.arena.high_water_bytes()
     }
 
-    fn forward_plan(&self, s: AttentionShape) -> forward::Plan {
-        forward::Plan::new(self.packer, self.workers.threads(), s)
+    fn forward_plan(&self, s: AttentionShape) -> ForwardPlan {
+        ForwardPlan::new(self.packer, self.workers.threads(), s)
     }
 
     fn backward_plan(&self, s: AttentionShape) -> backward::Plan {
@@ -145,8 +146,8 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     fn scratch_bytes(&self, op: ScratchFor) -> usize {
         let words = match op {
             ScratchFor::MatmulNt(s) => self.nt_words(s),
-            ScratchFor::MatmulNn(s) => self.plan(s.m, s.k, s.n, true).scratch_words(self.packer),
-            ScratchFor::MatmulTn(s) => self.plan(s.n, s.k, s.m, false).scratch_words(self.packer),
+            ScratchFor::MatmulNn(s) => self.product_words(s.m, s.k, s.n, products::lines(&[], s.n)),
+            ScratchFor::MatmulTn(s) => self.product_words(s.n, s.k, s.m, products::columns(&[], s.n)),
             ScratchFor::NormBackward(s) => s.tokens.div_ceil(norm_block(s.tokens)) * grain(s.width),
             ScratchFor::Attention(s) => self.forward_plan(s).scratch_words(),
             ScratchFor::AttentionBackward(s) => self.backward_plan(s).scratch_words(),
@@ -413,7 +414,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
             v: v.as_slice(),
             documents: documents.map(|d| d.as_slice()),
         };
-        forward::forward(&plan, &self.workers, scratch.words(words), operands);
+        plan.run(&self.workers, scratch.words(words), operands);
         Ok(())
     }
 

@@ -95,6 +95,11 @@ impl<'a, T> Disjoint<'a, T> {
         Disjoint { ptr: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
+    /// Where it begins: to prefetch, not to read.
+    pub(super) fn as_ptr(&self) -> *const T {
+        self.ptr
+    }
+
     /// The elements `start..start + len`.
     ///
     /// # Safety

@@ -1,13 +1,13 @@
-//! The products of [`Backend`](crate::backend::Backend): which operand is which, and what becomes of the sums.
+//! The products of [`Backend`](crate::backend::Backend): which operand is which, and where the sums go.
 
 use super::Cpu;
 use super::buffer::Buf;
 use super::check;
-use super::isa::per_isa;
 use super::math::CpuFloat;
 use super::matmul::skinny::{self, MAX_ROWS};
-use super::matmul::{self, Operand, Plan, Size, Tile};
+use super::matmul::{self, Operand, Plan, Sink, Size, Tile};
 use super::pool::Disjoint;
+use super::sinks::{AddExact, AddRounded, Rounded};
 use crate::backend::{Buffer, MatmulShape, Write};
 use crate::error::Result;
 
@@ -25,14 +25,13 @@ pub(super) fn columns<E>(data: &[E], stride: usize) -> Operand<'_, E> {
 }
 
 impl<E: CpuFloat> Cpu<E> {
-    pub(super) fn plan(&self, m: usize, n: usize, k: usize, a_along_k: bool) -> Plan {
-        Plan::new::<E>(self.packer, self.workers.threads(), Size { m, n, k }, a_along_k)
+    /// Words of scratch for A·B with an A like this one (its data is not looked at).
+    pub(super) fn product_words(&self, m: usize, n: usize, k: usize, a: Operand<'_, E>) -> usize {
+        Plan::new(self.packer, self.workers.threads(), Size { m, n, k }, &a).scratch_words()
     }
 
     /// x·wᵀ with what is done to each tile of it: the general way, or for a few rows of x the skinny one.
-    pub(super) fn nt(
-        &self, scratch: &mut [u32], x: &[E], w: &[E], s: MatmulShape, store: &(dyn Fn(Tile<'_>) + Sync),
-    ) {
+    pub(super) fn nt(&self, scratch: &mut [u32], x: &[E], w: &[E], s: MatmulShape, sink: &dyn Sink) {
         let MatmulShape { m, n, k } = s;
         if m == 0 || m > MAX_ROWS {
             let size = Size { m, n, k };
@@ -42,7 +41,7 @@ impl<E: CpuFloat> Cpu<E> {
                 lines(x, k),
                 lines(w, k),
                 size,
-                store,
+                sink,
             );
         }
         let ns = 0.05 * (n * k) as f64;
@@ -52,14 +51,14 @@ impl<E: CpuFloat> Cpu<E> {
             skinny::dots(self.packer, &mut sums[..cols], x, &w[col * k..], m, k);
             for row in 0..m {
                 let data = sums.map(|sums| sums[row]);
-                store(Tile { row, col, rows: 1, cols, data: &data, ld: SKINNY_ROWS });
+                sink.store(Tile { row, col, rows: 1, cols, data: &data, ld: SKINNY_ROWS });
             }
         });
     }
 
     /// Words of scratch for [`Self::nt`].
     pub(super) fn nt_words(&self, s: MatmulShape) -> usize {
-        if s.m > MAX_ROWS { self.plan(s.m, s.n, s.k, true).scratch_words(self.packer) } else { 0 }
+        if s.m > MAX_ROWS { self.product_words(s.m, s.n, s.k, lines(&[], s.k)) } else { 0 }
     }
 
     pub(super) fn matmul_nt(
@@ -73,11 +72,9 @@ impl<E: CpuFloat> Cpu<E> {
         check::lengths("matmul_nt", &operands)?;
         let words = self.nt_words(s);
         let mut scratch = self.arena.take(words);
-        let y = Disjoint::new(y.as_mut_slice());
-        let added = Added { bias: bias.map(|b| b.as_slice()), residual: residual.map(|r| r.as_slice()) };
-        self.nt(scratch.words(words), x.as_slice(), w.as_slice(), s, &|tile| {
-            store_rounded(self.simd, &y, n, tile, added);
-        });
+        let (bias, residual) = (bias.map(|b| b.as_slice()), residual.map(|r| r.as_slice()));
+        let sink = Rounded { simd: self.simd, out: Disjoint::new(y.as_mut_slice()), ld: n, bias, residual };
+        self.nt(scratch.words(words), x.as_slice(), w.as_slice(), s, &sink);
         Ok(())
     }
 
@@ -89,24 +86,17 @@ impl<E: CpuFloat> Cpu<E> {
             "matmul_nn",
             &[("dx", dx.len(), m * k), ("dy", dy.len(), m * n), ("w", w.len(), n * k)],
         )?;
-        let words = self.plan(m, k, n, true).scratch_words(self.packer);
-        let mut scratch = self.arena.take(words);
-        let dx = Disjoint::new(dx.as_mut_slice());
         let (a, b) = (lines(dy.as_slice(), n), columns(w.as_slice(), k));
+        let words = self.product_words(m, k, n, a);
+        let mut scratch = self.arena.take(words);
+        let out = Disjoint::new(dx.as_mut_slice());
         let size = Size { m, n: k, k: n };
-        matmul::product(
-            (self.packer, &self.workers),
-            scratch.words(words),
-            a,
-            b,
-            size,
-            &|tile| match write {
-                Write::Overwrite => {
-                    store_rounded(self.simd, &dx, k, tile, Added { bias: None, residual: None })
-                }
-                Write::Accumulate => add_rounded(self.simd, &dx, k, tile),
-            },
-        );
+        let cx = (self.packer, &self.workers);
+        let sink: &dyn Sink = match write {
+            Write::Overwrite => &Rounded { simd: self.simd, out, ld: k, bias: None, residual: None },
+            Write::Accumulate => &AddRounded { simd: self.simd, out, ld: k },
+        };
+        matmul::product(cx, scratch.words(words), a, b, size, sink);
         Ok(())
     }
 
@@ -116,89 +106,12 @@ impl<E: CpuFloat> Cpu<E> {
             "matmul_tn",
             &[("dw", dw.len(), n * k), ("dy", dy.len(), m * n), ("x", x.len(), m * k)],
         )?;
-        let words = self.plan(n, k, m, false).scratch_words(self.packer);
-        let mut scratch = self.arena.take(words);
-        let dw = Disjoint::new(dw.as_mut_slice());
         let (a, b) = (columns(dy.as_slice(), n), columns(x.as_slice(), k));
+        let words = self.product_words(n, k, m, a);
+        let mut scratch = self.arena.take(words);
+        let sink = AddExact { simd: self.simd, out: Disjoint::new(dw.as_mut_slice()), ld: k };
         let size = Size { m: n, n: k, k: m };
-        matmul::product((self.packer, &self.workers), scratch.words(words), a, b, size, &|tile| {
-            add_exact(self.simd, &dw, k, tile);
-        });
+        matmul::product((self.packer, &self.workers), scratch.words(words), a, b, size, &sink);
         Ok(())
     }
-}
-
-/// What is added to a product before it is rounded.
-#[derive(Clone, Copy)]
-pub(super) struct Added<'a, E> {
-    /// One for each column.
-    pub bias: Option<&'a [E]>,
-    /// Of the output's shape.
-    pub residual: Option<&'a [E]>,
-}
-
-per_isa! {
-    /// out = tile + bias + residual, rounded once. `ld`: elements from row to row of the output.
-    pub(super) fn store_rounded[E: CpuFloat](
-        out: &Disjoint<'_, E>, ld: usize, tile: Tile<'_>, added: Added<'_, E>,
-    ) => store_rounded_body;
-    /// out += tile, rounded once.
-    pub(super) fn add_rounded[E: CpuFloat](out: &Disjoint<'_, E>, ld: usize, tile: Tile<'_>) => add_rounded_body;
-    /// out += tile in f32.
-    pub(super) fn add_exact(out: &Disjoint<'_, f32>, ld: usize, tile: Tile<'_>) => add_exact_body;
-    /// out = tile in f32.
-    pub(super) fn store_exact(out: &Disjoint<'_, f32>, ld: usize, tile: Tile<'_>) => store_exact_body;
-}
-
-/// Calls `f` with every row of the output that the tile covers, the tile's row, and where the row begins.
-#[inline(always)]
-fn rows_of<T>(out: &Disjoint<'_, T>, ld: usize, tile: &Tile<'_>, f: impl Fn(&mut [T], &[f32], usize)) {
-    for r in 0..tile.rows {
-        let at = (tile.row + r) * ld + tile.col;
-        // SAFETY: `product` hands out every element of C in one tile, once.
-        let row = unsafe { out.range(at, tile.cols) };
-        f(row, &tile.data[r * tile.ld..][..tile.cols], at);
-    }
-}
-
-#[inline(always)]
-fn store_rounded_body<E: CpuFloat, const FMA: bool>(
-    out: &Disjoint<'_, E>, ld: usize, tile: Tile<'_>, added: Added<'_, E>,
-) {
-    let n = tile.cols;
-    rows_of(out, ld, &tile, |out, sums, at| {
-        let bias = added.bias.map(|bias| &bias[tile.col..][..n]);
-        let residual = added.residual.map(|residual| &residual[at..][..n]);
-        match (bias, residual) {
-            (None, None) => (0..n).for_each(|i| out[i] = E::narrow(sums[i])),
-            (Some(b), None) => (0..n).for_each(|i| out[i] = E::narrow(sums[i] + b[i].widen())),
-            (None, Some(r)) => (0..n).for_each(|i| out[i] = E::narrow(sums[i] + r[i].widen())),
-            (Some(b), Some(r)) => {
-                (0..n).for_each(|i| out[i] = E::narrow(sums[i] + b[i].widen() + r[i].widen()));
-            }
-        }
-    });
-}
-
-#[inline(always)]
-fn add_rounded_body<E: CpuFloat, const FMA: bool>(out: &Disjoint<'_, E>, ld: usize, tile: Tile<'_>) {
-    rows_of(out, ld, &tile, |out, sums, _| {
-        for (out, sum) in out.iter_mut().zip(sums) {
-            *out = E::narrow(out.widen() + sum);
-        }
-    });
-}
-
-#[inline(always)]
-fn add_exact_body<const FMA: bool>(out: &Disjoint<'_, f32>, ld: usize, tile: Tile<'_>) {
-    rows_of(out, ld, &tile, |out, sums, _| {
-        for (out, sum) in out.iter_mut().zip(sums) {
-            *out += sum;
-        }
-    });
-}
-
-#[inline(always)]
-fn store_exact_body<const FMA: bool>(out: &Disjoint<'_, f32>, ld: usize, tile: Tile<'_>) {
-    rows_of(out, ld, &tile, |out, sums, _| out.copy_from_slice(sums));
 }

@@ -7,24 +7,26 @@
 //! ```
 //!
 //! so that Pᵀ and dSᵀ are rows of A where they lie; only dS is packed again. One task has a row's key/value head, with all
-//! query heads that share it, and every n-th block of keys: dK and dV are finished in it. When n > 1 (few rows and heads)
+//! query heads that share it, and every n-th block of keys: dK and dV are finished in it. Queries are packed before, once. When n > 1 (few rows and heads)
 //! dQ is a sum over the n tasks, taken in order at the end. n depends on the shape alone.
 
+#[cfg(target_arch = "x86_64")]
+use super::super::isa::Isa;
 use super::super::isa::{Simd, per_isa};
-use super::super::math::{CpuFloat, LANES, exp, sum_products};
+use super::super::math::{CpuFloat, LANES, exp};
 use super::super::matmul::kernel::{Kernel, Rows};
 use super::super::matmul::pack::Packer;
 use super::super::pool::{Disjoint, Workers};
 use super::super::scratch::{Carver, grain};
 use super::mask::{Cover, Mask};
+use super::queries::{Layout, QUERIES, Queries, QueryBlock};
+use super::softmax::PADDED;
 use super::{KEYS, Shape, panel_words};
 use crate::backend::AttentionShape;
 use crate::index::DocumentId;
 use half::bf16;
 use std::ops::Range;
 
-/// Queries of a block.
-const QUERIES: usize = 128;
 /// Tasks that are enough, and bytes that the parts of dQ may take to get there.
 const TASKS: usize = 16;
 const PARTS_BYTES: usize = 128 << 20;
@@ -72,14 +74,10 @@ impl Plan {
         let (s, kernel) = (&self.shape, self.packer.kernel);
         2 * grain(KEYS * s.words)
             + grain(panel_words(self.packer, KEYS, s.columns))
-            + 2 * grain(QUERIES * s.words)
-            + 2 * grain(panel_words(self.packer, QUERIES, s.columns))
             + 2 * grain(KEYS * s.columns)
             + 3 * grain(kernel.mr * QUERIES)
             + grain(KEYS * kernel.words(QUERIES))
             + grain(QUERIES.next_multiple_of(kernel.mr) * kernel.words(KEYS))
-            + 2 * grain(QUERIES)
-            + grain(s.group * s.queries)
             + if self.parts == 1 { self.dq_floats() } else { 0 }
     }
 
@@ -88,8 +86,12 @@ impl Plan {
         if self.parts == 1 { 0 } else { units * self.parts * self.dq_floats() }
     }
 
+    fn queries(&self) -> Layout {
+        Layout::new(self.shape, self.packer)
+    }
+
     pub(in crate::backend::cpu) fn scratch_words(&self) -> usize {
-        self.threads * self.worker_words() + self.parts_words()
+        self.threads * self.worker_words() + self.parts_words() + self.queries().words()
     }
 }
 
@@ -99,11 +101,6 @@ struct Space<'a> {
     k_rows: &'a mut [u32],
     v_rows: &'a mut [u32],
     k_panels: &'a mut [u32],
-    /// Qᵀ and dOᵀ as B of Sᵀ and dPᵀ; Q and dO as B of dK and dV.
-    q_turned: &'a mut [u32],
-    do_turned: &'a mut [u32],
-    q_panels: &'a mut [u32],
-    do_panels: &'a mut [u32],
     /// [KEYS][columns].
     dk: &'a mut [f32],
     dv: &'a mut [f32],
@@ -114,11 +111,6 @@ struct Space<'a> {
     /// dSᵀ, [KEYS][QUERIES], and dS as A of dQ.
     ds: &'a mut [u32],
     ds_panels: &'a mut [u32],
-    /// lse and δ of the block's queries.
-    lse: &'a mut [f32],
-    delta: &'a mut [f32],
-    /// δ of all queries, [group][queries].
-    deltas: &'a mut [f32],
 }
 
 impl<'a> Space<'a> {
@@ -130,10 +122,6 @@ impl<'a> Space<'a> {
             k_rows: carver.words(KEYS * s.words),
             v_rows: carver.words(KEYS * s.words),
             k_panels: carver.words(panel_words(packer, KEYS, s.columns)),
-            q_turned: carver.words(QUERIES * s.words),
-            do_turned: carver.words(QUERIES * s.words),
-            q_panels: carver.words(panel_words(packer, QUERIES, s.columns)),
-            do_panels: carver.words(panel_words(packer, QUERIES, s.columns)),
             dk: carver.floats(KEYS * s.columns),
             dv: carver.floats(KEYS * s.columns),
             scores: carver.floats(kernel.mr * QUERIES),
@@ -141,9 +129,6 @@ impl<'a> Space<'a> {
             weights: carver.words(kernel.mr * QUERIES),
             ds: carver.words(KEYS * kernel.words(QUERIES)),
             ds_panels: carver.words(QUERIES.next_multiple_of(kernel.mr) * kernel.words(KEYS)),
-            lse: carver.floats(QUERIES),
-            delta: carver.floats(QUERIES),
-            deltas: carver.floats(s.group * s.queries),
         };
         let dq = carver.floats(if plan.parts == 1 { plan.dq_floats() } else { 0 });
         (space, dq)
@@ -157,7 +142,9 @@ pub(in crate::backend::cpu) fn backward<E: CpuFloat>(
     let (all_dq, scratch) = scratch.split_at_mut(plan.parts_words());
     let Backward { dq, dk, dv, d_o, o, lse, q, k, v, documents } = x;
     let out = Out { dq: Disjoint::new(dq), dk: Disjoint::new(dk), dv: Disjoint::new(dv) };
-    let job = Job { plan, simd: plan.packer.simd, d_o, o, lse, q, k, v, documents, out };
+    let (queries, scratch) = scratch.split_at_mut(plan.queries().words());
+    plan.queries().pack(workers, queries, &Queries { q, d_o, o, lse });
+    let job = Job { plan, simd: plan.packer.simd, queries, k, v, documents, out };
     let per_worker = plan.worker_words();
     let states = scratch[..plan.threads * per_worker].chunks_exact_mut(per_worker);
     let units = s.rows * s.kv_heads;
@@ -200,8 +187,8 @@ struct Task {
 }
 
 /// A block of n queries of one head against a block of keys.
-struct Pair {
-    head: usize,
+struct Pair<'a> {
+    queries: QueryBlock<'a>,
     i0: usize,
     n: usize,
     j0: usize,
@@ -219,10 +206,8 @@ struct Out<'a, E> {
 struct Job<'a, E> {
     plan: &'a Plan,
     simd: Simd,
-    d_o: &'a [E],
-    o: &'a [E],
-    lse: &'a [f32],
-    q: &'a [E],
+    /// Packed blocks of queries.
+    queries: &'a [u32],
     k: &'a [E],
     v: &'a [E],
     documents: Option<&'a [DocumentId]>,
@@ -235,7 +220,6 @@ impl<E: CpuFloat> Job<'_, E> {
         let s = &self.plan.shape;
         let mask = s.mask(self.documents, t.row);
         dq.fill(0.0);
-        deltas(self.simd, space.deltas, self.d_o, self.o, s, t);
         for j0 in (0..s.keys).step_by(KEYS).skip(t.part).step_by(self.plan.parts) {
             let keys = KEYS.min(s.keys - j0);
             self.pack_keys(t, j0, keys, space);
@@ -247,9 +231,9 @@ impl<E: CpuFloat> Job<'_, E> {
                 for i0 in (j0 / QUERIES * QUERIES..last).step_by(QUERIES) {
                     let n = QUERIES.min(s.queries - i0);
                     let cover = mask.cover(i0..i0 + n, j0..j0 + keys);
-                    let pair = Pair { head: g, i0, n, j0, keys, masked: cover == Cover::Part };
+                    let queries = self.plan.queries().block(self.queries, t.row, t.kv * s.group + g, i0);
+                    let pair = Pair { queries, i0, n, j0, keys, masked: cover == Cover::Part };
                     if cover != Cover::Nothing {
-                        self.pack_queries(t, &pair, space);
                         self.pair(&mask, &pair, space, &mut dq[i0 * s.columns..]);
                     }
                 }
@@ -276,31 +260,12 @@ impl<E: CpuFloat> Job<'_, E> {
     fn pack_keys(&self, t: Task, j0: usize, keys: usize, space: &mut Space<'_>) {
         let (s, packer) = (&self.plan.shape, self.plan.packer);
         let (first, stride, width) = (s.key_at(t.row, t.kv, j0), s.kv_stride(), s.head_dim);
-        packer.rows(&self.k[first..], stride, keys, width, space.k_rows);
-        packer.rows(&self.v[first..], stride, keys, width, space.v_rows);
+        packer.rows(&self.k[first..], stride, keys, width, s.words, space.k_rows);
+        packer.rows(&self.v[first..], stride, keys, width, s.words, space.v_rows);
         packer.panels_of_columns(&self.k[first..], stride, keys, width, packer.kernel.nr, space.k_panels);
     }
 
-    fn pack_queries(&self, t: Task, p: &Pair, space: &mut Space<'_>) {
-        let (s, packer) = (&self.plan.shape, self.plan.packer);
-        let head = t.kv * s.group + p.head;
-        let (first, stride, width) = (s.query_at(t.row, head, p.i0), s.heads * s.head_dim, s.head_dim);
-        let (q, d_o) = (&self.q[first..], &self.d_o[first..]);
-        packer.panels_of_rows(q, stride, p.n, width, space.q_turned);
-        packer.panels_of_rows(d_o, stride, p.n, width, space.do_turned);
-        packer.panels_of_columns(q, stride, p.n, width, packer.kernel.nr, space.q_panels);
-        packer.panels_of_columns(d_o, stride, p.n, width, packer.kernel.nr, space.do_panels);
-        let lse = &self.lse[s.row_head(t.row, head) * s.queries + p.i0..][..p.n];
-        // A query that sees nothing (lse −inf), and the places after the last one: relative to +inf every p is 0.
-        space.lse.fill(f32::INFINITY);
-        for (to, from) in space.lse.iter_mut().zip(lse) {
-            *to = if *from == f32::NEG_INFINITY { f32::INFINITY } else { *from };
-        }
-        space.delta.fill(0.0);
-        space.delta[..p.n].copy_from_slice(&space.deltas[p.head * s.queries + p.i0..][..p.n]);
-    }
-
-    fn pair(&self, mask: &Mask<'_>, p: &Pair, space: &mut Space<'_>, dq: &mut [f32]) {
+    fn pair(&self, mask: &Mask<'_>, p: &Pair<'_>, space: &mut Space<'_>, dq: &mut [f32]) {
         let kernel = self.plan.packer.kernel;
         let strips = p.keys.div_ceil(kernel.mr);
         for strip in 0..strips {
@@ -311,7 +276,7 @@ impl<E: CpuFloat> Job<'_, E> {
     }
 
     /// Pᵀ and dSᵀ of the keys j0 + `keys`, and what they add to dV and dK.
-    fn strip(&self, mask: &Mask<'_>, p: &Pair, keys: Range<usize>, space: &mut Space<'_>) {
+    fn strip(&self, mask: &Mask<'_>, p: &Pair<'_>, keys: Range<usize>, space: &mut Space<'_>) {
         let (s, kernel) = (&self.plan.shape, self.plan.packer.kernel);
         let (rows, all) = (keys.len(), kernel.words(QUERIES));
         let ds = &mut space.ds[keys.start * all..keys.end * all];
@@ -324,25 +289,23 @@ impl<E: CpuFloat> Job<'_, E> {
         let v = Rows::of_words(&space.v_rows[keys.start * s.words..], s.words);
         for at in (skipped..p.n).step_by(kernel.nr) {
             let (scores, slopes) = (&mut space.scores[at..], &mut space.slopes[at..]);
-            kernel.tile(rows, s.words, k, &space.q_turned[at * s.words..], scores, QUERIES, false);
-            kernel.tile(rows, s.words, v, &space.do_turned[at * s.words..], slopes, QUERIES, false);
+            kernel.tile(rows, s.words, k, &p.queries.q_turned[at * s.words..], scores, QUERIES, false);
+            kernel.tile(rows, s.words, v, &p.queries.do_turned[at * s.words..], slopes, QUERIES, false);
         }
-        let mut scale = s.scale;
         if p.masked {
             for (j, scores) in keys.clone().zip(space.scores.chunks_exact_mut(QUERIES)) {
                 let j = p.j0 + j;
                 let (from, to) = (p.i0 + skipped, p.i0 + p.n);
-                mask.apply(&mut scores[skipped..p.n], scale, j, mask.queries_of(j), from..to);
+                mask.apply(&mut scores[skipped..p.n], j, mask.queries_of(j), from..to);
             }
-            scale = 1.0;
         }
         let strip = Strip {
             scores: space.scores,
             slopes: space.slopes,
-            lse: space.lse,
-            delta: space.delta,
-            columns: skipped..p.n.next_multiple_of(16),
-            scale,
+            lse: p.queries.lse,
+            delta: p.queries.delta,
+            columns: skipped..p.n.next_multiple_of(PADDED),
+            scale: s.scale,
         };
         let (weights, slopes) = weights_and_slopes(self.simd, kernel, strip, rows, space.weights, ds);
         let (first, words) = (kernel.words(skipped), kernel.words(p.n) - kernel.words(skipped));
@@ -355,17 +318,25 @@ impl<E: CpuFloat> Job<'_, E> {
                 rows,
                 words,
                 weights,
-                &space.do_panels[panel..],
+                &p.queries.do_panels[panel..],
                 &mut space.dv[at..],
                 s.columns,
                 true,
             );
-            kernel.tile(rows, words, slopes, &space.q_panels[panel..], &mut space.dk[at..], s.columns, true);
+            kernel.tile(
+                rows,
+                words,
+                slopes,
+                &p.queries.q_panels[panel..],
+                &mut space.dk[at..],
+                s.columns,
+                true,
+            );
         }
     }
 
     /// dQ += dS·K for the pair.
-    fn add_dq(&self, p: &Pair, space: &mut Space<'_>, dq: &mut [f32]) {
+    fn add_dq(&self, p: &Pair<'_>, space: &mut Space<'_>, dq: &mut [f32]) {
         let (s, packer, kernel) = (&self.plan.shape, self.plan.packer, self.plan.packer.kernel);
         if kernel.paired {
             let ds: &[bf16] = bytemuck::cast_slice(space.ds);
@@ -407,8 +378,6 @@ impl<E: CpuFloat> Job<'_, E> {
 }
 
 per_isa! {
-    /// δ of all queries of a task's heads, [group][queries].
-    fn deltas[E: CpuFloat](deltas: &mut [f32], d_o: &[E], o: &[E], s: &Shape, t: Task) => deltas_body;
     /// Pᵀ and dSᵀ, [rows][QUERIES], from scores and slopes of the strip.
     fn strip_of[W: CpuFloat](strip: Strip<'_>, rows: usize, weights: &mut [W], ds: &mut [W]) => strip_body;
     /// out = factor·acc for the rows of a block of keys, the first of them at `first`.
@@ -429,7 +398,7 @@ struct Strip<'a> {
     /// For each query.
     lse: &'a [f32],
     delta: &'a [f32],
-    /// The queries in question, both ends multiples of 16.
+    /// The queries in question, both ends multiples of [`PADDED`].
     columns: Range<usize>,
     scale: f32,
 }
@@ -439,11 +408,29 @@ fn weights_and_slopes<'a>(
     simd: Simd, kernel: &Kernel, strip: Strip<'_>, rows: usize, weights: &'a mut [u32], ds: &'a mut [u32],
 ) -> (Rows<'a>, Rows<'a>) {
     if kernel.paired {
-        strip_of::<bf16>(simd, strip, rows, bytemuck::cast_slice_mut(weights), bytemuck::cast_slice_mut(ds));
+        strip_of_pairs(simd, strip, rows, bytemuck::cast_slice_mut(weights), bytemuck::cast_slice_mut(ds));
     } else {
         strip_of::<f32>(simd, strip, rows, bytemuck::cast_slice_mut(weights), bytemuck::cast_slice_mut(ds));
     }
     (Rows::of_words(weights, kernel.words(QUERIES)), Rows::of_words(ds, kernel.words(QUERIES)))
+}
+
+fn strip_of_pairs(simd: Simd, s: Strip<'_>, rows: usize, weights: &mut [bf16], ds: &mut [bf16]) {
+    #[cfg(target_arch = "x86_64")]
+    if simd.isa() == Isa::Avx512Bf16 {
+        let (queries, n) = (s.columns.clone(), s.columns.len());
+        let of_queries = (&s.lse[queries.clone()], &s.delta[queries.clone()]);
+        for r in 0..rows {
+            let at = r * QUERIES + queries.start;
+            ds[r * QUERIES..at].fill(bf16::ZERO);
+            let of_pairs = (&s.scores[at..][..n], &s.slopes[at..][..n]);
+            let (weights, ds) = (&mut weights[at..][..n], &mut ds[at..][..n]);
+            // SAFETY: a Simd of this ISA exists only where the CPU has its features.
+            unsafe { super::avx512::weights_and_slopes(of_pairs, of_queries, s.scale, weights, ds) };
+        }
+        return;
+    }
+    strip_of(simd, s, rows, weights, ds);
 }
 
 #[inline(always)]
@@ -459,17 +446,6 @@ fn strip_body<W: CpuFloat, const FMA: bool>(s: Strip<'_>, rows: usize, weights: 
             let p = exp::<FMA>(scores[i] * s.scale - lse[i]);
             weights[i] = W::narrow(p);
             ds[i] = W::narrow(p * (slopes[i] - delta[i]));
-        }
-    }
-}
-
-#[inline(always)]
-fn deltas_body<E: CpuFloat, const FMA: bool>(deltas: &mut [f32], d_o: &[E], o: &[E], s: &Shape, t: Task) {
-    for (g, deltas) in deltas.chunks_exact_mut(s.queries).enumerate() {
-        for (i, delta) in deltas.iter_mut().enumerate() {
-            let first = s.query_at(t.row, t.kv * s.group + g, i);
-            let (d_o, o) = (&d_o[first..][..s.head_dim], &o[first..][..s.head_dim]);
-            *delta = sum_products::<E, FMA, 2>([d_o, o]);
         }
     }
 }

@@ -10,17 +10,16 @@
 //! (decoding) are also cut along the keys, always in the same places; the parts are merged in order.
 
 use super::super::isa::{Simd, per_isa};
-use super::super::math::{CpuFloat, exp, larger};
+use super::super::math::CpuFloat;
 use super::super::matmul::kernel::Rows;
 use super::super::matmul::pack::Packer;
 use super::super::pool::{Disjoint, Workers};
 use super::super::scratch::{Carver, grain};
 use super::mask::Cover;
-use super::softmax::{self, State};
+use super::softmax::{PADDED, State, Update, merge};
 use super::{KEYS, Shape, panel_words};
 use crate::backend::AttentionShape;
 use crate::index::DocumentId;
-use half::bf16;
 
 /// Rows (a query of one head each) that a task aims at, and the least.
 const ROWS: usize = 512;
@@ -125,12 +124,12 @@ impl<'a> Space<'a> {
 
 /// The queries i0..i1 of all heads of the group of `kv`, and the part of the keys.
 #[derive(Clone, Copy)]
-struct Task {
-    row: usize,
-    kv: usize,
-    i0: usize,
-    i1: usize,
-    part: usize,
+pub(super) struct Task {
+    pub row: usize,
+    pub kv: usize,
+    pub i0: usize,
+    pub i1: usize,
+    pub part: usize,
 }
 
 pub(in crate::backend::cpu) fn forward<E: CpuFloat>(
@@ -157,7 +156,7 @@ pub(in crate::backend::cpu) fn forward<E: CpuFloat>(
         let tasks = (0..units * blocks).map(|t| task(t % units, blocks - 1 - t / units, 0));
         workers.each_with(ns, states, tasks, |scratch, task| {
             let space = job.run(task, scratch);
-            job.finish(task, space.acc, space.states, &out);
+            out.finish(job.simd, s, task, space.acc, space.states);
         });
         return;
     }
@@ -171,38 +170,14 @@ pub(in crate::backend::cpu) fn forward<E: CpuFloat>(
     });
     for (unit, pieces) in parts.chunks_exact_mut(plan.parts * part_words).enumerate() {
         let (acc, states) = merge(pieces, part_words, plan.task_rows(), s.columns);
-        job.finish(task(unit, 0, 0), acc, states, &out);
+        out.finish(job.simd, s, task(unit, 0, 0), acc, states);
     }
-}
-
-/// Merges the parts into the first, in order.
-fn merge(pieces: &mut [u32], part_words: usize, rows: usize, columns: usize) -> (&mut [f32], &mut [State]) {
-    let (first, others) = pieces.split_at_mut(part_words);
-    let (acc, states) = first.split_at_mut(rows * columns);
-    let acc: &mut [f32] = bytemuck::cast_slice_mut(acc);
-    let states: &mut [State] = bytemuck::cast_slice_mut(&mut states[..2 * rows]);
-    for piece in others.chunks_exact(part_words) {
-        let (other_acc, other_states) = piece.split_at(rows * columns);
-        let other_acc: &[f32] = bytemuck::cast_slice(other_acc);
-        let other_states: &[State] = bytemuck::cast_slice(&other_states[..2 * rows]);
-        for (r, (state, other)) in states.iter_mut().zip(other_states).enumerate() {
-            let max = larger(state.max, other.max);
-            let base = State::base(max);
-            let (a, b) = (exp::<false>(state.max - base), exp::<false>(other.max - base));
-            *state = State { max, sum: state.sum * a + other.sum * b };
-            let row = &mut acc[r * columns..][..columns];
-            for (x, y) in row.iter_mut().zip(&other_acc[r * columns..]) {
-                *x = *x * a + y * b;
-            }
-        }
-    }
-    (acc, states)
 }
 
 /// Where results go; tasks write disjoint queries and heads of it.
-struct Out<'a, E> {
-    o: Disjoint<'a, E>,
-    lse: Disjoint<'a, f32>,
+pub(super) struct Out<'a, E> {
+    pub o: Disjoint<'a, E>,
+    pub lse: Disjoint<'a, f32>,
 }
 
 struct Job<'a, E> {
@@ -226,7 +201,7 @@ impl<E: CpuFloat> Job<'_, E> {
         space.states.fill(State::EMPTY);
         for (i, words) in (t.i0..t.i1).zip(space.q.chunks_exact_mut(s.group * s.words)) {
             let first = s.query_at(t.row, t.kv * s.group, i);
-            self.plan.packer.rows(&self.q[first..], s.head_dim, s.group, s.head_dim, words);
+            self.plan.packer.rows(&self.q[first..], s.head_dim, s.group, s.head_dim, s.words, words);
         }
         let mask = s.mask(self.documents, t.row);
         let (first, last) = (s.past() + t.i0, s.past() + t.i1 - 1);
@@ -285,40 +260,33 @@ impl<E: CpuFloat> Job<'_, E> {
         {
             kernel.tile(rows, s.words, q, panel, &mut space.scores[p * kernel.nr..], KEYS, false);
         }
-        let padded = n.next_multiple_of(16);
-        let mut scale = s.scale;
+        let padded = n.next_multiple_of(PADDED);
         if cover == Cover::Part || padded != n {
             for (r, scores) in (r0..r1).zip(space.scores.chunks_exact_mut(KEYS)) {
-                mask.apply(&mut scores[..n], scale, index(r), mask.keys_of(index(r)), j0..j0 + n);
+                mask.apply(&mut scores[..n], index(r), mask.keys_of(index(r)), j0..j0 + n);
                 scores[n..padded].fill(f32::NEG_INFINITY);
             }
-            scale = 1.0;
         }
         let acc = &mut space.acc[r0 * s.columns..r1 * s.columns];
         let states = &mut space.states[r0..r1];
-        let weights = if kernel.paired {
-            let weights: &mut [bf16] = bytemuck::cast_slice_mut(space.weights);
-            softmax::update(self.simd, states, space.scores, weights, acc, KEYS, padded, scale);
-            Rows { bytes: bytemuck::cast_slice(weights), row: 2 * KEYS, step: 4 }
-        } else {
-            let weights: &mut [f32] = bytemuck::cast_slice_mut(space.weights);
-            softmax::update(self.simd, states, space.scores, weights, acc, KEYS, padded, scale);
-            Rows { bytes: bytemuck::cast_slice(weights), row: 4 * KEYS, step: 4 }
-        };
+        let update = Update { states, scores: space.scores, acc, ld: KEYS, n: padded, scale: s.scale };
+        let weights = update.run(self.simd, kernel, space.weights);
         for (p, panel) in
             space.v_panels.chunks_exact(kernel.nr * block_words).take(s.columns / kernel.nr).enumerate()
         {
             kernel.tile(rows, kernel.words(n), weights, panel, &mut acc[p * kernel.nr..], s.columns, true);
         }
     }
+}
 
-    fn finish(&self, t: Task, acc: &[f32], states: &[State], out: &Out<'_, E>) {
-        let s = &self.plan.shape;
-        write(self.simd, &out.o, acc, states, s, t);
+impl<E: CpuFloat> Out<'_, E> {
+    /// Writes o and lse of a task's rows.
+    pub(super) fn finish(&self, simd: Simd, s: &Shape, t: Task, acc: &[f32], states: &[State]) {
+        write(simd, &self.o, acc, states, s, t);
         for g in 0..s.group {
             let first = (s.row_head(t.row, t.kv * s.group + g)) * s.queries + t.i0;
             // SAFETY: only this task writes its queries of its heads.
-            let lse = unsafe { out.lse.range(first, t.i1 - t.i0) };
+            let lse = unsafe { self.lse.range(first, t.i1 - t.i0) };
             for (lse, state) in lse.iter_mut().zip(states[g..].iter().step_by(s.group)) {
                 *lse = state.log_sum_exp();
             }

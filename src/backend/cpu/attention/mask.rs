@@ -61,27 +61,20 @@ impl Mask<'_> {
         j..j.saturating_add(self.window)
     }
 
-    /// Multiplies scores[..] by scale and hides (-inf) what is not visible: those outside `seen`, and those whose document
-    /// is not `document`. `others` are the indices that the scores belong to.
+    /// Hides (-inf) the scores of what is not visible: those outside `seen`, and those whose document is not that of index
+    /// `at`. `others` are the indices that the scores belong to.
     #[inline(always)]
-    pub(super) fn apply(
-        &self, scores: &mut [f32], scale: f32, at: usize, seen: Range<usize>, others: Range<usize>,
-    ) {
+    pub(super) fn apply(&self, scores: &mut [f32], at: usize, seen: Range<usize>, others: Range<usize>) {
         let inside = |i: usize| i.clamp(others.start, others.end) - others.start;
         let (first, end) = (inside(seen.start), inside(seen.end));
         let end = end.max(first);
         scores[..first].fill(f32::NEG_INFINITY);
         scores[end..].fill(f32::NEG_INFINITY);
-        let scores = &mut scores[first..end];
-        match self.documents {
-            None => scores.iter_mut().for_each(|s| *s *= scale),
-            Some(ids) => {
-                let document = ids[at].0;
-                let ids = &ids[others.start + first..others.start + end];
-                for (s, id) in scores.iter_mut().zip(ids) {
-                    *s = if id.0 == document { *s * scale } else { f32::NEG_INFINITY };
-                }
-            }
+        let Some(ids) = self.documents else { return };
+        let document = ids[at].0;
+        let ids = &ids[others.start + first..others.start + end];
+        for (s, id) in scores[first..end].iter_mut().zip(ids) {
+            *s = if id.0 == document { *s } else { f32::NEG_INFINITY };
         }
     }
 }

@@ -1,16 +1,53 @@
 //! Attention in blocks, forward and backward, over the micro-kernels of the products: nothing of size T x T exists.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 pub(super) mod backward;
+pub(super) mod decode;
+#[cfg(target_arch = "x86_64")]
+mod decode_avx512;
 pub(super) mod forward;
 mod mask;
+mod queries;
 mod softmax;
 
+use super::math::CpuFloat;
 use super::matmul::kernel::Kernel;
 use super::matmul::pack::Packer;
+use super::pool::Workers;
 use crate::backend::AttentionShape;
 use crate::error::Result;
 use crate::index::DocumentId;
 use mask::Mask;
+
+/// How a forward pass goes: one query a row straight from the cache, more of them in packed blocks.
+pub(super) enum ForwardPlan {
+    Decode(decode::Plan),
+    Blocks(forward::Plan),
+}
+
+impl ForwardPlan {
+    pub(super) fn new(packer: Packer, threads: usize, s: AttentionShape) -> Self {
+        decode::Plan::new(packer, threads, s)
+            .map_or_else(|| ForwardPlan::Blocks(forward::Plan::new(packer, threads, s)), ForwardPlan::Decode)
+    }
+
+    pub(super) fn scratch_words(&self) -> usize {
+        match self {
+            ForwardPlan::Decode(plan) => plan.scratch_words(),
+            ForwardPlan::Blocks(plan) => plan.scratch_words(),
+        }
+    }
+
+    pub(super) fn run<E: CpuFloat>(
+        &self, workers: &Workers, scratch: &mut [u32], x: forward::Forward<'_, E>,
+    ) {
+        match self {
+            ForwardPlan::Decode(plan) => decode::forward(plan, workers, scratch, x),
+            ForwardPlan::Blocks(plan) => forward::forward(plan, workers, scratch, x),
+        }
+    }
+}
 
 /// Keys that are packed at once. Fixed: the online softmax takes its steps at multiples of it.
 const KEYS: usize = 256;

@@ -1,7 +1,11 @@
 //! The online softmax: what a query knows of the keys that it has met so far.
 
-use super::super::isa::per_isa;
+#[cfg(target_arch = "x86_64")]
+use super::super::isa::Isa;
+use super::super::isa::{Simd, per_isa};
 use super::super::math::{CpuFloat, LANES, exp, larger, max_lanes, sum_lanes};
+use super::super::matmul::kernel::{Kernel, Rows};
+use half::bf16;
 
 /// The largest score so far and Σ exp(score − max).
 ///
@@ -35,18 +39,77 @@ impl State {
     }
 }
 
+/// Merges parts into the first, in order. A part, `part_words` long, has its rows' weighted sums [rows][columns] and states.
+pub(super) fn merge(
+    pieces: &mut [u32], part_words: usize, rows: usize, columns: usize,
+) -> (&mut [f32], &mut [State]) {
+    let (first, others) = pieces.split_at_mut(part_words);
+    let (acc, states) = first.split_at_mut(rows * columns);
+    let acc: &mut [f32] = bytemuck::cast_slice_mut(acc);
+    let states: &mut [State] = bytemuck::cast_slice_mut(&mut states[..2 * rows]);
+    for piece in others.chunks_exact(part_words) {
+        let (other_acc, other_states) = piece.split_at(rows * columns);
+        let other_acc: &[f32] = bytemuck::cast_slice(other_acc);
+        let other_states: &[State] = bytemuck::cast_slice(&other_states[..2 * rows]);
+        for (r, (state, other)) in states.iter_mut().zip(other_states).enumerate() {
+            let max = larger(state.max, other.max);
+            let base = State::base(max);
+            let (a, b) = (exp::<false>(state.max - base), exp::<false>(other.max - base));
+            *state = State { max, sum: state.sum * a + other.sum * b };
+            let row = &mut acc[r * columns..][..columns];
+            for (x, y) in row.iter_mut().zip(&other_acc[r * columns..]) {
+                *x = *x * a + y * b;
+            }
+        }
+    }
+    (acc, states)
+}
+
+/// Scores are taken into account in runs of this many.
+pub(super) const PADDED: usize = 32;
+
+/// A strip of scores to take into account: scores[r·ld ..][..n] for every state r, n a multiple of [`PADDED`], hidden ones
+/// −inf.
+pub(super) struct Update<'a> {
+    pub states: &'a mut [State],
+    pub scores: &'a [f32],
+    /// The weighted sums of values, a row for each state: rescaled where the maximum rises.
+    pub acc: &'a mut [f32],
+    pub ld: usize,
+    pub n: usize,
+    pub scale: f32,
+}
+
+impl Update<'_> {
+    /// Writes p = exp(scale·score − max) to weights[r·ld ..], in the precision of the products: rows of A.
+    pub(super) fn run<'w>(self, simd: Simd, kernel: &Kernel, weights: &'w mut [u32]) -> Rows<'w> {
+        let row = self.ld * if kernel.paired { 2 } else { 4 };
+        if kernel.paired {
+            self.run_paired(simd, bytemuck::cast_slice_mut(weights));
+        } else {
+            update::<f32>(simd, self, bytemuck::cast_slice_mut(weights));
+        }
+        Rows { bytes: bytemuck::cast_slice(weights), row, step: 4 }
+    }
+
+    fn run_paired(self, simd: Simd, weights: &mut [bf16]) {
+        #[cfg(target_arch = "x86_64")]
+        if simd.isa() == Isa::Avx512Bf16 && self.scale > 0.0 {
+            let Update { states, scores, acc, ld, n, scale } = self;
+            // SAFETY: a Simd of this ISA exists only where the CPU has its features.
+            return unsafe { super::avx512::update(states, scores, weights, acc, ld, n, scale) };
+        }
+        update(simd, self, weights);
+    }
+}
+
 per_isa! {
-    /// Takes a strip of scores into account: scores[r·ld ..][..n] for every state r, n a multiple of 16, hidden ones −inf.
-    /// Writes p = exp(scale·score − max) to weights[r·ld ..] and rescales the row acc[r·width ..] where the maximum rose.
-    pub(super) fn update[W: CpuFloat](
-        states: &mut [State], scores: &[f32], weights: &mut [W], acc: &mut [f32], ld: usize, n: usize, scale: f32,
-    ) => update_body;
+    fn update[W: CpuFloat](x: Update<'_>, weights: &mut [W]) => update_body;
 }
 
 #[inline(always)]
-fn update_body<W: CpuFloat, const FMA: bool>(
-    states: &mut [State], scores: &[f32], weights: &mut [W], acc: &mut [f32], ld: usize, n: usize, scale: f32,
-) {
+fn update_body<W: CpuFloat, const FMA: bool>(x: Update<'_>, weights: &mut [W]) {
+    let Update { states, scores, acc, ld, n, scale } = x;
     let width = acc.len() / states.len();
     for (r, state) in states.iter_mut().enumerate() {
         let (scores, _) = scores[r * ld..][..n].as_chunks::<LANES>();
@@ -63,7 +126,6 @@ fn update_body<W: CpuFloat, const FMA: bool>(
         let mut lanes = [0f32; LANES];
         for (chunk, weights) in scores.iter().zip(weights) {
             for l in 0..LANES {
-                // Not fused: a tile that was scaled before, to be masked, must give the same bits.
                 let p = exp::<FMA>(chunk[l] * scale - base);
                 lanes[l] += p;
                 weights[l] = W::narrow(p);

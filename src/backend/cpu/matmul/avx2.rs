@@ -2,7 +2,7 @@
 //!
 //! Registers of the full tile: 12 accumulators (6 rows of two vectors), two vectors of B, one word of A broadcast.
 
-use super::kernel::{Block, Tile};
+use super::kernel::{Tile, Turn};
 use std::arch::x86_64::*;
 
 /// Words are f32.
@@ -42,14 +42,17 @@ pub(super) unsafe fn tile_avx2<const R: usize>(t: &Tile) {
 }
 
 /// dst[k][n] = src[n][k], as four 8 x 8 transposes: words, pairs of words, then halves of the registers.
+///
+/// # Safety
+/// The CPU has AVX2; `t` keeps to the bounds that `Kernel::transpose16` asserts.
 #[target_feature(enable = "avx2")]
-pub(super) fn transpose16(src: &Block, dst: &mut Block) {
+pub(super) unsafe fn transpose16(t: &Turn) {
     for (n, k) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
         let mut words = [_mm256_setzero_ps(); 8];
         for i in 0..4 {
-            // SAFETY: k is 0 or 8 and a row has 16 words: 32 bytes from word k on.
-            let load = |row: &[u32; 16]| unsafe { _mm256_loadu_ps(row[k..].as_ptr().cast()) };
-            let (a, b) = (load(&src[n + 2 * i]), load(&src[n + 2 * i + 1]));
+            // SAFETY: k is 0 or 8 and each of the 16 rows has 16 words: 32 bytes from word k on.
+            let load = |row: usize| unsafe { _mm256_loadu_ps(t.src.byte_add(row * t.row).add(k).cast()) };
+            let (a, b) = (load(n + 2 * i), load(n + 2 * i + 1));
             words[2 * i] = _mm256_unpacklo_ps(a, b);
             words[2 * i + 1] = _mm256_unpackhi_ps(a, b);
         }
@@ -67,10 +70,10 @@ pub(super) fn transpose16(src: &Block, dst: &mut Block) {
         for i in 0..4 {
             let first = _mm256_permute2f128_ps::<0x20>(upper[i], lower[i]);
             let second = _mm256_permute2f128_ps::<0x31>(upper[i], lower[i]);
-            // SAFETY: n is 0 or 8 and a row has 16 words: 32 bytes from word n on.
+            // SAFETY: n is 0 or 8 and each of the 16 rows has 16 words: 32 bytes from word n on.
             unsafe {
-                _mm256_storeu_ps(dst[k + i][n..].as_mut_ptr().cast(), first);
-                _mm256_storeu_ps(dst[k + i + 4][n..].as_mut_ptr().cast(), second);
+                _mm256_storeu_ps(t.dst.add((k + i) * t.ld + n).cast(), first);
+                _mm256_storeu_ps(t.dst.add((k + i + 4) * t.ld + n).cast(), second);
             }
         }
     }

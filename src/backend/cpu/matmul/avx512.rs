@@ -3,7 +3,8 @@
 //! Registers of the full tile: 28 accumulators (14 rows of two vectors), two vectors of B, and a word of A broadcast into
 //! a third. A step loads 2 vectors and 14 words for 28 multiply-adds.
 
-use super::kernel::{Block, Dots, Tile};
+use super::kernel::{Dots, PairRows, Tile, Turn};
+use super::pack::ROWS_AHEAD;
 use std::arch::x86_64::*;
 
 macro_rules! tile {
@@ -114,14 +115,17 @@ fn as_pairs(x: __m512) -> __m512bh {
 }
 
 /// dst[k][n] = src[n][k], in four rounds: each interleaves row i with row i + 8, a perfect shuffle of all 256 words.
+///
+/// # Safety
+/// The CPU has AVX-512 F; `t` keeps to the bounds that `Kernel::transpose16` asserts.
 #[target_feature(enable = "avx512f")]
-pub(super) fn transpose16(src: &Block, dst: &mut Block) {
+pub(super) unsafe fn transpose16(t: &Turn) {
     let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     let high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
     let mut rows = [_mm512_setzero_si512(); 16];
-    for (row, from) in rows.iter_mut().zip(src) {
-        // SAFETY: a row is 64 bytes.
-        *row = unsafe { _mm512_loadu_si512(from.as_ptr().cast()) };
+    for (n, row) in rows.iter_mut().enumerate() {
+        // SAFETY: each of the 16 rows has 64 bytes.
+        *row = unsafe { _mm512_loadu_si512(t.src.byte_add(n * t.row).cast()) };
     }
     for _ in 0..4 {
         let before = rows;
@@ -130,9 +134,43 @@ pub(super) fn transpose16(src: &Block, dst: &mut Block) {
             rows[2 * i + 1] = _mm512_permutex2var_epi32(before[i], high, before[i + 8]);
         }
     }
-    for (row, out) in rows.into_iter().zip(dst) {
-        // SAFETY: a row is 64 bytes.
-        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), row) }
+    for (k, row) in rows.into_iter().enumerate() {
+        // SAFETY: each of the 16 rows has 16 words.
+        unsafe { _mm512_storeu_si512(t.dst.add(k * t.ld).cast(), row) }
+    }
+}
+
+/// Row 2w in the low halves of the words, row 2w + 1 in the high ones.
+///
+/// # Safety
+/// The CPU has AVX-512 F and BW; `p` keeps to the bounds that `Kernel::pair_rows` asserts.
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) unsafe fn pair_rows(p: &PairRows) {
+    // Word j of the first 16, and of the last: element j of the first operand, element j of the second (numbered from 32).
+    let words: [u32; 32] = std::array::from_fn(|j| j as u32 | (j as u32 + 32) << 16);
+    // SAFETY: 32 words are two vectors.
+    let (low, high) = unsafe {
+        (_mm512_loadu_si512(words.as_ptr().cast()), _mm512_loadu_si512(words.as_ptr().add(16).cast()))
+    };
+    let columns = (1u64 << p.columns) as u32;
+    let columns = columns.wrapping_sub(1);
+    let kept = ((1u32 << p.width.min(16)) - 1) as u16;
+    for w in 0..p.rows.div_ceil(2) {
+        // SAFETY: the mask keeps loads within the `columns` elements of a row below `rows`; a store of `width` words stays
+        // within row w of dst.
+        unsafe {
+            let row = p.src.byte_add(2 * w * p.row);
+            _mm_prefetch::<_MM_HINT_T0>(row.wrapping_byte_add(ROWS_AHEAD * p.row).cast());
+            _mm_prefetch::<_MM_HINT_T0>(row.wrapping_byte_add((ROWS_AHEAD + 1) * p.row).cast());
+            let first = _mm512_maskz_loadu_epi16(columns, row.cast());
+            let second = if 2 * w + 1 < p.rows { columns } else { 0 };
+            let second = _mm512_maskz_loadu_epi16(second, row.wrapping_byte_add(p.row).cast());
+            let to = p.dst.add(w * p.width);
+            _mm512_mask_storeu_epi32(to.cast(), kept, _mm512_permutex2var_epi16(first, low, second));
+            if p.width > 16 {
+                _mm512_storeu_si512(to.add(16).cast(), _mm512_permutex2var_epi16(first, high, second));
+            }
+        }
     }
 }
 

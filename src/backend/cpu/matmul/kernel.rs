@@ -30,7 +30,9 @@ pub struct Kernel {
     pub paired: bool,
     /// For 1, 2, .. mr rows.
     tiles: &'static [unsafe fn(&Tile)],
-    transpose16: unsafe fn(&Block, &mut Block),
+    transpose16: unsafe fn(&Turn),
+    /// Two rows of bf16 at a time into words, where the ISA has the shuffles for it.
+    pair_rows: Option<unsafe fn(&PairRows)>,
     /// Dot products for 1, 2, 3, 4 rows of x, where the ISA has them.
     dots: Option<[unsafe fn(&Dots); MAX_ROWS]>,
 }
@@ -51,8 +53,27 @@ pub(super) struct Dots {
     pub out: *mut f32,
 }
 
-/// 16 rows of 16 words.
-pub(super) type Block = [[u32; 16]; 16];
+/// What a transpose of 16 rows of 16 words is called with (see [`Kernel::transpose16`]).
+pub(super) struct Turn {
+    /// `row` bytes from row to row, any alignment.
+    pub src: *const u32,
+    pub row: usize,
+    /// `ld` words from row to row.
+    pub dst: *mut u32,
+    pub ld: usize,
+}
+
+/// What packing rows of bf16 in pairs is called with (see [`Kernel::pair_rows`]).
+pub(super) struct PairRows {
+    /// Rows, `row` bytes apart, of `columns` (at most 32) bf16.
+    pub src: *const u16,
+    pub row: usize,
+    pub rows: usize,
+    pub columns: usize,
+    /// [rows/2 rounded up][width]; width is 32, or at most 16.
+    pub dst: *mut u32,
+    pub width: usize,
+}
 
 /// What a micro-kernel is called with. The pointers are good for the whole tile (see [`Kernel::tile`]).
 pub(super) struct Tile {
@@ -90,11 +111,27 @@ impl<'a> Rows<'a> {
 }
 
 impl Kernel {
-    /// dst[k][n] = src[n][k].
+    /// dst[k·ld + n] = word k of row n of src, for 16 rows of 16 words, `row` bytes from one row of src to the next.
     #[inline]
-    pub(super) fn transpose16(&self, src: &Block, dst: &mut Block) {
-        // SAFETY: the CPU has the kernel's features, see `tile`.
-        unsafe { (self.transpose16)(src, dst) }
+    pub(super) fn transpose16(&self, src: &[u8], row: usize, dst: &mut [u32], ld: usize) {
+        assert!(15 * row + 64 <= src.len() && 15 * ld + 16 <= dst.len() && ld >= 16);
+        // SAFETY: all rows lie inside the slices (asserted); the CPU has the kernel's features, see `tile`.
+        unsafe { (self.transpose16)(&Turn { src: src.as_ptr().cast(), row, dst: dst.as_mut_ptr(), ld }) }
+    }
+
+    /// dst[w·width + j] = the pair (src[2w·stride + j], src[(2w+1)·stride + j]) for `rows` rows of `columns`, zero beyond
+    /// them; where the ISA can. False where it cannot.
+    #[inline]
+    pub(super) fn pair_rows(
+        &self, src: &[u16], stride: usize, (rows, columns): (usize, usize), dst: &mut [u32], width: usize,
+    ) -> bool {
+        let Some(pair_rows) = self.pair_rows else { return false };
+        assert!(rows >= 1 && columns <= width && (width <= 16 || width == 32));
+        assert!((rows - 1) * stride + columns <= src.len() && rows.div_ceil(2) * width <= dst.len());
+        let (src, dst) = (src.as_ptr(), dst.as_mut_ptr());
+        // SAFETY: all rows lie inside the slices (asserted); the CPU has the kernel's features, see `tile`.
+        unsafe { pair_rows(&PairRows { src, row: 2 * stride, rows, columns, dst, width }) }
+        true
     }
 
     /// Words that k elements take along k.
@@ -155,6 +192,7 @@ static PORTABLE: Kernel = Kernel {
     paired: false,
     tiles: tiles!(tile_portable for 1 2 3 4),
     transpose16: portable::transpose16,
+    pair_rows: None,
     dots: None,
 };
 #[cfg(target_arch = "x86_64")]
@@ -164,6 +202,7 @@ static AVX2: Kernel = Kernel {
     paired: false,
     tiles: tiles!(tile_avx2 for 1 2 3 4 5 6),
     transpose16: avx2::transpose16,
+    pair_rows: None,
     dots: None,
 };
 #[cfg(target_arch = "x86_64")]
@@ -173,6 +212,7 @@ static AVX512: Kernel = Kernel {
     paired: false,
     tiles: tiles!(tile_f32 for 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
     transpose16: avx512::transpose16,
+    pair_rows: None,
     dots: Some([dots_f32::<1>, dots_f32::<2>, dots_f32::<3>, dots_f32::<4>]),
 };
 #[cfg(target_arch = "x86_64")]
@@ -182,6 +222,7 @@ static AVX512_BF16: Kernel = Kernel {
     paired: true,
     tiles: tiles!(tile_bf16 for 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
     transpose16: avx512::transpose16,
+    pair_rows: Some(avx512::pair_rows),
     dots: Some([dots_bf16::<1>, dots_bf16::<2>, dots_bf16::<3>, dots_bf16::<4>]),
 };
 

@@ -1,12 +1,11 @@
 //! Products of matrices: C[m,n] = A[m,k]·B[k,n], after BLIS.
 //!
-//! The output is cut into blocks of `mc` rows x `nc` columns, the tasks. A task packs its part of B into panels (and of A,
-//! where A cannot be read in place), `kc` words of k at a time, and runs the micro-kernel over strips of rows within each
-//! panel: the panel stays in the L1 cache, the strips stream from L2. Nothing is shared between tasks, so they need no
-//! barrier; that B is packed by several tasks costs about 1/mc of the arithmetic.
+//! The output is cut into *slabs*. All threads pack a slab's part of B into panels (and of A, where A cannot be read in
+//! place), then all of them draw tasks of it: some *strips* of rows of A against some panels of B, tile by tile. A task's
+//! strips stay in the L2 cache while the panels pass, so each operand is packed once and read from far away once.
 //!
-//! k is cut the same way whatever the blocks are, and each sum runs along k in order: the result has the same bits for
-//! any number of threads.
+//! k is cut the same way whatever the slabs and tasks are, and each sum runs along k in order: the result has the same bits
+//! for any number of threads.
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2;
@@ -14,14 +13,16 @@ pub(super) mod avx2;
 pub(super) mod avx512;
 pub(super) mod kernel;
 pub(super) mod pack;
+mod plan;
 pub(super) mod portable;
 pub(super) mod skinny;
 
 use super::math::CpuFloat;
-use super::pool::Workers;
-use super::scratch::{Carver, grain};
+use super::pool::{Disjoint, Workers};
+use super::scratch::Carver;
 use kernel::{MAX_MR, MAX_NR, Rows};
-use pack::Packer;
+use pack::{Packer, row_words};
+pub(super) use plan::Plan;
 
 /// One operand, seen as n (or m) lines of k elements.
 #[derive(Clone, Copy)]
@@ -50,237 +51,196 @@ pub(super) struct Tile<'a> {
     pub ld: usize,
 }
 
-/// Words along k that are packed at once when k is cut.
-const KC: usize = 512;
-/// Words along k up to which k is not cut.
-const KC_WHOLE: usize = 800;
-/// Largest block of C that a task computes.
-const MC_MAX: usize = 560;
-const NC_MAX: usize = 256;
-
-/// How one product is cut into tasks, and what memory a task needs.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Plan {
-    size: Size,
-    packs_a: bool,
-    /// Elements along k at a time, and how often.
-    kc: usize,
-    k_blocks: usize,
-    mc: usize,
-    nc: usize,
-    threads: usize,
-    /// About how long one thread takes for the product.
-    ns: f64,
+/// What becomes of the finished tiles of C.
+pub(super) trait Sink: Sync {
+    /// Asks for the memory that `store` will read and write for such a tile.
+    fn prefetch(&self, _row: usize, _col: usize, _rows: usize, _cols: usize) {}
+    fn store(&self, tile: Tile<'_>);
 }
 
-impl Plan {
-    /// `a_along_k`: whether A's rows are contiguous.
-    pub(super) fn new<E: CpuFloat>(packer: Packer, threads: usize, size: Size, a_along_k: bool) -> Self {
-        let kernel = packer.kernel;
-        let exact = std::mem::size_of::<E>() == if kernel.paired { 2 } else { 4 };
-        let packs_a = !(a_along_k && exact && (!kernel.paired || size.k.is_multiple_of(2)));
-        let words = kernel.words(size.k).max(1);
-        let k_blocks = if words <= KC_WHOLE { 1 } else { words.div_ceil(KC) };
-        let words_at_once = words.div_ceil(k_blocks);
-        let kc = words_at_once * if kernel.paired { 2 } else { 1 };
-        let mut best = Plan { size, packs_a, kc, k_blocks, mc: 0, nc: 0, threads, ns: f64::INFINITY };
-        for mc in (1..=MC_MAX / kernel.mr).map(|strips| strips * kernel.mr) {
-            for nc in (1..=NC_MAX / kernel.nr).map(|panels| panels * kernel.nr) {
-                let ns = best.estimate(mc, nc, words as f64, (kernel.mr * kernel.nr) as f64);
-                if ns < best.ns {
-                    best = Plan { mc, nc, ns, ..best };
-                }
-                if nc >= size.n {
-                    break;
-                }
-            }
-            if mc >= size.m {
-                break;
-            }
-        }
-        best.ns *= threads as f64;
-        best
-    }
-
-    /// About how long the product takes on all threads, in ns: its arithmetic and packing, shared, and half a task of
-    /// waiting for the last one.
-    fn estimate(&self, mc: usize, nc: usize, words: f64, tile: f64) -> f64 {
-        let Size { m, n, .. } = self.size;
-        let (rows, cols) = (m.min(mc) as f64, n.next_multiple_of(MAX_NR).min(nc) as f64);
-        let packing = cols * words * 0.2 + if self.packs_a { rows * words * 0.15 } else { 0.0 };
-        let task = rows * cols * words * (8.0 / tile.max(64.0)).max(0.018) + packing + 200.0;
-        let tasks = (m.div_ceil(mc) * n.div_ceil(nc)) as f64;
-        let shared = tasks / self.threads as f64;
-        task * (shared.max(1.0) + if shared > 1.0 { 0.5 } else { 0.0 })
-    }
-
-    fn words_at_once(&self, packer: Packer) -> usize {
-        packer.kernel.words(self.kc)
-    }
-
-    /// Words that one worker's pieces take: B's panels, A's, and C while k is in parts.
-    fn worker_words(&self, packer: Packer) -> usize {
-        let words = self.words_at_once(packer);
-        let a = if self.packs_a { self.mc * words } else { 0 };
-        let c = if self.k_blocks > 1 { self.c_floats(packer) } else { 0 };
-        grain(self.nc * words) + grain(a) + grain(c)
-    }
-
-    fn c_floats(&self, packer: Packer) -> usize {
-        self.mc.div_ceil(packer.kernel.mr) * self.nc.div_ceil(packer.kernel.nr) * MAX_MR * MAX_NR
-    }
-
-    /// Words of scratch memory for the product.
-    pub(super) fn scratch_words(&self, packer: Packer) -> usize {
-        self.threads * self.worker_words(packer)
-    }
-}
-
-/// Computes A·B and hands every finished tile of it to `epilogue`, each element exactly once.
+/// Computes A·B and hands every finished tile of it to `sink`, each element exactly once.
 pub(super) fn product<E: CpuFloat>(
     (packer, workers): (Packer, &Workers), scratch: &mut [u32], a: Operand<'_, E>, b: Operand<'_, E>,
-    size: Size, epilogue: &(dyn Fn(Tile<'_>) + Sync),
+    size: Size, sink: &dyn Sink,
 ) {
     if size.m == 0 || size.n == 0 {
         return;
     }
     if size.k == 0 {
-        return (0..size.m).for_each(|row| empty_row(row, size.n, epilogue));
+        return (0..size.m).for_each(|row| empty_row(row, size.n, sink));
     }
-    let plan = Plan::new::<E>(packer, workers.threads(), size, a.along_k);
-    let per_worker = plan.worker_words(packer);
-    let states = scratch[..plan.threads * per_worker].chunks_exact_mut(per_worker);
-    let columns = size.n.div_ceil(plan.nc);
-    let tasks = 0..size.m.div_ceil(plan.mc) * columns;
-    let job = Job { packer, plan, a, b, epilogue };
-    workers.each_with(plan.ns, states, tasks, |scratch, task| {
-        let (i0, j0) = (task / columns * plan.mc, task % columns * plan.nc);
-        let block = Block { i0, j0, rows: (size.m - i0).min(plan.mc), cols: (size.n - j0).min(plan.nc) };
-        job.compute(&block, scratch);
-    });
+    let plan = Plan::new(packer, workers.threads(), size, &a);
+    let mut carver = Carver(scratch);
+    let [panels, packed, sums] = plan.pieces().map(|words| carver.words(words));
+    let job = Job { packer, workers, plan, a, b, sink };
+    for j0 in (0..size.n).step_by(plan.cols) {
+        for i0 in (0..size.m).step_by(plan.rows) {
+            let (rows, cols) = ((size.m - i0).min(plan.rows), (size.n - j0).min(plan.cols));
+            let slab = Slab { i0, j0, rows, cols };
+            for part in 0..plan.k_blocks {
+                if i0 == 0 || plan.k_blocks > 1 {
+                    job.pack_b(&slab, part, panels);
+                }
+                job.pack_a(&slab, part, packed);
+                job.multiply(&slab, part, panels, packed, bytemuck::cast_slice_mut(sums));
+            }
+        }
+    }
 }
 
 /// A row of C when k is 0: sums of nothing.
-fn empty_row(row: usize, n: usize, epilogue: &(dyn Fn(Tile<'_>) + Sync)) {
+fn empty_row(row: usize, n: usize, sink: &dyn Sink) {
     for col in (0..n).step_by(MAX_NR) {
         let cols = (n - col).min(MAX_NR);
-        epilogue(Tile { row, col, rows: 1, cols, data: &[0.0; MAX_NR], ld: MAX_NR });
+        sink.store(Tile { row, col, rows: 1, cols, data: &[0.0; MAX_NR], ld: MAX_NR });
     }
 }
 
-/// The part of C that one task computes.
-struct Block {
+/// A part of C, and with it of A and B, that is packed and multiplied at once.
+struct Slab {
     i0: usize,
     j0: usize,
     rows: usize,
     cols: usize,
 }
 
-/// What is the same for all tasks of a product.
+/// What is the same for all slabs of a product.
 struct Job<'a, E> {
     packer: Packer,
+    workers: &'a Workers,
     plan: Plan,
     a: Operand<'a, E>,
     b: Operand<'a, E>,
-    epilogue: &'a (dyn Fn(Tile<'_>) + Sync),
+    sink: &'a dyn Sink,
 }
 
 const TILE: usize = MAX_MR * MAX_NR;
+/// About how long packing takes, in ns a word, and how many words a task of it should have.
+const PACK_NS: f64 = 0.2;
+const PACK_WORDS: usize = 40_000;
 
 impl<E: CpuFloat> Job<'_, E> {
-    fn compute(&self, block: &Block, scratch: &mut [u32]) {
-        let (plan, packer) = (&self.plan, self.packer);
-        let mut carver = Carver(scratch);
-        let panels = carver.words(plan.nc * plan.words_at_once(packer));
-        let packed = carver.words(if plan.packs_a { plan.mc * plan.words_at_once(packer) } else { 0 });
-        let mut one_tile = [0f32; TILE];
-        let tiles = if plan.k_blocks > 1 { carver.floats(plan.c_floats(packer)) } else { &mut one_tile[..] };
-        for part in 0..plan.k_blocks {
-            let k0 = part * plan.kc;
-            let k = plan.kc.min(plan.size.k - k0);
-            self.pack_b(block, k0, k, panels);
-            let rows = self.rows_of_a(block, k0, k, packed);
-            self.multiply(block, part, packer.kernel.words(k), &rows, panels, tiles);
-        }
+    /// Where the part of k begins, and how many elements it has.
+    fn part(&self, part: usize) -> (usize, usize) {
+        let k0 = part * self.plan.kc;
+        (k0, self.plan.kc.min(self.plan.size.k - k0))
     }
 
-    /// Every strip of the block against every panel, for one part of k.
-    fn multiply(
-        &self, block: &Block, part: usize, words: usize, a: &BlockRows<'_>, panels: &[u32], tiles: &mut [f32],
+    /// B's panels of the slab, [panel][words][nr].
+    fn pack_b(&self, slab: &Slab, part: usize, panels: &mut [u32]) {
+        let (kernel, (k0, k)) = (self.packer.kernel, self.part(part));
+        let Operand { data, stride, along_k } = self.b;
+        self.pack(slab.cols, kernel.nr, kernel.nr * kernel.words(k), panels, |first, cols, out| {
+            let j0 = slab.j0 + first;
+            if along_k {
+                self.packer.panels_of_rows(&data[j0 * stride + k0..], stride, cols, k, out);
+            } else {
+                let data = &data[k0 * stride + j0..];
+                self.packer.panels_of_columns(data, stride, k, cols, kernel.nr, out);
+            }
+        });
+    }
+
+    /// The slab's rows of A, where they are not read in place: rows that run along k stay rows, others become panels
+    /// [strip][words][mr].
+    fn pack_a(&self, slab: &Slab, part: usize, packed: &mut [u32]) {
+        if !self.plan.packs_a {
+            return;
+        }
+        let (kernel, (k0, k)) = (self.packer.kernel, self.part(part));
+        let Operand { data, stride, along_k } = self.a;
+        let words = kernel.words(k);
+        let line = if along_k { row_words(words) } else { words };
+        self.pack(slab.rows, kernel.mr, kernel.mr * line, packed, |first, rows, out| {
+            let i0 = slab.i0 + first;
+            if along_k {
+                self.packer.rows(&data[i0 * stride + k0..], stride, rows, k, line, out);
+            } else {
+                let data = &data[k0 * stride + i0..];
+                self.packer.panels_of_columns(data, stride, k, rows, kernel.mr, out);
+            }
+        });
+    }
+
+    /// Shares out `lines`, in units that take `unit_words` each, among the threads: `pack(first line, lines, memory)`.
+    fn pack(
+        &self, lines: usize, unit: usize, unit_words: usize, out: &mut [u32],
+        pack: impl Fn(usize, usize, &mut [u32]) + Sync,
     ) {
-        let kernel = self.packer.kernel;
-        let strips = block.rows.div_ceil(kernel.mr);
-        for (p, panel) in
-            panels.chunks_exact(kernel.nr * words).take(block.cols.div_ceil(kernel.nr)).enumerate()
-        {
-            for s in 0..strips {
-                let at = if self.plan.k_blocks > 1 { p * strips + s } else { 0 };
-                let tile = &mut tiles[at * TILE..][..TILE];
-                let (row, rows, lines) = a.strip(s, strips, block.rows, kernel.mr, words);
-                kernel.tile(rows, words, lines, panel, tile, kernel.nr, part > 0);
-                if part + 1 == self.plan.k_blocks {
-                    let col = p * kernel.nr;
-                    let cols = (block.cols - col).min(kernel.nr);
-                    let (row, col) = (block.i0 + row, block.j0 + col);
-                    (self.epilogue)(Tile { row, col, rows, cols, data: tile, ld: kernel.nr });
+        let units = lines.div_ceil(unit);
+        let fair = units.div_ceil(4 * self.workers.threads());
+        let run = (PACK_WORDS / unit_words).clamp(1, fair);
+        let pieces = out[..units * unit_words].chunks_mut(run * unit_words).enumerate();
+        self.workers.each(PACK_NS * (units * unit_words) as f64, pieces, |(i, out)| {
+            let first = i * run * unit;
+            pack(first, (lines - first).min(run * unit), out);
+        });
+    }
+
+    /// All strips of the slab against all its panels, for one part of k.
+    fn multiply(&self, slab: &Slab, part: usize, panels: &[u32], packed: &[u32], sums: &mut [f32]) {
+        let (plan, kernel) = (&self.plan, self.packer.kernel);
+        let (strips, columns) = (slab.rows.div_ceil(kernel.mr), slab.cols.div_ceil(kernel.nr));
+        let (across, down) = (columns.div_ceil(plan.panels), strips.div_ceil(plan.strips));
+        let sums = Disjoint::new(sums);
+        self.workers.each(plan.multiply_ns(slab.rows, slab.cols), 0..down * across, |task| {
+            let mut tile = [0f32; TILE];
+            let (s0, p0) = (task / across * plan.strips, task % across * plan.panels);
+            for p in p0..columns.min(p0 + plan.panels) {
+                for s in s0..strips.min(s0 + plan.strips) {
+                    self.tile(slab, part, (s, p), panels, packed, (&mut tile, &sums));
                 }
             }
-        }
+        });
     }
 
-    fn pack_b(&self, block: &Block, k0: usize, k: usize, panels: &mut [u32]) {
-        let Operand { data, stride, along_k } = self.b;
-        if along_k {
-            self.packer.panels_of_rows(&data[block.j0 * stride + k0..], stride, block.cols, k, panels);
+    /// The tile of strip s and panel p, in `one_tile`, or in `sums` while k is in parts.
+    fn tile(
+        &self, slab: &Slab, part: usize, (s, p): (usize, usize), panels: &[u32], packed: &[u32],
+        (one_tile, sums): (&mut [f32; TILE], &Disjoint<'_, f32>),
+    ) {
+        let (plan, kernel) = (&self.plan, self.packer.kernel);
+        let words = kernel.words(self.part(part).1);
+        let (row, col) = (s * kernel.mr, p * kernel.nr);
+        let (rows, cols) = ((slab.rows - row).min(kernel.mr), (slab.cols - col).min(kernel.nr));
+        let (i, j) = (slab.i0 + row, slab.j0 + col);
+        let last = part + 1 == plan.k_blocks;
+        if last {
+            self.sink.prefetch(i, j, rows, cols);
+        }
+        let data = if plan.k_blocks > 1 {
+            let (at, len) = (row * plan.cols + col * kernel.mr, kernel.mr * kernel.nr);
+            // SAFETY: strips are mr·cols apart and panels mr·nr within: each tile of the slab has a range of its own, and
+            // a task has tiles that no other has.
+            unsafe { sums.range(at, len) }
         } else {
-            let data = &data[k0 * stride + block.j0..];
-            self.packer.panels_of_columns(data, stride, k, block.cols, self.packer.kernel.nr, panels);
+            &mut one_tile[..]
+        };
+        let panel = &panels[p * kernel.nr * words..][..kernel.nr * words];
+        let lines = self.strip(slab, part, row, words, packed);
+        kernel.tile(rows, words, lines, panel, data, kernel.nr, part > 0);
+        if last {
+            self.sink.store(Tile { row: i, col: j, rows, cols, data, ld: kernel.nr });
         }
     }
 
-    /// The block's rows of A: in place where they can be read so, packed otherwise.
-    fn rows_of_a<'p>(&'p self, block: &Block, k0: usize, k: usize, packed: &'p mut [u32]) -> BlockRows<'p> {
-        let Operand { data, stride, along_k } = self.a;
+    /// The rows of A of the strip that begins at `row` of the slab.
+    fn strip<'p>(
+        &'p self, slab: &Slab, part: usize, row: usize, words: usize, packed: &'p [u32],
+    ) -> Rows<'p> {
         let kernel = self.packer.kernel;
-        if !along_k {
-            let data = &data[k0 * stride + block.i0..];
-            self.packer.panels_of_columns(data, stride, k, block.rows, kernel.mr, packed);
-            return BlockRows::Panels(packed);
+        let Operand { data, stride, along_k } = self.a;
+        if !self.plan.packs_a {
+            let (k0, _) = self.part(part);
+            let bytes = std::mem::size_of::<E>();
+            let step = if kernel.paired { 2 * bytes } else { bytes };
+            let data = &data[(slab.i0 + row) * stride + k0..];
+            return Rows { bytes: bytemuck::cast_slice(data), row: stride * bytes, step };
         }
-        let data = &data[block.i0 * stride + k0..];
-        if self.plan.packs_a {
-            self.packer.rows(data, stride, block.rows, k, packed);
-            return BlockRows::Rows(Rows::of_words(packed, kernel.words(k)));
+        if along_k {
+            return Rows::of_words(&packed[row * row_words(words)..], row_words(words));
         }
-        let bytes = std::mem::size_of::<E>();
-        let step = if kernel.paired { 2 * bytes } else { bytes };
-        BlockRows::Rows(Rows { bytes: bytemuck::cast_slice(data), row: stride * bytes, step })
-    }
-}
-
-/// The rows of A that a block needs.
-enum BlockRows<'a> {
-    /// Row-major.
-    Rows(Rows<'a>),
-    /// Panels of mr rows, [words][mr].
-    Panels(&'a [u32]),
-}
-
-impl BlockRows<'_> {
-    /// Strip `s` of `strips`: its first row, how many, and where they are. Rows are shared out evenly, panels are as packed.
-    fn strip(
-        &self, s: usize, strips: usize, rows: usize, mr: usize, words: usize,
-    ) -> (usize, usize, Rows<'_>) {
-        match self {
-            BlockRows::Rows(all) => {
-                let first = s * rows / strips;
-                (first, (s + 1) * rows / strips - first, all.from(first, 0))
-            }
-            BlockRows::Panels(panels) => {
-                let panel = &panels[s * mr * words..][..mr * words];
-                let lines = Rows { bytes: bytemuck::cast_slice(panel), row: 4, step: 4 * mr };
-                (s * mr, mr.min(rows - s * mr), lines)
-            }
-        }
+        let panel = &packed[row * words..][..kernel.mr * words];
+        Rows { bytes: bytemuck::cast_slice(panel), row: 4, step: 4 * kernel.mr }
     }
 }

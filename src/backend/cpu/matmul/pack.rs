@@ -1,7 +1,7 @@
 //! Packing: operands into the order in which the micro-kernel reads them, in words of 4 bytes along k (see
 //! [`kernel`](super::kernel)). What lies beyond the operand's edge is zero.
 //!
-//! - [`Packer::rows`]: k-contiguous rows stay rows, [rows][words]: for A when it cannot be read in place.
+//! - [`Packer::rows`]: k-contiguous rows stay rows, [rows][words] or farther apart: for A when it cannot be read in place.
 //! - [`Packer::panels_of_rows`]: k-contiguous rows become panels [n/width][words][width]: B of an nt product.
 //! - [`Packer::panels_of_columns`]: rows along k, contiguous in n, become panels: B of nn and tn, A of tn.
 
@@ -10,7 +10,12 @@ use super::super::math::CpuFloat;
 use super::kernel::{Kernel, MAX_NR};
 
 /// How far ahead of the row that is packed the next ones are asked for: strides defeat the hardware's own guesses.
-const ROWS_AHEAD: usize = 16;
+pub(super) const ROWS_AHEAD: usize = 16;
+
+/// Words from row to row of packed rows: an odd number of cache lines, so that the rows of a strip spread over the sets.
+pub(super) fn row_words(words: usize) -> usize {
+    (words.div_ceil(16) | 1) * 16
+}
 
 /// Packs for one micro-kernel.
 #[derive(Clone, Copy, Debug)]
@@ -24,12 +29,14 @@ impl Packer {
         Packer { simd, kernel: E::kernel(simd) }
     }
 
-    /// out[i][word] from src[i·stride + k]: `rows` rows of k elements.
-    pub fn rows<E: CpuFloat>(self, src: &[E], stride: usize, rows: usize, k: usize, out: &mut [u32]) {
+    /// out[i·line + word] from src[i·stride + k]: `rows` rows of k elements, `line` words from row to row.
+    pub fn rows<E: CpuFloat>(
+        self, src: &[E], stride: usize, rows: usize, k: usize, line: usize, out: &mut [u32],
+    ) {
         if self.kernel.paired {
-            rows_paired(self.simd, src, stride, rows, k, out);
+            rows_paired(self.simd, src, stride, rows, k, line, out);
         } else {
-            rows_single(self.simd, src, stride, rows, k, out);
+            rows_single(self.simd, src, stride, rows, k, line, out);
         }
     }
 
@@ -46,17 +53,32 @@ impl Packer {
     pub fn panels_of_columns<E: CpuFloat>(
         self, src: &[E], stride: usize, k: usize, n: usize, width: usize, out: &mut [u32],
     ) {
-        if self.kernel.paired {
-            panels_of_columns_paired(self.simd, src, stride, k, n, width, out);
-        } else {
-            panels_of_columns_single(self.simd, src, stride, k, n, width, out);
+        if !self.kernel.paired {
+            return panels_of_columns_single(self.simd, src, stride, k, n, width, out);
         }
+        let words = self.kernel.words(k);
+        if std::mem::size_of::<E>() == 2 && words > 0 {
+            let src: &[u16] = bytemuck::cast_slice(src);
+            let panels = out[..n.next_multiple_of(width) * words].chunks_exact_mut(width * words);
+            let paired = panels.enumerate().all(|(p, panel)| {
+                let columns = (n - p * width).min(width);
+                self.kernel.pair_rows(&src[p * width..], stride, (k, columns), panel, width)
+            });
+            if paired {
+                return;
+            }
+        }
+        panels_of_columns_paired(self.simd, src, stride, k, n, width, out);
     }
 }
 
 per_isa! {
-    fn rows_paired[E: CpuFloat](src: &[E], stride: usize, rows: usize, k: usize, out: &mut [u32]) => rows_paired_body;
-    fn rows_single[E: CpuFloat](src: &[E], stride: usize, rows: usize, k: usize, out: &mut [u32]) => rows_single_body;
+    fn rows_paired[E: CpuFloat](
+        src: &[E], stride: usize, rows: usize, k: usize, line: usize, out: &mut [u32],
+    ) => rows_paired_body;
+    fn rows_single[E: CpuFloat](
+        src: &[E], stride: usize, rows: usize, k: usize, line: usize, out: &mut [u32],
+    ) => rows_single_body;
     fn panels_of_rows_paired[E: CpuFloat](
         kernel: &Kernel, src: &[E], stride: usize, n: usize, k: usize, out: &mut [u32],
     ) => panels_of_rows_paired_body;
@@ -113,19 +135,19 @@ fn words_of_row<E: CpuFloat, const PAIRED: bool>(row: &[E], out: &mut [u32]) {
 
 #[inline(always)]
 fn rows_paired_body<E: CpuFloat, const FMA: bool>(
-    src: &[E], stride: usize, rows: usize, k: usize, out: &mut [u32],
+    src: &[E], stride: usize, rows: usize, k: usize, line: usize, out: &mut [u32],
 ) {
     for i in 0..rows {
-        words_of_row::<E, true>(&src[i * stride..][..k], &mut out[i * k.div_ceil(2)..][..k.div_ceil(2)]);
+        words_of_row::<E, true>(&src[i * stride..][..k], &mut out[i * line..][..k.div_ceil(2)]);
     }
 }
 
 #[inline(always)]
 fn rows_single_body<E: CpuFloat, const FMA: bool>(
-    src: &[E], stride: usize, rows: usize, k: usize, out: &mut [u32],
+    src: &[E], stride: usize, rows: usize, k: usize, line: usize, out: &mut [u32],
 ) {
     for i in 0..rows {
-        words_of_row::<E, false>(&src[i * stride..][..k], &mut out[i * k..][..k]);
+        words_of_row::<E, false>(&src[i * stride..][..k], &mut out[i * line..][..k]);
     }
 }
 
@@ -143,39 +165,51 @@ fn panels_of_rows_single_body<E: CpuFloat, const FMA: bool>(
     panels_of_rows::<E, false>(kernel, src, stride, n, k, out);
 }
 
-/// Blocks of 16 rows x 16 words are transposed into 16 columns of a panel.
+/// Blocks of 16 rows x 16 words are transposed into 16 columns of a panel: from where they lie, or from a copy where they
+/// are cut off by an edge or must be converted.
 #[inline(always)]
 fn panels_of_rows<E: CpuFloat, const PAIRED: bool>(
     kernel: &Kernel, src: &[E], stride: usize, n: usize, k: usize, out: &mut [u32],
 ) {
     let (nr, words) = (kernel.nr, kernel.words(k));
-    let per_word = if PAIRED { 2 } else { 1 };
-    let mut block = [[0u32; 16]; 16];
-    let mut turned = [[0u32; 16]; 16];
+    let in_block = 16 * if PAIRED { 2 } else { 1 };
+    let exact = in_block * std::mem::size_of::<E>() == 64;
+    let row_bytes = stride * std::mem::size_of::<E>();
+    let mut turned = [0u32; 256];
     for (p, panel) in out[..n.next_multiple_of(nr) * words].chunks_exact_mut(nr * words).enumerate() {
         for half in (0..nr).step_by(16) {
             let j0 = p * nr + half;
             let rows = n.saturating_sub(j0).min(16);
             for w0 in (0..words).step_by(16) {
-                let k0 = w0 * per_word;
-                for (i, words) in block.iter_mut().enumerate() {
-                    prefetch(src, (j0 + i + ROWS_AHEAD) * stride + k0);
-                    if i >= rows {
-                        *words = [0; 16];
-                    } else if k0 + 16 * per_word <= k {
-                        words_of_row::<E, PAIRED>(&src[(j0 + i) * stride + k0..][..16 * per_word], words);
-                    } else {
-                        *words = [0; 16];
-                        words_of_row::<E, PAIRED>(&src[(j0 + i) * stride + k0..][..k - k0], words);
-                    }
+                let k0 = w0 * in_block / 16;
+                for i in ROWS_AHEAD..ROWS_AHEAD + 16 {
+                    prefetch(src.as_ptr().wrapping_add((j0 + i) * stride + k0));
                 }
-                kernel.transpose16(&block, &mut turned);
-                for (w, row) in turned.iter().take(words - w0).enumerate() {
-                    panel[(w0 + w) * nr + half..][..16].copy_from_slice(row);
+                let to = &mut panel[w0 * nr + half..];
+                if exact && rows == 16 && k0 + in_block <= k {
+                    kernel.transpose16(bytemuck::cast_slice(&src[j0 * stride + k0..]), row_bytes, to, nr);
+                    continue;
+                }
+                let block = block_of::<E, PAIRED>(src, stride, (j0, rows), (k0, k.min(k0 + in_block)));
+                kernel.transpose16(bytemuck::cast_slice(&block), 64, &mut turned, 16);
+                for (to, row) in to.chunks_mut(nr).zip(turned.chunks_exact(16)).take(words - w0) {
+                    to[..16].copy_from_slice(row);
                 }
             }
         }
     }
+}
+
+/// Up to 16 rows, from `first` on, of the words of elements k0..k1; zero beyond them.
+#[inline(always)]
+fn block_of<E: CpuFloat, const PAIRED: bool>(
+    src: &[E], stride: usize, (first, rows): (usize, usize), (k0, k1): (usize, usize),
+) -> [[u32; 16]; 16] {
+    let mut block = [[0u32; 16]; 16];
+    for (i, words) in block.iter_mut().take(rows).enumerate() {
+        words_of_row::<E, PAIRED>(&src[(first + i) * stride..][k0..k1], words);
+    }
+    block
 }
 
 #[inline(always)]
@@ -219,7 +253,7 @@ fn panels_of_width<E: CpuFloat, const PAIRED: bool, const W: usize>(
         for (w, vector) in vectors.iter_mut().enumerate() {
             let first = &src[w * per_word * stride + p * W..];
             for ahead in 0..per_word {
-                prefetch(first, (ROWS_AHEAD + ahead) * stride);
+                prefetch(first.as_ptr().wrapping_add((ROWS_AHEAD + ahead) * stride));
             }
             let second = (PAIRED && 2 * w + 1 < k).then(|| &first[stride..]);
             if columns == W && (!PAIRED || second.is_some()) {

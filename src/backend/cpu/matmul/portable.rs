@@ -1,6 +1,6 @@
 //! Any machine: tiles of up to 4 x 16 in plain Rust, which the compiler vectorises with what the target guarantees.
 
-use super::kernel::{Block, Tile};
+use super::kernel::{Tile, Turn};
 
 /// Words are f32.
 ///
@@ -33,10 +33,14 @@ pub(super) unsafe fn tile_portable<const R: usize>(t: &Tile) {
 }
 
 /// dst[k][n] = src[n][k].
-pub(super) fn transpose16(src: &Block, dst: &mut Block) {
-    for (k, row) in dst.iter_mut().enumerate() {
-        for (n, word) in row.iter_mut().enumerate() {
-            *word = src[n][k];
+///
+/// # Safety
+/// `t` keeps to the bounds that `Kernel::transpose16` asserts.
+pub(super) unsafe fn transpose16(t: &Turn) {
+    for k in 0..16 {
+        for n in 0..16 {
+            // SAFETY: rows and words 0..16 of both sides are inside the caller's bounds.
+            unsafe { *t.dst.add(k * t.ld + n) = t.src.byte_add(n * t.row).add(k).read_unaligned() };
         }
     }
 }
