@@ -20,8 +20,7 @@ class Engine:
 
     def build(self):
         """Before anything else is called."""
-        self.program = built(["cargo", "build", "--release", "--locked", "--bin", "pose-engine"], "pose-engine")
-        self.kernels = built(["cargo", "bench", "--locked", "--no-run", "--bench", "kernels"], "kernels")
+        self.program, self.kernels = built("pose-engine", "kernels")
 
     def run(self, threads, command, *flags):
         """Runs a command of pose-engine; its JSON and its peak of resident memory in GB."""
@@ -66,10 +65,16 @@ class Engine:
         return {(row["dtype"], row["name"]): row["gflops"] for row in rows if "name" in row}
 
 
-def built(command, name):
-    """Builds and returns the path of the executable, which cargo alone knows."""
-    done = subprocess.run([*command, "--message-format", "json-render-diagnostics"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-    for message in json_lines(done.stdout):
-        if message.get("executable") and message["target"]["name"] == name:
-            return message["executable"]
-    raise Failure(f"{' '.join(command)} did not build {name}")
+def built(program, bench):
+    """Builds both in one go and returns the paths of the executables, which cargo alone knows."""
+    command = ["cargo", "build", "--release", "--locked", "--bin", program, "--bench", bench]
+    messages = [*command, "--message-format", "json-render-diagnostics"]
+    try:
+        done = subprocess.run(messages, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    except OSError as problem:
+        raise Failure(f"cargo: {problem.strerror}") from problem
+    artifacts = [message for message in json_lines(done.stdout) if message.get("executable")]
+    paths = {artifact["target"]["name"]: artifact["executable"] for artifact in artifacts}
+    if done.returncode != 0 or not {program, bench} <= paths.keys():
+        raise Failure(f"`{' '.join(command)}` failed")
+    return paths[program], paths[bench]

@@ -1,6 +1,7 @@
 """The command line."""
 import argparse
 import os
+import signal
 import sys
 import tempfile
 from datetime import date
@@ -82,6 +83,8 @@ def run(args, arguments, scratch):
 def main():
     arguments = sys.argv[1:]
     args = parse(arguments)
+    # as by Ctrl-C, so that a worker does not outlive the driver
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with tempfile.TemporaryDirectory(prefix="peers-", ignore_cleanup_errors=True) as scratch:
             run(args, arguments, Path(scratch))
