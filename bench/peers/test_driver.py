@@ -100,7 +100,9 @@ class Processes(unittest.TestCase):
 
     def test_output_threads_and_peak(self):
         size = 100_000_000
-        done = self.python(f"import os; b = bytearray(b'x') * {size}; print('note'); print('{{\"n\":', os.environ['OMP_NUM_THREADS'], '}}')")
+        done = self.python(
+            f"import os; b = bytearray(b'x') * {size}; print('note'); print('{{\"n\":', os.environ['OMP_NUM_THREADS'], '}}')"
+        )
         self.assertEqual(process.json_lines(done.output), [{"n": 3}])
         self.assertTrue(size < done.peak_bytes < 2 * size, done.peak_bytes)
 

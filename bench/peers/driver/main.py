@@ -25,7 +25,8 @@ def parse(arguments):
     p.add_argument("--list", action="store_true", help="print the pieces of work and do none")
     p.add_argument("--rounds", type=int, default=3, help="how often each contender does each work [default: 3]")
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="[default: all cores]")
-    p.add_argument("--model", type=Path, default=PEERS / "model", help="SmolLM2-135M, a Hugging Face directory [default: what setup made]")
+    model = "SmolLM2-135M, a Hugging Face directory [default: what setup made]"
+    p.add_argument("--model", type=Path, default=PEERS / "model", help=model)
     p.add_argument("--gguf", type=Path, nargs="+", help="the same model for llama.cpp [default: what setup made]")
     p.add_argument("--text", type=Path, help="a .txt file to read and train on, 1 MB or more [default: random words]")
     p.add_argument("--name", default="peers", help="for the run's folder, bench/runs/DATE-NAME")

@@ -10,10 +10,14 @@ DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
 
 
 def operands(layout, outputs, inputs):
-    """Left and right operand as views of x [tokens, inputs], dy [tokens, outputs] and w [outputs, inputs]."""
+    """Two of x [tokens, inputs], dy [tokens, outputs] and w [outputs, inputs], and how a product views them."""
     x, dy = torch_common.uniform(TOKENS, inputs), torch_common.uniform(TOKENS, outputs)
     w = torch_common.uniform(outputs, inputs)
-    return {"nt": (x, w, lambda x, w: (x, w.t())), "nn": (dy, w, lambda dy, w: (dy, w)), "tn": (dy, x, lambda dy, x: (dy.t(), x))}[layout]
+    return {
+        "nt": (x, w, lambda x, w: (x, w.t())),
+        "nn": (dy, w, lambda dy, w: (dy, w)),
+        "tn": (dy, x, lambda dy, x: (dy.t(), x)),
+    }[layout]
 
 
 def gflops(layout, outputs, inputs, dtype, repeats):
