@@ -29,7 +29,9 @@ class Sizes:
     """Timed calls of a kernel at least."""
 
 
-REAL = Sizes(window=2048, steps=5, reading=8192, targets=[2048, 16384, 32768, 131072], full=16384, attention=8192, repeats=5)
+REAL = Sizes(
+    window=2048, steps=3, reading=8192, targets=[2048, 16384, 32768, 131072], full=16384, attention=8192, repeats=5,
+)
 SMOKE = Sizes(window=128, steps=1, reading=512, targets=[128, 1024, 8192], full=512, attention=2048, repeats=1)
 
 
