@@ -9,6 +9,7 @@ use pose_engine::backend::cpu::{Cpu, CpuFloat};
 use pose_engine::backend::cuda::{Cuda, CudaFloat};
 use pose_engine::backend::{Backend, Float, MatmulShape, Peaks};
 use pose_engine::random::{Purpose, Stream};
+use serde_json::json;
 use std::time::{Duration, Instant};
 
 /// Seconds of one call: the median of at least five after a warm-up, and the middle half's width as a share of it.
@@ -77,30 +78,47 @@ pub fn time<B: Stopwatch>(b: &B, mut call: impl FnMut()) -> Timing {
     Timing { median: at(0.5), spread: (at(0.75) - at(0.25)) / at(0.5) }
 }
 
-/// Prints rows against the peaks that were measured in the same run.
+/// Prints rows against the peaks that were measured in the same run, for people or, as JSON objects, for programs.
 pub struct Table {
+    dtype: String,
     pub peak_gflops: f64,
     pub peak_gbs: f64,
+    json: bool,
 }
 
 impl Table {
-    pub fn new(dtype: &str, peaks: &Peaks) -> Table {
+    pub fn new(dtype: &str, peaks: &Peaks, json: bool) -> Table {
         let peak_gflops = if dtype == "bf16" { peaks.bf16_gflops } else { peaks.f32_gflops };
-        Table::against(dtype, peak_gflops, peaks.bandwidth_gbs)
+        let table = Table { dtype: dtype.into(), peak_gflops, peak_gbs: peaks.bandwidth_gbs, json };
+        table.head();
+        table
     }
 
-    pub fn against(dtype: &str, peak_gflops: f64, peak_gbs: f64) -> Table {
+    fn head(&self) {
+        let Table { dtype, peak_gflops, peak_gbs, json } = self;
+        if *json {
+            println!("{}", json!({ "dtype": dtype, "peak_gflops": peak_gflops, "peak_gbs": peak_gbs }));
+            return;
+        }
         println!("\n{dtype}: peak {peak_gflops:.0} GFLOP/s, {peak_gbs:.1} GB/s, both measured now");
         println!(
             "{:44} {:>10} {:>7} {:>9} {:>5} {:>8} {:>5}",
             "", "ms", "+/-", "GFLOP/s", "peak", "GB/s", "peak"
         );
-        Table { peak_gflops, peak_gbs }
     }
 
     /// `flops` and `bytes`: what the operation's contract says must be done and moved.
     pub fn row(&self, name: &str, t: Timing, flops: f64, bytes: f64) {
         let (gflops, gbs) = (flops / t.median / 1e9, bytes / t.median / 1e9);
+        if self.json {
+            let (dtype, seconds, spread) = (&self.dtype, t.median, t.spread);
+            println!(
+                "{}",
+                json!({ "dtype": dtype, "name": name.trim(), "seconds": seconds, "spread": spread,
+                        "gflops": gflops, "gbs": gbs })
+            );
+            return;
+        }
         println!(
             "{name:44} {:10.3} {:6.1}% {gflops:9.1} {:4.0}% {gbs:8.1} {:4.0}%",
             1e3 * t.median,

@@ -25,7 +25,7 @@ fn flops(config: &Config, parameters: usize) -> f64 {
 
 fn step<E: CpuFloat>(threads: usize) {
     let b = &Cpu::<E>::new(threads).expect("a CPU");
-    let table = Table::new(E::NAME, &b.measure_peak());
+    let table = Table::new(E::NAME, &b.measure_peak(), false);
     let config = Config::preset("smollm2-135m").expect("a built-in preset");
     let ledger = &mut Ledger::live();
     let mut model = Model::allocate(b, ledger, &config, &config.rope).expect("memory");

@@ -7,12 +7,17 @@ use pose_engine::index::TokenId;
 
 pub fn matmul<B: Stopwatch>(b: &B, table: &Table, shape: &Shape, m: usize) {
     let (q, kv) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
-    for (what, n, k) in [
+    let mut products = vec![
         ("q", q, shape.hidden),
         ("k", kv, shape.hidden),
         ("up", shape.inner, shape.hidden),
         ("down", shape.hidden, shape.inner),
-    ] {
+    ];
+    // the head of a 7B model is gigabytes in f32; `head` times it as it is used, a chunk of tokens at a time
+    if shape.hidden < 1000 {
+        products.push(("head", shape.vocab, shape.hidden));
+    }
+    for (what, n, k) in products {
         let s = MatmulShape { m, n, k };
         let (x, w) = (random::<B, B::Act>(b, m * k), random::<B, B::Act>(b, n * k));
         let (mut y, mut dx) = (random::<B, B::Act>(b, m * n), random::<B, B::Act>(b, m * k));
@@ -62,7 +67,7 @@ pub fn attention<B: Stopwatch>(b: &B, table: &Table, shape: &Shape, tokens: usiz
                 b.attention_backward(&mut dq, &mut dk, &mut dv, &d_o, &o, &lse, &q, &k, &v, None, s)
                     .expect("attention_backward");
             });
-            table.row("  attention_backward", t, 2.5 * s.flops(), 0.0);
+            table.row(&format!("  attention_backward {queries} of {keys}"), t, 2.5 * s.flops(), 0.0);
         }
     };
     row(tokens, tokens, true);

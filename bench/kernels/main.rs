@@ -1,9 +1,9 @@
 //! Every operation at the shapes of SmolLM2-135M, LLaMA-7B and Llama-3-8B:
-//! `cargo bench --bench kernels [-- NAME] [-- --device cuda:0]`.
+//! `cargo bench --bench kernels [-- NAME] [--shape SHAPE] [--device cuda:0] [--threads N] [--json]`.
 //!
-//! NAME picks groups: matmul, attention, head, elementwise. On a GPU a call is timed by events, after its second-level cache
-//! was overwritten, and the peaks are those of cuda/peak.cu and of a copy in the same run. `--features bench-cublas` times
-//! cuBLAS beside this engine's products.
+//! NAME picks groups: matmul, attention, head, elementwise; SHAPE is a part of a shape's name. On a GPU a call is timed by
+//! events, after its second-level cache was overwritten, and the peaks are those of cuda/peak.cu and of a copy in the same
+//! run. `--features bench-cublas` times cuBLAS beside this engine's products. `--json` prints an object a row.
 
 mod elementwise;
 #[path = "../harness.rs"]
@@ -56,69 +56,97 @@ const SHAPES: [Shape; 3] = [
     },
 ];
 
-fn run<E: CpuFloat>(threads: usize, only: Option<&str>) {
-    let b = Cpu::<E>::new(threads).expect("a CPU");
-    println!("\ncpu, {} threads, {}", b.threads(), b.isa());
-    let table = Table::new(E::NAME, &b.measure_peak());
-    let wanted = |group: &str| only.is_none_or(|name| group.contains(name));
-    for shape in &SHAPES {
-        // a 7B layer on a CPU takes seconds: fewer tokens show the same rates
-        let tokens = if shape.hidden > 1000 { 512 } else { 2048 };
-        group(&b, &table, shape, tokens, &wanted);
+/// The command line; cargo adds --bench to it.
+struct Flags {
+    group: Option<String>,
+    /// A part of a shape's name.
+    shape: Option<String>,
+    device: Device,
+    threads: usize,
+    json: bool,
+}
+
+impl Flags {
+    fn parse() -> Flags {
+        let mut flags = Flags { group: None, shape: None, device: Device::Cpu, threads: 0, json: false };
+        let mut args = std::env::args().skip(1);
+        while let Some(arg) = args.next() {
+            match arg.as_str() {
+                "--shape" => flags.shape = Some(value(&arg, args.next())),
+                "--device" => flags.device = value(&arg, args.next()),
+                "--threads" => flags.threads = value(&arg, args.next()),
+                "--json" => flags.json = true,
+                _ if arg.starts_with('-') => {}
+                _ => flags.group = Some(arg),
+            }
+        }
+        flags
+    }
+
+    fn wants(&self, group: &str) -> bool {
+        self.group.as_ref().is_none_or(|name| group.contains(name))
+    }
+
+    fn shapes(&self) -> impl Iterator<Item = &'static Shape> {
+        SHAPES.iter().filter(|shape| self.shape.as_ref().is_none_or(|part| shape.name.contains(part)))
     }
 }
 
-fn group<B: Stopwatch>(b: &B, table: &Table, shape: &Shape, tokens: usize, wanted: &dyn Fn(&str) -> bool) {
+fn value<T: std::str::FromStr<Err: std::fmt::Display>>(flag: &str, text: Option<String>) -> T {
+    let text = text.unwrap_or_default();
+    text.parse().unwrap_or_else(|problem| {
+        eprintln!("{flag} {text}: {problem}");
+        std::process::exit(2);
+    })
+}
+
+fn run<E: CpuFloat>(flags: &Flags) {
+    let b = Cpu::<E>::new(threads_or_all(flags.threads)).expect("a CPU");
+    println!("\ncpu, {} threads, {}", b.threads(), b.isa());
+    let table = Table::new(E::NAME, &b.measure_peak(), flags.json);
+    for shape in flags.shapes() {
+        // a 7B layer on a CPU takes seconds: fewer tokens show the same rates
+        let tokens = if shape.hidden > 1000 { 512 } else { 2048 };
+        groups(&b, &table, shape, tokens, flags);
+    }
+}
+
+fn groups<B: Stopwatch>(b: &B, table: &Table, shape: &Shape, tokens: usize, flags: &Flags) {
     println!("{}, {tokens} tokens", shape.name);
-    if wanted("matmul") {
+    if flags.wants("matmul") {
         heavy::matmul(b, table, shape, tokens);
     }
-    if wanted("attention") {
+    if flags.wants("attention") {
         heavy::attention(b, table, shape, tokens);
     }
-    if wanted("head") {
+    if flags.wants("head") {
         heavy::head(b, table, shape, tokens);
     }
-    if wanted("elementwise") {
+    if flags.wants("elementwise") {
         elementwise::all(b, table, shape, tokens);
     }
 }
 
-fn run_gpu<E: CudaFloat>(ordinal: usize, only: Option<&str>) -> pose_engine::error::Result<()> {
+fn run_gpu<E: CudaFloat>(ordinal: usize, flags: &Flags) -> pose_engine::error::Result<()> {
     let b = Cuda::<E>::new(ordinal)?;
     println!("\ncuda:{ordinal}, {}", b.description().name);
     const ROUNDS: usize = 4096;
-    let table = Table::new(E::NAME, &b.measure_peak(ROUNDS)?);
-    for shape in &SHAPES {
-        group(&b, &table, shape, 4096, &|group| only.is_none_or(|name| group.contains(name)));
+    let table = Table::new(E::NAME, &b.measure_peak(ROUNDS)?, flags.json);
+    for shape in flags.shapes() {
+        groups(&b, &table, shape, 4096, flags);
     }
     Ok(())
 }
 
 fn main() {
-    // cargo passes --bench; anything else that does not begin with a dash names a group
-    let mut args = std::env::args().skip(1);
-    let (mut only, mut device) = (None, Device::Cpu);
-    while let Some(arg) = args.next() {
-        if arg == "--device" {
-            let name = args.next().unwrap_or_default();
-            device = name.parse().unwrap_or_else(|problem| {
-                eprintln!("--device {name}: {problem}");
-                std::process::exit(2);
-            });
-        } else if !arg.starts_with('-') {
-            only = Some(arg);
-        }
-    }
-    let only = only.as_deref();
-    if let Device::Cuda(n) = device {
-        if let Err(problem) = run_gpu::<half::bf16>(n, only).and_then(|()| run_gpu::<f32>(n, only)) {
+    let flags = Flags::parse();
+    if let Device::Cuda(n) = flags.device {
+        if let Err(problem) = run_gpu::<half::bf16>(n, &flags).and_then(|()| run_gpu::<f32>(n, &flags)) {
             eprintln!("{problem}");
             std::process::exit(1);
         }
         return;
     }
-    let threads = threads_or_all(0);
-    run::<half::bf16>(threads, only);
-    run::<f32>(threads, only);
+    run::<half::bf16>(&flags);
+    run::<f32>(&flags);
 }
