@@ -1,6 +1,9 @@
 //! One whole training step of SmolLM2-135M's shape, 1 x 2048 tokens, PoSE positions, bf16 with f32 master weights and
-//! moments, and the same in f32: `cargo bench --bench step`. Random weights and tokens.
+//! moments, and the same in f32: `cargo bench --bench step`. Random weights and
+//! tokens. Then the step's operations one by one.
 
+mod breakdown;
+#[path = "../harness.rs"]
 mod harness;
 
 use harness::{Table, time};
@@ -55,6 +58,9 @@ fn step<E: CpuFloat>(threads: usize) {
         0.0,
     );
     println!("{:.1} tokens/s", TOKENS as f64 / t.median);
+    let parameters = model.parameters();
+    drop((model, grads, adam, buffers));
+    breakdown::print(b, &table, &config, parameters, t.median);
 }
 
 fn main() {
