@@ -334,3 +334,16 @@ fn a_full_disk_costs_one_checkpoint_and_no_more() {
     assert!(left.contains(&"disk/run/checkpoint-000002/manifest.json".into()), "{left:?}");
     assert!(!left.iter().any(|n| n.contains(".tmp") || n.contains("checkpoint-000004")), "{left:?}");
 }
+
+#[test]
+fn instructions_are_chosen_by_a_name_that_exists() {
+    let dir = Dir::new();
+    let asked = |isa: &str| {
+        let mut command = dir.command("devices");
+        command.env("POSE_CPU_ISA", isa);
+        dir.finish(command, &format!("devices with POSE_CPU_ISA={isa}"))
+    };
+    asked("avx9").refused(2, &["POSE_CPU_ISA avx9", "portable, avx2, avx512, avx512-bf16"]);
+    let stdout = asked("portable").ok().stdout;
+    assert!(stdout.contains("kernels for portable"), "{stdout}");
+}

@@ -26,7 +26,7 @@ impl Devices {
     pub fn run(self) -> Result<()> {
         let cpu = Cpu::<half::bf16>::new(threads_or_all(self.common.threads))?;
         let found: Vec<String> = Isa::available().iter().map(Isa::to_string).collect();
-        outln!("cpu       usable: {} threads, kernels for {}", cpu.threads(), Isa::detect());
+        outln!("cpu       usable: {} threads, kernels for {}", cpu.threads(), cpu.isa());
         outln!("          instruction sets found: {}", found.join(", "));
         let peaks = self.measure.then(|| cpu.measure_peak());
         if let Some(peaks) = &peaks {
@@ -36,7 +36,7 @@ impl Devices {
         let gpus = cuda::count().and_then(|n| (0..n).map(cuda::describe).collect::<Result<Vec<_>>>());
         print_gpus(&gpus);
         self.json.write(&json!({
-            "cpu": { "threads": cpu.threads(), "isa": Isa::detect().to_string(), "found": found,
+            "cpu": { "threads": cpu.threads(), "isa": cpu.isa().to_string(), "found": found,
                      "bf16_gflops": peaks.as_ref().map(|p| p.bf16_gflops), "f32_gflops": peaks.as_ref().map(|p| p.f32_gflops),
                      "bandwidth_gbs": peaks.as_ref().map(|p| p.bandwidth_gbs) },
             "cuda": gpus_json(&gpus),

@@ -24,6 +24,17 @@ impl Isa {
         Isa::available().pop().unwrap_or(Isa::Portable)
     }
 
+    /// The one that `POSE_CPU_ISA` names, as it is displayed; the widest that this machine has where it names none.
+    pub fn chosen() -> Result<Isa> {
+        let Some(name) = std::env::var_os("POSE_CPU_ISA").filter(|name| !name.is_empty()) else {
+            return Ok(Isa::detect());
+        };
+        Isa::ALL.into_iter().find(|isa| name == *isa.to_string()).ok_or_else(|| {
+            let all = Isa::ALL.map(|isa| isa.to_string()).join(", ");
+            Error::usage("POSE_CPU_ISA", name.display(), format!("must be one of {all}"))
+        })
+    }
+
     /// All that this machine has, narrowest first.
     pub fn available() -> Vec<Isa> {
         Isa::ALL.into_iter().filter(|isa| isa.is_available()).collect()

@@ -58,9 +58,9 @@ pub struct Cpu<E> {
 }
 
 impl<E: CpuFloat> Cpu<E> {
-    /// On `threads` threads, with the widest instructions there are.
+    /// On `threads` threads, with the widest instructions there are, or those that `POSE_CPU_ISA` asks for.
     pub fn new(threads: usize) -> Result<Self> {
-        Self::with_isa(threads, Isa::detect())
+        Self::with_isa(threads, Isa::chosen()?)
     }
 
     /// With the given instructions; an error where the machine lacks them.
