@@ -5,8 +5,9 @@ use crate::backend::device::{DType, Device};
 use crate::checkpoint::Weights;
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
-use crate::infer::{DEFAULT_CHUNK, Session};
+use crate::infer::Reads;
 use crate::memory::{self, Kind, Ledger};
+use crate::model::buffers::Reading;
 use crate::model::{Config, Model};
 use crate::rope::{self, Rope, ScalingKind};
 use clap::Args;
@@ -111,34 +112,34 @@ impl Reader {
 }
 
 impl OpenedReader {
-    /// Allocates model and session through `ledger`.
-    pub fn allocate<B: Backend>(
-        &self, b: &B, ledger: &mut Ledger, capacity: usize, spans: usize,
-    ) -> Result<(Model<B>, Session<B>)> {
+    /// Allocates the model and what reads with it through `ledger`.
+    fn allocate<B: Backend, R: Reads<B>>(
+        &self, b: &B, ledger: &mut Ledger, reading: Reading,
+    ) -> Result<(Model<B>, R)> {
         let model = Model::allocate(b, ledger, &self.config, &self.rope)?;
-        let scratch = Session::scratch_bytes(b, &model, DEFAULT_CHUNK, capacity);
-        let session = Session::allocate(b, ledger, &model, DEFAULT_CHUNK, capacity, spans)?;
+        let scratch = R::scratch_bytes(b, &model, reading);
+        let reader = R::allocate(b, ledger, &model, reading)?;
         ledger.note(Kind::Scratch, "kernels", &[scratch], "u8", scratch);
         if !ledger.is_dry() {
             b.reserve_scratch(scratch)?;
         }
-        Ok((model, session))
+        Ok((model, reader))
     }
 
-    /// What reading texts of up to `capacity` tokens takes, with `text` tokens in memory.
-    pub fn plan<B: Backend>(&self, b: &B, capacity: usize, spans: usize, text: usize) -> Result<Ledger> {
+    /// What reading takes, with `text` tokens in memory.
+    pub fn plan<B: Backend, R: Reads<B>>(&self, b: &B, reading: Reading, text: usize) -> Result<Ledger> {
         let mut plan = Ledger::dry();
-        self.allocate(b, &mut plan, capacity, spans)?;
+        self.allocate::<B, R>(b, &mut plan, reading)?;
         memory::note_program(&mut plan, self.tokenizer.resident_bytes(), text);
         Ok(plan)
     }
 
-    /// Checks that it fits, allocates and loads the weights: ready to read up to `capacity` tokens.
-    pub fn load<B: Backend>(&self, b: &B, capacity: usize, spans: usize) -> Result<(Model<B>, Session<B>)> {
-        let plan = self.plan(b, capacity, spans, 0)?;
+    /// Checks that it fits, allocates and loads the weights: ready to read.
+    pub fn load<B: Backend, R: Reads<B>>(&self, b: &B, reading: Reading) -> Result<(Model<B>, R)> {
+        let plan = self.plan::<B, R>(b, reading, 0)?;
         memory::check_room(b, &plan)?;
-        let (mut model, session) = self.allocate(b, &mut Ledger::live(), capacity, spans)?;
+        let (mut model, reader) = self.allocate(b, &mut Ledger::live(), reading)?;
         model.load(b, &Weights::open(&self.flags.model)?)?;
-        Ok((model, session))
+        Ok((model, reader))
     }
 }

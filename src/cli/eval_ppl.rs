@@ -8,8 +8,10 @@ use crate::backend::device::{Job, dispatch};
 use crate::data::{Corpus, LoadOptions};
 use crate::error::{Error, Result};
 use crate::eval::{self, Bos, Mode, Protocol, WindowReport};
+use crate::infer::Scorer;
 use crate::memory::{self, Ledger};
 use crate::model::Config;
+use crate::model::buffers::Reading;
 use crate::recipe::Size;
 use clap::Args;
 use serde_json::json;
@@ -123,7 +125,7 @@ impl EvalPpl {
         Ok((opened.config, ledger))
     }
 
-    /// Tokens that are in the cache at most: the longest window, or less where no document fills it.
+    /// Tokens that are read at once at most: the longest window, or less where no document fills it.
     fn capacity(&self, corpus: Option<&Corpus>) -> Result<usize> {
         let longest = match corpus {
             Some(corpus) => corpus.documents.iter().map(|d| d.tokens.len()).max(),
@@ -176,16 +178,17 @@ struct PlanJob<'a> {
 impl Job for PlanJob<'_> {
     type Out = Ledger;
     fn run<B: Backend>(self, b: &B) -> Result<Ledger> {
-        self.opened.plan(b, self.capacity, 1, self.text)
+        self.opened.plan::<B, Scorer<B>>(b, Reading::of(self.capacity), self.text)
     }
 }
 
 impl Job for PplJob<'_> {
     type Out = (Vec<WindowReport>, usize);
     fn run<B: Backend>(self, b: &B) -> Result<(Vec<WindowReport>, usize)> {
-        let planned = self.opened.plan(b, self.capacity, 1, self.corpus.tokens() as usize)?.total();
+        let (reading, text) = (Reading::of(self.capacity), self.corpus.tokens() as usize);
+        let planned = self.opened.plan::<B, Scorer<B>>(b, reading, text)?.total();
         memory::reset_peak();
-        let (model, mut session) = self.opened.load(b, self.capacity, 1)?;
+        let (model, mut scorer) = self.opened.load(b, reading)?;
         let mut reports = Vec::new();
         for window in &self.flags.protocol.windows {
             let label = format!("window {}", size_text(window.0));
@@ -194,7 +197,7 @@ impl Job for PplJob<'_> {
             let report = eval::perplexity(
                 b,
                 &model,
-                &mut session,
+                &mut scorer,
                 self.corpus,
                 self.protocol,
                 window.0,

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::eval::{Bos, Protocol};
 use crate::index::TokenId;
 use crate::infer::{Sampling, generate};
+use crate::model::buffers::Reading;
 use crate::recipe::Size;
 use clap::Args;
 use serde_json::json;
@@ -101,7 +102,7 @@ struct GenerateJob<'a> {
 impl Job for GenerateJob<'_> {
     type Out = Vec<TokenId>;
     fn run<B: Backend>(self, b: &B) -> Result<Vec<TokenId>> {
-        let (model, mut session) = self.opened.load(b, self.prompt.len() + self.most, 1)?;
+        let (model, mut session) = self.opened.load(b, Reading::of(self.prompt.len() + self.most))?;
         let mut decoder = self.opened.tokenizer.decoder(true);
         let mut out = std::io::stdout();
         // a closed pipe ends the text, not the program with an error
