@@ -64,7 +64,7 @@ fn perplexity() {
     let dir = Dir::new();
     dir.write("long.txt", words(40_000));
     dir.run("train --preset 10m --data a.txt --train-len 32 --steps 1 --quiet --out m").ok();
-    let flags = "--model m --data long.txt --windows 32k --tokens 12k --mode truncate --dtype f32";
+    let flags = "--model m --data long.txt --windows 32k --tokens 17k --mode truncate --dtype f32";
     dir.run(&format!("plan eval-ppl {flags} --json plan.json")).ok();
     dir.run(&format!("eval-ppl {flags} --quiet --json ppl.json")).ok();
     near(&dir, "ppl.json");

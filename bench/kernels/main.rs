@@ -1,7 +1,7 @@
 //! Every operation at the shapes of SmolLM2-135M, LLaMA-7B and Llama-3-8B:
 //! `cargo bench --bench kernels [-- NAME] [-- --device cuda:0]`.
 //!
-//! NAME picks groups: matmul, attention, head, elementwise. On a GPU a call is timed by events, after its second-level cache
+//! NAME picks groups: matmul, attention, kv, head, elementwise. On a GPU a call is timed by events, after its second-level cache
 //! was overwritten, and the peaks are those of cuda/peak.cu and of a copy in the same run. `--features bench-cublas` times
 //! cuBLAS beside this engine's products.
 
@@ -9,6 +9,7 @@ mod elementwise;
 #[path = "../harness.rs"]
 mod harness;
 mod heavy;
+mod kv;
 
 use harness::{Stopwatch, Table};
 use pose_engine::backend::cpu::{Cpu, CpuFloat};
@@ -75,6 +76,9 @@ fn group<B: Stopwatch>(b: &B, table: &Table, shape: &Shape, tokens: usize, wante
     }
     if wanted("attention") {
         heavy::attention(b, table, shape, tokens);
+    }
+    if wanted("kv") {
+        kv::all(b, table, shape);
     }
     if wanted("head") {
         heavy::head(b, table, shape, tokens);

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::infer::Reads;
 use crate::memory::{self, Kind, Ledger};
 use crate::model::buffers::Reading;
+use crate::model::cache::CacheFormat;
 use crate::model::{Config, Model};
 use crate::rope::{self, Rope, ScalingKind};
 use clap::Args;
@@ -73,6 +74,51 @@ pub struct Reader {
     /// Interpolation factor [default: the longest length asked for / the model's original length]
     #[arg(long, value_name = "X")]
     pub rope_factor: Option<f64>,
+}
+
+/// `--kv-cache`, where keys and values are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum KvDtype {
+    Bf16,
+    F32,
+    Int8,
+}
+
+/// How keys and values are kept while a text is read.
+#[derive(Clone, Debug, Args)]
+pub struct KvCache {
+    /// What the keys and values of earlier tokens are kept as: int8 takes about half the memory of bf16, for a small loss of
+    /// precision [default: as --dtype]
+    #[arg(long, value_enum, value_name = "DTYPE")]
+    pub kv_cache: Option<KvDtype>,
+}
+
+impl KvCache {
+    /// Refuses a precision that activations do not have.
+    pub fn format(&self, dtype: DType) -> Result<CacheFormat> {
+        match (self.kv_cache, dtype) {
+            (None, _) | (Some(KvDtype::Bf16), DType::Bf16) | (Some(KvDtype::F32), DType::F32) => {
+                Ok(CacheFormat::Act)
+            }
+            (Some(KvDtype::Int8), _) => Ok(CacheFormat::Int8),
+            (Some(KvDtype::Bf16), DType::F32) => Err(Self::refuse("bf16", "f32")),
+            (Some(KvDtype::F32), DType::Bf16) => Err(Self::refuse("f32", "bf16")),
+        }
+    }
+
+    fn refuse(asked: &str, dtype: &str) -> Error {
+        let problem = format!("does not go with --dtype {dtype}; choose int8, {dtype}, or --dtype {asked}");
+        Error::usage("--kv-cache", asked, problem)
+    }
+
+    /// What it comes to, for results.
+    pub fn name(&self, dtype: DType) -> KvDtype {
+        self.kv_cache.unwrap_or(match dtype {
+            DType::Bf16 => KvDtype::Bf16,
+            DType::F32 => KvDtype::F32,
+        })
+    }
 }
 
 /// A model's files, read and checked; its weights come later.

@@ -1,5 +1,6 @@
 //! Every buffer that a forward or backward pass works in, allocated through the ledger.
 
+use super::cache::{Cache, CacheFormat};
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::memory::{Kind, Ledger};
@@ -114,12 +115,6 @@ impl<B: Backend> TrainBuffers<B> {
     }
 }
 
-/// One layer's keys and values, [capacity, g, c] each.
-pub struct Cache<B: Backend> {
-    pub k: B::Buf<B::Act>,
-    pub v: B::Buf<B::Act>,
-}
-
 /// Tokens that go through a layer together while a long text is read: enough to keep the kernels busy, few enough that
 /// activations stay small beside the cache.
 pub const DEFAULT_CHUNK: usize = 512;
@@ -133,12 +128,13 @@ pub struct Reading {
     pub chunk: usize,
     /// Runs of consecutive positions within a chunk, at most; 1 for plain reading.
     pub spans: usize,
+    pub cache: CacheFormat,
 }
 
 impl Reading {
     /// Plainly, for texts of up to `capacity` tokens.
     pub fn of(capacity: usize) -> Reading {
-        Reading { capacity, chunk: DEFAULT_CHUNK, spans: 1 }
+        Reading { capacity, chunk: DEFAULT_CHUNK, spans: 1, cache: CacheFormat::Act }
     }
 
     /// A chunk is never longer than the text.
@@ -185,11 +181,7 @@ impl<B: Backend> ReadBuffers<B> {
         let y = ledger.buf(b, Kind::Work, "y", &hidden)?;
         let inner = Inner::new(b, ledger, Kind::Work, "layer", c, chunk)?;
         let work = Work::new(b, ledger, c, chunk, false)?;
-        let kv = [capacity, c.num_key_value_heads, c.head_dim];
-        let mut cache = |i: usize| -> Result<Cache<B>> {
-            let k = ledger.buf(b, Kind::KvCache, &format!("cache.{i}.k"), &kv)?;
-            Ok(Cache { k, v: ledger.buf(b, Kind::KvCache, &format!("cache.{i}.v"), &kv)? })
-        };
+        let mut cache = |i: usize| Cache::new(b, ledger, &format!("cache.{i}"), c, capacity, reading.cache);
         let caches = (0..layers).map(&mut cache).collect::<Result<_>>()?;
         Ok(ReadBuffers { x, y, inner, work, caches, chunk, capacity })
     }

@@ -2,6 +2,7 @@
 
 use super::Config;
 use super::buffers::Reading;
+use super::cache::CacheFormat;
 use crate::backend::{Backend, MatmulShape, ScratchFor};
 
 fn products(c: &Config, tokens: usize) -> [MatmulShape; 5] {
@@ -37,11 +38,15 @@ pub fn training<B: Backend>(b: &B, c: &Config, rows: usize, tokens: usize) -> us
 pub fn reading<B: Backend>(b: &B, c: &Config, reading: Reading) -> usize {
     let (chunk, capacity) = (reading.chunk(), reading.capacity);
     let head = c.head_shape(chunk);
+    let attention = match reading.cache {
+        CacheFormat::Act => ScratchFor::Attention,
+        CacheFormat::Int8 => ScratchFor::AttentionInt8,
+    };
     most(
         b,
         products(c, chunk).map(ScratchFor::MatmulNt).into_iter().chain([
-            ScratchFor::Attention(c.attention_shape(1, chunk, capacity)),
-            ScratchFor::Attention(c.attention_shape(1, 1, capacity)),
+            attention(c.attention_shape(1, chunk, capacity)),
+            attention(c.attention_shape(1, 1, capacity)),
             ScratchFor::HeadLoss(head, false),
         ]),
     )

@@ -2,8 +2,10 @@
 
 pub(super) mod backward;
 pub(super) mod forward;
+pub(super) mod int8;
 mod mask;
 mod softmax;
+pub(super) mod source;
 
 use super::matmul::kernel::Kernel;
 use super::matmul::pack::Packer;

@@ -52,7 +52,7 @@ pub(super) struct Dots {
 }
 
 /// 16 rows of 16 words.
-pub(super) type Block = [[u32; 16]; 16];
+pub(in crate::backend::cpu) type Block = [[u32; 16]; 16];
 
 /// What a micro-kernel is called with. The pointers are good for the whole tile (see [`Kernel::tile`]).
 pub(super) struct Tile {
@@ -92,7 +92,7 @@ impl<'a> Rows<'a> {
 impl Kernel {
     /// dst[k][n] = src[n][k].
     #[inline]
-    pub(super) fn transpose16(&self, src: &Block, dst: &mut Block) {
+    pub(in crate::backend::cpu) fn transpose16(&self, src: &Block, dst: &mut Block) {
         // SAFETY: the CPU has the kernel's features, see `tile`.
         unsafe { (self.transpose16)(src, dst) }
     }
