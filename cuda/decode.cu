@@ -120,7 +120,7 @@ __device__ __forceinline__ void decode(float* part_o, float* part_lse, const bf1
             share[w] = from[0] == -INFINITY ? 0.f : exp2_approx(from[0] - max);
             sum += share[w] * from[1];
         }
-        const float inverse = sum > 0.f ? 1.f / sum : 0.f;
+        const float inverse = sum == 0.f ? 0.f : 1.f / sum;
         for (int d = lane; d < D; d += 32) {
             float x = 0.f;
 #pragma unroll
@@ -139,13 +139,13 @@ __device__ __forceinline__ void decode_combine(T* o, float* lse, const float* pa
     const int64_t part = (int64_t(row) * kv_heads + head / group) * DECODE_ROWS + r, step = int64_t(gridDim.y) * kv_heads * DECODE_ROWS;
     float max = -INFINITY, sum = 0.f;
     for (int i = 0; i < splits; i++) max = fmaxf(max, part_lse[part + i * step]);
-    for (int i = 0; i < splits; i++) sum += max == -INFINITY ? 0.f : expf(part_lse[part + i * step] - max);
+    for (int i = 0; i < splits; i++) sum += part_lse[part + i * step] == -INFINITY ? 0.f : expf(part_lse[part + i * step] - max);
     const float total = max + logf(sum);
     for (int d = threadIdx.x; d < head_dim; d += blockDim.x) {
         float x = 0.f;
         for (int i = 0; i < splits; i++) {
-            const float share = sum > 0.f ? expf(part_lse[part + i * step] - total) : 0.f;
-            if (share > 0.f) x += share * part_o[(part + i * step) * head_dim + d];
+            const float share = sum == 0.f ? 0.f : expf(part_lse[part + i * step] - total);
+            if (share != 0.f) x += share * part_o[(part + i * step) * head_dim + d];
         }
         o[((int64_t(row) * queries + query) * heads + head) * head_dim + d] = from_float<T>(x);
     }
@@ -167,8 +167,11 @@ ENTRY(96)
 ENTRY(128)
 ENTRY(256)
 
-extern "C" __global__ void __launch_bounds__(128)
-    decode_combine_bf16(bf16* o, float* lse, const float* part_o, const float* part_lse, int splits, int queries, int heads,
-                        int kv_heads, int head_dim) {
-    decode_combine(o, lse, part_o, part_lse, splits, queries, heads, kv_heads, head_dim);
-}
+#define COMBINE(T, name)                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(128)                                                                     \
+        decode_combine_##name(T* o, float* lse, const float* part_o, const float* part_lse, int splits, int queries,      \
+                              int heads, int kv_heads, int head_dim) {                                                    \
+        decode_combine(o, lse, part_o, part_lse, splits, queries, heads, kv_heads, head_dim);                             \
+    }
+COMBINE(bf16, bf16)
+COMBINE(float, f32)

@@ -5,20 +5,22 @@ mod common;
 
 use common::cli::Dir;
 use common::{Bench, cases, fixture_dir, relative, within};
+use half::bf16;
 use pose_engine::backend::Backend;
 use pose_engine::backend::cpu::Cpu;
 use pose_engine::data::{Corpus, Document};
 use pose_engine::eval::{self, Mode, Protocol};
 use pose_engine::index::TokenId;
-use pose_engine::infer::Session;
+use pose_engine::infer::{Reads, Scorer, Session};
 use pose_engine::memory::Ledger;
-use pose_engine::model::{Config, Model, places_from};
+use pose_engine::model::buffers::{Order, ReadBuffers, Reading};
+use pose_engine::model::{Config, Model, PlacedBatch, download_f32, places_from};
 use serde_json::json;
 
 type B = Cpu<f32>;
 
 /// A model that has not learnt anything, but whose logits are all different.
-fn model(b: &B) -> Model<B> {
+fn model<B: Backend>(b: &B) -> Model<B> {
     let mut config = Config::preset("tiny").unwrap();
     config.initializer_range = 0.2;
     let mut model = Model::allocate(b, &mut Ledger::live(), &config, &config.rope).unwrap();
@@ -30,9 +32,17 @@ fn text(n: u32, seed: u32) -> Vec<TokenId> {
     (0..n).map(|i| TokenId((i * i * 31 + i * (seed + 7) + seed) % 256)).collect()
 }
 
+fn reading(chunk: usize, capacity: usize) -> Reading {
+    Reading { chunk, ..Reading::of(capacity) }
+}
+
+fn allocate<B: Backend, R: Reads<B>>(b: &B, model: &Model<B>, reading: Reading) -> R {
+    b.reserve_scratch(R::scratch_bytes(b, model, reading)).unwrap();
+    R::allocate(b, &mut Ledger::live(), model, reading).unwrap()
+}
+
 fn session(b: &B, model: &Model<B>, chunk: usize, capacity: usize) -> Session<B> {
-    b.reserve_scratch(Session::scratch_bytes(b, model, chunk, capacity)).unwrap();
-    Session::allocate(b, &mut Ledger::live(), model, chunk, capacity, 1).unwrap()
+    allocate(b, model, reading(chunk, capacity))
 }
 
 /// Logits after every token, read in pieces of these lengths, each in chunks of at most `chunk` tokens.
@@ -55,6 +65,63 @@ fn a_text_reads_the_same_in_chunks_of_any_size_and_token_by_token() {
     other[..100].fill(TokenId(1));
     let other = last_logits(&b, &model, &other, 150, 150);
     assert!(relative(&other, &whole) > 1e-3, "the first chunks made no difference to the last");
+}
+
+/// Losses of tokens 1.. of a text whose chunks go through all layers, one after the other.
+fn losses_by_chunk<B: Backend>(b: &B, model: &Model<B>, ids: &[TokenId], reading: Reading) -> Vec<f32> {
+    let (ledger, c) = (&mut Ledger::live(), &model.config);
+    let mut buffers = ReadBuffers::new(b, ledger, c, reading, Order::ByChunk).unwrap();
+    let mut batch = PlacedBatch::new(b, ledger, 1, buffers.chunk, 1).unwrap();
+    let targets: Vec<TokenId> = ids[1..].iter().copied().chain([TokenId::IGNORED]).collect();
+    let (mut nll, mut past) = (Vec::new(), 0);
+    for (ids, targets) in ids.chunks(buffers.chunk).zip(targets.chunks(buffers.chunk)) {
+        batch.fill(b, 1, ids, targets, &places_from(1, past)).unwrap();
+        model.read(b, &mut buffers, &batch, past).unwrap();
+        let (work, head) = (&mut buffers.work, model.param(model.ids.head_weight()));
+        b.head_loss(&mut work.nll, &work.normed, head, &batch.targets, None, c.head_shape(ids.len()))
+            .unwrap();
+        nll.extend(download_f32::<B, B::Stat>(b, &work.nll, 0, ids.len()).unwrap());
+        past += ids.len();
+    }
+    nll.truncate(ids.len() - 1);
+    nll
+}
+
+fn layer_by_layer_is_chunk_by_chunk<B: Backend>(b: &B) {
+    let (model, ids) = (model(b), text(150, 8));
+    for chunk in [1, 16, 64, 75, 149, 150, 512] {
+        let reading = reading(chunk, 160);
+        let mut scorer: Scorer<B> = allocate(b, &model, reading);
+        let mut told = 0;
+        let scored = scorer.score(b, &model, &ids, 1, &mut |tokens| told += tokens).unwrap();
+        let want = losses_by_chunk(b, &model, &ids, reading);
+        assert_eq!((scored.nll.len(), told), (149, 150));
+        let bits = |nll: &[f32]| nll.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&scored.nll), bits(&want), "chunks of {chunk}");
+        // the same buffers again, for a text that ends within a chunk
+        let again = scorer.score(b, &model, &ids[..97], 33, &mut |_| {}).unwrap().nll;
+        let want = losses_by_chunk(b, &model, &ids[..97], reading);
+        within(relative(&f64s(&again), &f64s(&want[32..])), 1e-5, "the tail of a shorter text");
+    }
+}
+
+fn f64s(values: &[f32]) -> Vec<f64> {
+    values.iter().copied().map(f64::from).collect()
+}
+
+#[test]
+fn reading_layer_by_layer_gives_the_bits_of_reading_chunk_by_chunk() {
+    layer_by_layer_is_chunk_by_chunk(&Cpu::<f32>::new(2).unwrap());
+    layer_by_layer_is_chunk_by_chunk(&Cpu::<bf16>::new(2).unwrap());
+}
+
+#[test]
+fn a_scorer_says_what_it_has_no_room_for() {
+    let b = B::new(1).unwrap();
+    let model = model(&b);
+    let mut scorer: Scorer<B> = allocate(&b, &model, reading(16, 40));
+    let refused = scorer.score(&b, &model, &text(41, 2), 1, &mut |_| {}).unwrap_err().to_string();
+    assert!(refused.contains("room for 40 tokens") && refused.contains("41"), "{refused}");
 }
 
 #[test]
@@ -127,9 +194,9 @@ fn perplexity_is_what_full_forward_passes_give() {
         (64, protocol(Mode::Truncate, None, None)),
         (1000, protocol(Mode::Sliding, None, Some(256))),
     ] {
-        let mut session = session(&b, &model, 13, window.min(151));
+        let mut scorer: Scorer<B> = allocate(&b, &model, reading(13, window.min(151)));
         let report =
-            eval::perplexity(&b, &model, &mut session, &corpus, &protocol, window, &mut |_| {}).unwrap();
+            eval::perplexity(&b, &model, &mut scorer, &corpus, &protocol, window, &mut |_| {}).unwrap();
         let (ppl, scored) = naive(&mut bench, &texts, window, &protocol);
         let what = format!("window {window}, {protocol:?}");
         assert_eq!(report.scored, scored, "{what}");

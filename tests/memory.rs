@@ -64,9 +64,30 @@ fn perplexity() {
     let dir = Dir::new();
     dir.write("long.txt", words(40_000));
     dir.run("train --preset 10m --data a.txt --train-len 32 --steps 1 --quiet --out m").ok();
-    let flags = "--model m --data long.txt --windows 32k --tokens 12k --mode truncate --dtype f32";
+    let flags = "--model m --data long.txt --windows 32k --tokens 17k --mode truncate --dtype f32";
     dir.run(&format!("plan eval-ppl {flags} --json plan.json")).ok();
     dir.run(&format!("eval-ppl {flags} --quiet --json ppl.json")).ok();
     near(&dir, "ppl.json");
     assert_eq!(dir.json("plan.json")["total"].as_f64().unwrap(), bytes(&dir, "ppl.json").0);
+}
+
+/// Scoring holds one layer's keys and values and the residual stream of the window, whatever the number of layers.
+#[test]
+fn a_window_costs_one_layers_keys_and_values() {
+    let dir = Dir::new();
+    dir.run("train --preset 10m --data a.txt --train-len 32 --steps 1 --quiet --out m").ok();
+    let config = dir.json("m/config.json");
+    let size = |key: &str| config[key].as_u64().unwrap();
+    let plan = |window: &str| {
+        dir.run(&format!("plan eval-ppl --model m --windows {window} --json plan.json")).ok();
+        dir.json("plan.json")
+    };
+    let (short, long) = (plan("16k"), plan("48k"));
+    let grown =
+        |kind: &str| long["by_kind"][kind].as_u64().unwrap() - short["by_kind"][kind].as_u64().unwrap();
+    let kv_width = size("num_key_value_heads") * size("head_dim");
+    assert!(size("num_hidden_layers") > 2);
+    assert_eq!(grown("KV cache"), (32 << 10) * 2 * kv_width * 2);
+    assert_eq!(grown("residual stream"), (32 << 10) * size("hidden_size") * 2);
+    assert_eq!(grown("work"), 0);
 }

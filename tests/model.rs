@@ -11,8 +11,9 @@ use pose_engine::backend::reference::Reference;
 use pose_engine::backend::{Backend, Float};
 use pose_engine::data::BatchPlaces;
 use pose_engine::index::{ChunkSpan, RopePosition, SeqIndex, TokenId};
-use pose_engine::infer::Session;
+use pose_engine::infer::{Reads, Scorer};
 use pose_engine::memory::Ledger;
+use pose_engine::model::buffers::Reading;
 use pose_engine::model::{Config, Model, upload_f32};
 
 /// Loss, logits and gradients of every case against what transformers computed.
@@ -41,16 +42,17 @@ fn against_transformers<B: Backend>(b: &B, bound: f64) {
     }
 }
 
-/// Logits by the reading path: through the KV cache, in chunks of 7 tokens.
+/// Logits by the reading path: layer by layer, in chunks of 7 tokens.
 fn logits<B: Backend>(b: &B, bench: &Bench<'_, B>, ids: &[TokenId], positions: &[u32]) -> Vec<f64> {
-    let mut session = Session::allocate(b, &mut Ledger::live(), &bench.model, 7, ids.len(), 7).unwrap();
+    let reading = Reading { chunk: 7, spans: 7, ..Reading::of(ids.len()) };
+    let mut scorer = Scorer::allocate(b, &mut Ledger::live(), &bench.model, reading).unwrap();
     let mut all = Vec::new();
     let mut keep = |row: &[f32]| {
         all.extend(row.iter().map(|&z| f64::from(z)));
         Ok(())
     };
     let wanted: Vec<usize> = (0..ids.len()).collect();
-    session.logits_at(b, &bench.model, ids, Some(positions), &wanted, &mut keep).unwrap();
+    scorer.logits_at(b, &bench.model, ids, Some(positions), &wanted, &mut keep).unwrap();
     all
 }
 

@@ -1,7 +1,7 @@
 //! Every operation at the shapes of SmolLM2-135M, LLaMA-7B and Llama-3-8B:
 //! `cargo bench --bench kernels [-- NAME] [--shape SHAPE] [--device cuda:0] [--threads N] [--json]`.
 //!
-//! NAME picks groups: matmul, attention, head, elementwise; SHAPE is a part of a shape's name. On a GPU a call is timed by
+//! NAME picks groups: matmul, attention, kv, head, elementwise; SHAPE is a part of a shape's name. On a GPU a call is timed by
 //! events, after its second-level cache was overwritten, and the peaks are those of cuda/peak.cu and of a copy in the same
 //! run. `--features bench-cublas` times cuBLAS beside this engine's products. `--json` prints an object a row.
 
@@ -9,6 +9,7 @@ mod elementwise;
 #[path = "../harness.rs"]
 mod harness;
 mod heavy;
+mod kv;
 
 use harness::{Stopwatch, Table};
 use pose_engine::backend::cpu::{Cpu, CpuFloat};
@@ -118,6 +119,9 @@ fn groups<B: Stopwatch>(b: &B, table: &Table, shape: &Shape, tokens: usize, flag
     }
     if flags.wants("attention") {
         heavy::attention(b, table, shape, tokens);
+    }
+    if flags.wants("kv") {
+        kv::all(b, table, shape);
     }
     if flags.wants("head") {
         heavy::head(b, table, shape, tokens);

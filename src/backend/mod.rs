@@ -51,7 +51,7 @@ macro_rules! element {
     ($($ty:ty => $name:literal),* $(,)?) => { $(impl Element for $ty { const NAME: &'static str = $name; })* };
 }
 element! {
-    half::bf16 => "bf16", f32 => "f32", f64 => "f64", u8 => "u8", u64 => "u64",
+    half::bf16 => "bf16", f32 => "f32", f64 => "f64", i8 => "i8", u8 => "u8", u64 => "u64",
     TokenId => "u32", RopePosition => "u32", DocumentId => "u32", ChunkSpan => "2xu32",
 }
 
@@ -186,6 +186,27 @@ impl AttentionShape {
     }
 }
 
+/// Tokens of keys (or values), one row.
+#[derive(Clone, Copy, Debug)]
+pub struct KvShape {
+    pub tokens: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+}
+
+/// The largest code of [`Backend::kv_quantise`].
+pub const KV_CODE_MAX: f64 = 127.0;
+/// Scales below this, the least normal f32, count as 0.
+pub const KV_SCALE_LEAST: f64 = f32::MIN_POSITIVE as f64;
+
+/// Keys or values as [`Backend::kv_quantise`] left them: x = scale·code.
+pub struct Quantised<'a, B: Backend> {
+    /// `[.., kv_heads, head_dim]`
+    pub codes: &'a B::Buf<i8>,
+    /// `[.., kv_heads]`
+    pub scales: &'a B::Buf<B::Stat>,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct HeadShape {
     pub tokens: usize,
@@ -250,6 +271,7 @@ pub enum ScratchFor {
     MatmulTn(MatmulShape),
     NormBackward(NormShape),
     Attention(AttentionShape),
+    AttentionInt8(AttentionShape),
     AttentionBackward(AttentionShape),
     /// `true` with gradients.
     HeadLoss(HeadShape, bool),
@@ -363,6 +385,21 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn attention(
         &self, o: &mut Self::Buf<Self::Act>, lse: &mut Self::Buf<Self::Stat>, q: &Self::Buf<Self::Act>,
         k: &Self::Buf<Self::Act>, v: &Self::Buf<Self::Act>, documents: Option<&Self::Buf<DocumentId>>,
+        s: AttentionShape,
+    ) -> Result<()>;
+    /// Keys or values as 8-bit integers, one scale for each head of a token: `scale = max_i |x_i|/127` (0 where that is below
+    /// [`KV_SCALE_LEAST`]) and `code_i = round(x_i/scale)`, 0 where scale is 0, so that `|x_i − scale·code_i| ≤ scale/2`. Where
+    /// any x_i is no finite number scale is NaN, and so is all attention that comes to meet it. Written from token `at` on:
+    /// `codes[at + t, kv_heads, head_dim]`, `scales[at + t, kv_heads]` of `x[tokens,kv_heads,head_dim]`.
+    fn kv_quantise(
+        &self, codes: &mut Self::Buf<i8>, scales: &mut Self::Buf<Self::Stat>, at: usize,
+        x: &Self::Buf<Self::Act>, s: KvShape,
+    ) -> Result<()>;
+    /// `attention` over keys and values that were quantised: `k, v = scale·code`. An element that becomes an operand of a
+    /// product in `Act` is rounded to it once.
+    fn attention_int8(
+        &self, o: &mut Self::Buf<Self::Act>, lse: &mut Self::Buf<Self::Stat>, q: &Self::Buf<Self::Act>,
+        k: Quantised<'_, Self>, v: Quantised<'_, Self>, documents: Option<&Self::Buf<DocumentId>>,
         s: AttentionShape,
     ) -> Result<()>;
     /// Undoes `attention` (queries == keys): with `δ_i = do_i·o_i`, `ds_ij = p_ij·(do_i·v_j − δ_i)`,

@@ -5,8 +5,10 @@ use crate::backend::device::{DType, Device};
 use crate::checkpoint::Weights;
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
-use crate::infer::{DEFAULT_CHUNK, Session};
+use crate::infer::Reads;
 use crate::memory::{self, Kind, Ledger};
+use crate::model::buffers::Reading;
+use crate::model::cache::CacheFormat;
 use crate::model::{Config, Model};
 use crate::rope::{self, Rope, ScalingKind};
 use clap::Args;
@@ -74,6 +76,51 @@ pub struct Reader {
     pub rope_factor: Option<f64>,
 }
 
+/// `--kv-cache`, where keys and values are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum KvDtype {
+    Bf16,
+    F32,
+    Int8,
+}
+
+/// How keys and values are kept while a text is read.
+#[derive(Clone, Debug, Args)]
+pub struct KvCache {
+    /// What the keys and values of earlier tokens are kept as: int8 takes about half the memory of bf16, for a small loss of
+    /// precision [default: as --dtype]
+    #[arg(long, value_enum, value_name = "DTYPE")]
+    pub kv_cache: Option<KvDtype>,
+}
+
+impl KvCache {
+    /// Refuses a precision that activations do not have.
+    pub fn format(&self, dtype: DType) -> Result<CacheFormat> {
+        match (self.kv_cache, dtype) {
+            (None, _) | (Some(KvDtype::Bf16), DType::Bf16) | (Some(KvDtype::F32), DType::F32) => {
+                Ok(CacheFormat::Act)
+            }
+            (Some(KvDtype::Int8), _) => Ok(CacheFormat::Int8),
+            (Some(KvDtype::Bf16), DType::F32) => Err(Self::refuse("bf16", "f32")),
+            (Some(KvDtype::F32), DType::Bf16) => Err(Self::refuse("f32", "bf16")),
+        }
+    }
+
+    fn refuse(asked: &str, dtype: &str) -> Error {
+        let problem = format!("does not go with --dtype {dtype}; choose int8, {dtype}, or --dtype {asked}");
+        Error::usage("--kv-cache", asked, problem)
+    }
+
+    /// What it comes to, for results.
+    pub fn name(&self, dtype: DType) -> KvDtype {
+        self.kv_cache.unwrap_or(match dtype {
+            DType::Bf16 => KvDtype::Bf16,
+            DType::F32 => KvDtype::F32,
+        })
+    }
+}
+
 /// A model's files, read and checked; its weights come later.
 pub struct OpenedReader {
     pub config: Config,
@@ -111,34 +158,34 @@ impl Reader {
 }
 
 impl OpenedReader {
-    /// Allocates model and session through `ledger`.
-    pub fn allocate<B: Backend>(
-        &self, b: &B, ledger: &mut Ledger, capacity: usize, spans: usize,
-    ) -> Result<(Model<B>, Session<B>)> {
+    /// Allocates the model and what reads with it through `ledger`.
+    fn allocate<B: Backend, R: Reads<B>>(
+        &self, b: &B, ledger: &mut Ledger, reading: Reading,
+    ) -> Result<(Model<B>, R)> {
         let model = Model::allocate(b, ledger, &self.config, &self.rope)?;
-        let scratch = Session::scratch_bytes(b, &model, DEFAULT_CHUNK, capacity);
-        let session = Session::allocate(b, ledger, &model, DEFAULT_CHUNK, capacity, spans)?;
+        let scratch = R::scratch_bytes(b, &model, reading);
+        let reader = R::allocate(b, ledger, &model, reading)?;
         ledger.note(Kind::Scratch, "kernels", &[scratch], "u8", scratch);
         if !ledger.is_dry() {
             b.reserve_scratch(scratch)?;
         }
-        Ok((model, session))
+        Ok((model, reader))
     }
 
-    /// What reading texts of up to `capacity` tokens takes, with `text` tokens in memory.
-    pub fn plan<B: Backend>(&self, b: &B, capacity: usize, spans: usize, text: usize) -> Result<Ledger> {
+    /// What reading takes, with `text` tokens in memory.
+    pub fn plan<B: Backend, R: Reads<B>>(&self, b: &B, reading: Reading, text: usize) -> Result<Ledger> {
         let mut plan = Ledger::dry();
-        self.allocate(b, &mut plan, capacity, spans)?;
+        self.allocate::<B, R>(b, &mut plan, reading)?;
         memory::note_program(&mut plan, self.tokenizer.resident_bytes(), text);
         Ok(plan)
     }
 
-    /// Checks that it fits, allocates and loads the weights: ready to read up to `capacity` tokens.
-    pub fn load<B: Backend>(&self, b: &B, capacity: usize, spans: usize) -> Result<(Model<B>, Session<B>)> {
-        let plan = self.plan(b, capacity, spans, 0)?;
+    /// Checks that it fits, allocates and loads the weights: ready to read.
+    pub fn load<B: Backend, R: Reads<B>>(&self, b: &B, reading: Reading) -> Result<(Model<B>, R)> {
+        let plan = self.plan::<B, R>(b, reading, 0)?;
         memory::check_room(b, &plan)?;
-        let (mut model, session) = self.allocate(b, &mut Ledger::live(), capacity, spans)?;
+        let (mut model, reader) = self.allocate(b, &mut Ledger::live(), reading)?;
         model.load(b, &Weights::open(&self.flags.model)?)?;
-        Ok((model, session))
+        Ok((model, reader))
     }
 }

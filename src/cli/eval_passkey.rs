@@ -7,6 +7,7 @@ use crate::backend::Backend;
 use crate::backend::device::{Job, dispatch};
 use crate::error::{Error, Result};
 use crate::eval::{self, Bos, PasskeyProtocol, PasskeyReport, Protocol, ROOM_FOR_ANSWER, proportion_error};
+use crate::model::buffers::Reading;
 use crate::recipe::Size;
 use clap::Args;
 use serde_json::json;
@@ -90,7 +91,7 @@ struct PasskeyJob<'a> {
 impl Job for PasskeyJob<'_> {
     type Out = PasskeyReport;
     fn run<B: Backend>(self, b: &B) -> Result<PasskeyReport> {
-        let (model, mut session) = self.opened.load(b, self.longest + ROOM_FOR_ANSWER, 1)?;
+        let (model, mut session) = self.opened.load(b, Reading::of(self.longest + ROOM_FOR_ANSWER))?;
         let mut right = 0;
         let mut progress = |trial: &eval::PasskeyTrial| {
             right += usize::from(trial.correct);

@@ -1,6 +1,6 @@
 //! `pose-engine eval-ppl`.
 
-use super::common::{Common, Json, OpenedReader, Reader, Where};
+use super::common::{Common, Json, KvCache, OpenedReader, Reader, Where};
 use super::output::{seconds_text, size_text, table};
 use super::progress::Progress;
 use crate::backend::Backend;
@@ -8,8 +8,10 @@ use crate::backend::device::{Job, dispatch};
 use crate::data::{Corpus, LoadOptions};
 use crate::error::{Error, Result};
 use crate::eval::{self, Bos, Mode, Protocol, WindowReport};
+use crate::infer::Scorer;
 use crate::memory::{self, Ledger};
 use crate::model::Config;
+use crate::model::buffers::Reading;
 use crate::recipe::Size;
 use clap::Args;
 use serde_json::json;
@@ -30,6 +32,8 @@ pub struct EvalPpl {
     text_field: String,
     #[command(flatten)]
     pub protocol: ProtocolFlags,
+    #[command(flatten)]
+    kv: KvCache,
     /// Tokens of each document that are used [default: all]
     #[arg(long, value_name = "N")]
     tokens: Option<Size>,
@@ -98,15 +102,16 @@ impl EvalPpl {
         let protocol = self.protocol.resolve(&opened)?;
         let corpus = self.corpus(&opened)?;
         self.common.note(&format!("protocol: {}", protocol.describe()));
-        let capacity = self.capacity(Some(&corpus))?;
-        let job = PplJob { flags: &self, opened: &opened, protocol: &protocol, corpus: &corpus, capacity };
+        let reading = self.reading(Some(&corpus))?;
+        let job = PplJob { flags: &self, opened: &opened, protocol: &protocol, corpus: &corpus, reading };
         let (reports, planned) = dispatch(self.place.device, self.reader.dtype, self.common.threads, job)?;
         print_reports(&reports);
         let peak = memory::resident_bytes().map(|(_, peak)| peak);
         outln!("{}", memory::peak_text(peak, planned));
         self.json.write(&json!({
             "planned_bytes": planned, "peak_bytes": peak,
-            "model": self.reader.model, "dtype": self.reader.dtype, "protocol": protocol,
+            "model": self.reader.model, "dtype": self.reader.dtype,
+            "kv_cache": self.kv.name(self.reader.dtype), "protocol": protocol,
             "protocol_text": protocol.describe(), "rope_scaling": opened.rope.scaling.name(), "results": reports,
         }))
     }
@@ -116,21 +121,22 @@ impl EvalPpl {
         let opened = self.reader.open(self.protocol.longest()?)?;
         self.protocol.resolve(&opened)?;
         let corpus = if self.data.is_empty() { None } else { Some(self.corpus(&opened)?) };
-        let capacity = self.capacity(corpus.as_ref())?;
+        let reading = self.reading(corpus.as_ref())?;
         let text = corpus.map_or(0, |c| c.tokens() as usize);
-        let job = PlanJob { opened: &opened, capacity, text };
+        let job = PlanJob { opened: &opened, reading, text };
         let ledger = dispatch(self.place.device, self.reader.dtype, self.common.threads, job)?;
         Ok((opened.config, ledger))
     }
 
-    /// Tokens that are in the cache at most: the longest window, or less where no document fills it.
-    fn capacity(&self, corpus: Option<&Corpus>) -> Result<usize> {
+    /// Room for the tokens that are read at once at most: the longest window, or less where no document fills it.
+    fn reading(&self, corpus: Option<&Corpus>) -> Result<Reading> {
         let longest = match corpus {
             Some(corpus) => corpus.documents.iter().map(|d| d.tokens.len()).max(),
             None => self.tokens.map(|n| n.0),
         };
         let window = self.protocol.longest()?;
-        Ok(longest.map_or(window, |n| window.min(n.saturating_add(1))))
+        let capacity = longest.map_or(window, |n| window.min(n.saturating_add(1)));
+        Ok(Reading { cache: self.kv.format(self.reader.dtype)?, ..Reading::of(capacity) })
     }
 
     /// The documents, cut and chosen as the flags say.
@@ -164,28 +170,29 @@ struct PplJob<'a> {
     opened: &'a OpenedReader,
     protocol: &'a Protocol,
     corpus: &'a Corpus,
-    capacity: usize,
+    reading: Reading,
 }
 
 struct PlanJob<'a> {
     opened: &'a OpenedReader,
-    capacity: usize,
+    reading: Reading,
     text: usize,
 }
 
 impl Job for PlanJob<'_> {
     type Out = Ledger;
     fn run<B: Backend>(self, b: &B) -> Result<Ledger> {
-        self.opened.plan(b, self.capacity, 1, self.text)
+        self.opened.plan::<B, Scorer<B>>(b, self.reading, self.text)
     }
 }
 
 impl Job for PplJob<'_> {
     type Out = (Vec<WindowReport>, usize);
     fn run<B: Backend>(self, b: &B) -> Result<(Vec<WindowReport>, usize)> {
-        let planned = self.opened.plan(b, self.capacity, 1, self.corpus.tokens() as usize)?.total();
+        let (reading, text) = (self.reading, self.corpus.tokens() as usize);
+        let planned = self.opened.plan::<B, Scorer<B>>(b, reading, text)?.total();
         memory::reset_peak();
-        let (model, mut session) = self.opened.load(b, self.capacity, 1)?;
+        let (model, mut scorer) = self.opened.load(b, reading)?;
         let mut reports = Vec::new();
         for window in &self.flags.protocol.windows {
             let label = format!("window {}", size_text(window.0));
@@ -194,7 +201,7 @@ impl Job for PplJob<'_> {
             let report = eval::perplexity(
                 b,
                 &model,
-                &mut session,
+                &mut scorer,
                 self.corpus,
                 self.protocol,
                 window.0,

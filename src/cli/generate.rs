@@ -1,12 +1,14 @@
 //! `pose-engine generate`.
 
-use super::common::{Common, Json, OpenedReader, Reader, Where};
+use super::common::{Common, Json, KvCache, OpenedReader, Reader, Where};
 use crate::backend::Backend;
 use crate::backend::device::{Job, dispatch};
 use crate::error::{Error, Result};
 use crate::eval::{Bos, Protocol};
 use crate::index::TokenId;
 use crate::infer::{Sampling, generate};
+use crate::model::buffers::Reading;
+use crate::model::cache::CacheFormat;
 use crate::recipe::Size;
 use clap::Args;
 use serde_json::json;
@@ -47,6 +49,8 @@ pub struct Generate {
     #[arg(long, value_enum, default_value_t = Bos::Auto)]
     bos: Bos,
     #[command(flatten)]
+    kv: KvCache,
+    #[command(flatten)]
     place: Where,
     #[command(flatten)]
     json: Json,
@@ -58,6 +62,7 @@ impl Generate {
     pub fn run(self) -> Result<()> {
         let sampling = Sampling { temperature: self.temperature, top_p: self.top_p, seed: self.seed };
         sampling.check()?;
+        let cache = self.kv.format(self.reader.dtype)?;
         let text = match (&self.prompt, &self.prompt_file) {
             (Some(text), _) => text.clone(),
             (None, Some(path)) => {
@@ -81,6 +86,7 @@ impl Generate {
             most: self.max_new_tokens.0,
             stop: &stop,
             sampling,
+            cache,
         };
         let ids = dispatch(self.place.device, self.reader.dtype, self.common.threads, job)?;
         let plain_ids: Vec<u32> = ids.iter().map(|id| id.0).collect();
@@ -96,12 +102,14 @@ struct GenerateJob<'a> {
     most: usize,
     stop: &'a [TokenId],
     sampling: Sampling,
+    cache: CacheFormat,
 }
 
 impl Job for GenerateJob<'_> {
     type Out = Vec<TokenId>;
     fn run<B: Backend>(self, b: &B) -> Result<Vec<TokenId>> {
-        let (model, mut session) = self.opened.load(b, self.prompt.len() + self.most, 1)?;
+        let reading = Reading { cache: self.cache, ..Reading::of(self.prompt.len() + self.most) };
+        let (model, mut session) = self.opened.load(b, reading)?;
         let mut decoder = self.opened.tokenizer.decoder(true);
         let mut out = std::io::stdout();
         // a closed pipe ends the text, not the program with an error

@@ -6,8 +6,9 @@ use crate::backend::device::{Job, dispatch};
 use crate::checkpoint::{NpyWriter, Weights};
 use crate::error::{Error, Result};
 use crate::index::TokenId;
+use crate::infer::Scorer;
 use crate::memory::Ledger;
-use crate::model::buffers::TrainBuffers;
+use crate::model::buffers::{Reading, TrainBuffers};
 use crate::model::{Gradients, Model, PlacedBatch, check_ids, download_f32, places_at, scratch};
 use clap::Args;
 use serde_json::json;
@@ -107,15 +108,17 @@ impl Job for LogitsJob<'_> {
     type Out = ();
     fn run<B: Backend>(self, b: &B) -> Result<()> {
         let shape = [self.ids.rows.len(), self.ids.tokens, self.opened.config.vocab_size];
-        let (model, mut session) = self.opened.load(b, self.ids.tokens, self.ids.tokens)?;
-        let all: Vec<usize> = (0..self.ids.tokens).collect();
+        let tokens = self.ids.tokens;
+        let reading = Reading { spans: tokens, ..Reading::of(tokens) };
+        let (model, mut scorer): (_, Scorer<B>) = self.opened.load(b, reading)?;
+        let all: Vec<usize> = (0..tokens).collect();
         let mut file = NpyWriter::create(&self.flags.out, &shape)?;
         for (ids, positions) in self.ids.rows.iter().zip(&self.positions.rows) {
             let ids: Vec<TokenId> = ids.iter().map(|&id| TokenId(id)).collect();
-            session.logits_at(b, &model, &ids, Some(positions), &all, &mut |row| file.append(row))?;
+            scorer.logits_at(b, &model, &ids, Some(positions), &all, &mut |row| file.append(row))?;
         }
         file.finish()?;
-        drop((model, session));
+        drop((model, scorer));
         if self.flags.grad_norms { self.gradient_norms(b) } else { Ok(()) }
     }
 }

@@ -11,7 +11,7 @@ use crate::backend::Backend;
 use crate::data::{Corpus, Document, Tokenizer};
 use crate::error::{Error, Result};
 use crate::index::TokenId;
-use crate::infer::Session;
+use crate::infer::Scorer;
 use crate::model::Model;
 use serde::Serialize;
 use std::ops::Range;
@@ -132,13 +132,13 @@ pub struct WindowReport {
     pub documents: Vec<DocumentScore>,
 }
 
-/// Perplexity of `corpus` at one window. The session must hold at least `window` tokens; `progress` is told of tokens read.
+/// Perplexity of `corpus` at one window. The scorer must have room for `window` tokens; `progress` is told of tokens read.
 pub fn run<B: Backend>(
-    b: &B, model: &Model<B>, session: &mut Session<B>, corpus: &Corpus, protocol: &Protocol, window: usize,
+    b: &B, model: &Model<B>, scorer: &mut Scorer<B>, corpus: &Corpus, protocol: &Protocol, window: usize,
     progress: &mut dyn FnMut(usize),
 ) -> Result<WindowReport> {
     let start = std::time::Instant::now();
-    let score = |document: &Document| score_document(b, model, session, document, protocol, window, progress);
+    let score = |document: &Document| score_document(b, model, scorer, document, protocol, window, progress);
     let documents: Vec<DocumentScore> = corpus.documents.iter().map(score).collect::<Result<_>>()?;
     let scored: usize = documents.iter().map(|d| d.scored).sum();
     let nll = documents.iter().map(|d| d.nll * d.scored as f64).sum::<f64>() / scored.max(1) as f64;
@@ -158,8 +158,8 @@ pub fn run<B: Backend>(
 }
 
 fn score_document<B: Backend>(
-    b: &B, model: &Model<B>, session: &mut Session<B>, document: &Document, protocol: &Protocol,
-    window: usize, progress: &mut dyn FnMut(usize),
+    b: &B, model: &Model<B>, scorer: &mut Scorer<B>, document: &Document, protocol: &Protocol, window: usize,
+    progress: &mut dyn FnMut(usize),
 ) -> Result<DocumentScore> {
     let (mut sum, mut scored) = (0.0, 0);
     let text = &document.tokens;
@@ -170,7 +170,7 @@ fn score_document<B: Backend>(
         // with a BOS even the first token of the text is predicted by something
         let first = if range.start == 0 && !opening.is_empty() { 0 } else { first - range.start };
         let ids: Vec<TokenId> = opening.iter().chain(&text[range]).copied().collect();
-        let losses = session.score(b, model, &ids, first + opening.len(), progress)?.nll;
+        let losses = scorer.score(b, model, &ids, first + opening.len(), progress)?.nll;
         if let Some(i) = losses.iter().position(|l| !l.is_finite()) {
             let what =
                 format!("the loss of a token of {} is {}: the model is broken", document.name, losses[i]);

@@ -15,6 +15,8 @@ pub enum Kind {
     /// Shared by all layers.
     Work,
     KvCache,
+    /// The residual stream of a whole text that is read layer by layer.
+    Stream,
     /// The kernels' own working memory.
     Scratch,
     Batch,
@@ -23,7 +25,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 11] = [
         Kind::Weights,
         Kind::MasterWeights,
         Kind::Moments,
@@ -31,6 +33,7 @@ impl Kind {
         Kind::Activations,
         Kind::Work,
         Kind::KvCache,
+        Kind::Stream,
         Kind::Scratch,
         Kind::Batch,
         Kind::Program,
@@ -50,6 +53,7 @@ impl Kind {
                 "a smaller --batch (with more --grad-accum) or --train-len shrinks what a step holds"
             }
             Kind::KvCache => "shorter --windows or --lengths shrink the cache",
+            Kind::Stream => "shorter --windows keep less of a text",
             Kind::Scratch => "fewer --threads need less working memory",
             Kind::Program => "fewer or smaller --data files keep less text in memory",
         }
@@ -66,6 +70,7 @@ impl std::fmt::Display for Kind {
             Kind::Activations => "activations",
             Kind::Work => "work",
             Kind::KvCache => "KV cache",
+            Kind::Stream => "residual stream",
             Kind::Scratch => "scratch",
             Kind::Batch => "batch",
             Kind::Program => "program",

@@ -2,7 +2,8 @@
 //!
 //! T tokens over all rows, d = hidden size, f = intermediate size, h and g query and key/value heads of dim c.
 
-use super::buffers::{Cache, Inner, Work};
+use super::buffers::{Inner, Work};
+use super::cache::Cache;
 use super::{Gradients, Model, PlacedBatch};
 use crate::backend::{Backend, Direction, MatmulShape, Write};
 use crate::error::Result;
@@ -35,11 +36,9 @@ impl<B: Backend> Model<B> {
                 b.attention(&mut inner.o, &mut inner.lse, &inner.q, &inner.k, &inner.v, documents, shape)?;
             }
             Keys::Cached { layer: cache, past } => {
-                let (at, new) = (past * s.kv.n, batch.len() * s.kv.n);
-                b.copy(&mut cache.k, at, &inner.k, 0, new)?;
-                b.copy(&mut cache.v, at, &inner.v, 0, new)?;
+                cache.append(b, past, &inner.k, &inner.v, self.config.kv_shape(batch.len()))?;
                 let shape = self.config.attention_shape(1, batch.tokens, past + batch.tokens);
-                b.attention(&mut inner.o, &mut inner.lse, &inner.q, &cache.k, &cache.v, documents, shape)?;
+                cache.attend(b, &mut inner.o, &mut inner.lse, &inner.q, documents, shape)?;
             }
         }
         b.matmul_nt(&mut inner.mid, &inner.o, p(w.o), w.o_bias.map(p), Some(x), s.o)?;

@@ -1,5 +1,6 @@
 //! Every buffer that a forward or backward pass works in, allocated through the ledger.
 
+use super::cache::{Cache, CacheFormat};
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::memory::{Kind, Ledger};
@@ -114,38 +115,74 @@ impl<B: Backend> TrainBuffers<B> {
     }
 }
 
-/// One layer's keys and values, [capacity, g, c] each.
-pub struct Cache<B: Backend> {
-    pub k: B::Buf<B::Act>,
-    pub v: B::Buf<B::Act>,
+/// Tokens that go through a layer together while a long text is read: enough to keep the kernels busy, few enough that
+/// activations stay small beside the cache.
+pub const DEFAULT_CHUNK: usize = 512;
+
+/// How a text is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Tokens that there is room for.
+    pub capacity: usize,
+    /// Tokens that go through a layer together.
+    pub chunk: usize,
+    /// Runs of consecutive positions within a chunk, at most; 1 for plain reading.
+    pub spans: usize,
+    pub cache: CacheFormat,
 }
 
-/// What reading (prefill and decoding) works in: bounded by the chunk, but for the cache.
+impl Reading {
+    /// Plainly, for texts of up to `capacity` tokens.
+    pub fn of(capacity: usize) -> Reading {
+        Reading { capacity, chunk: DEFAULT_CHUNK, spans: 1, cache: CacheFormat::Act }
+    }
+
+    /// A chunk is never longer than the text.
+    pub(crate) fn chunk(&self) -> usize {
+        self.chunk.min(self.capacity).max(1)
+    }
+}
+
+/// The order in which chunks and layers are gone through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Each chunk through all layers, whose keys and values are all kept: so a text can be read on.
+    ByChunk,
+    /// All chunks through each layer: the keys and values of one layer exist at a time, and the residual stream of the whole
+    /// text. The same bits, for a text that is read once.
+    ByLayer,
+}
+
+/// What reading (prefill and decoding) works in: bounded by the chunk, but for caches and stream.
 pub struct ReadBuffers<B: Backend> {
-    pub x: B::Buf<B::Act>,
+    /// The residual stream, [chunk, d] each: of the chunk that is read, or of every chunk of the text.
+    pub x: Vec<B::Buf<B::Act>>,
     pub y: B::Buf<B::Act>,
     pub inner: Inner<B>,
     pub work: Work<B>,
+    /// One for each layer, or a single one that the layers take in turn.
     pub caches: Vec<Cache<B>>,
     /// Tokens read at a time.
     pub chunk: usize,
-    /// Tokens that the cache can hold.
+    /// Tokens that there is room for.
     pub capacity: usize,
 }
 
 impl<B: Backend> ReadBuffers<B> {
-    pub fn new(b: &B, ledger: &mut Ledger, c: &Config, chunk: usize, capacity: usize) -> Result<Self> {
+    pub fn new(b: &B, ledger: &mut Ledger, c: &Config, reading: Reading, order: Order) -> Result<Self> {
+        let (chunk, capacity) = (reading.chunk(), reading.capacity);
+        let (chunks, layers, kind) = match order {
+            Order::ByChunk => (1, c.num_hidden_layers, Kind::Work),
+            Order::ByLayer => (capacity.div_ceil(chunk), 1, Kind::Stream),
+        };
         let hidden = [chunk, c.hidden_size];
-        let x = ledger.buf(b, Kind::Work, "x", &hidden)?;
+        let x =
+            (0..chunks).map(|i| ledger.buf(b, kind, &format!("x.{i}"), &hidden)).collect::<Result<_>>()?;
         let y = ledger.buf(b, Kind::Work, "y", &hidden)?;
         let inner = Inner::new(b, ledger, Kind::Work, "layer", c, chunk)?;
         let work = Work::new(b, ledger, c, chunk, false)?;
-        let kv = [capacity, c.num_key_value_heads, c.head_dim];
-        let mut cache = |i: usize| -> Result<Cache<B>> {
-            let k = ledger.buf(b, Kind::KvCache, &format!("cache.{i}.k"), &kv)?;
-            Ok(Cache { k, v: ledger.buf(b, Kind::KvCache, &format!("cache.{i}.v"), &kv)? })
-        };
-        let caches = (0..c.num_hidden_layers).map(&mut cache).collect::<Result<_>>()?;
+        let mut cache = |i: usize| Cache::new(b, ledger, &format!("cache.{i}"), c, capacity, reading.cache);
+        let caches = (0..layers).map(&mut cache).collect::<Result<_>>()?;
         Ok(ReadBuffers { x, y, inner, work, caches, chunk, capacity })
     }
 }

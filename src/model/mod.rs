@@ -3,6 +3,7 @@
 mod batch;
 mod block;
 pub mod buffers;
+pub mod cache;
 pub mod config;
 pub mod params;
 mod pass;

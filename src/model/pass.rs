@@ -76,16 +76,40 @@ impl<B: Backend> Model<B> {
     pub fn read(
         &self, b: &B, buffers: &mut ReadBuffers<B>, batch: &PlacedBatch<B>, past: usize,
     ) -> Result<()> {
-        b.embed(&mut buffers.x, self.param(self.ids.embed), &batch.ids, self.config.head_shape(batch.len()))?;
+        self.read_embed(b, buffers, 0, batch)?;
         for layer in 0..self.config.num_hidden_layers {
-            let ReadBuffers { x, y, inner, work, caches, .. } = buffers;
-            let keys = Keys::Cached { layer: &mut caches[layer], past };
-            self.block_inner(b, layer, x, inner, work, batch, keys)?;
-            self.block_out(b, layer, y, inner, work, batch.len())?;
-            std::mem::swap(x, y);
+            self.read_layer(b, buffers, layer, 0, batch, past)?;
         }
-        let (norm, weight) = (self.config.norm_shape(batch.len()), self.param(self.ids.final_norm));
-        b.rmsnorm(&mut buffers.work.normed, &mut buffers.work.rstd, &buffers.x, weight, norm)
+        self.read_norm(b, buffers, 0, batch.len())
+    }
+
+    /// The tokens of the batch become chunk `chunk` of the residual stream.
+    pub fn read_embed(
+        &self, b: &B, buffers: &mut ReadBuffers<B>, chunk: usize, batch: &PlacedBatch<B>,
+    ) -> Result<()> {
+        let shape = self.config.head_shape(batch.len());
+        b.embed(&mut buffers.x[chunk], self.param(self.ids.embed), &batch.ids, shape)
+    }
+
+    /// Takes chunk `chunk` of the residual stream, before which lie `past` tokens, through one layer.
+    pub fn read_layer(
+        &self, b: &B, buffers: &mut ReadBuffers<B>, layer: usize, chunk: usize, batch: &PlacedBatch<B>,
+        past: usize,
+    ) -> Result<()> {
+        let ReadBuffers { x, y, inner, work, caches, .. } = buffers;
+        let (x, kept) = (&mut x[chunk], layer % caches.len());
+        let keys = Keys::Cached { layer: &mut caches[kept], past };
+        self.block_inner(b, layer, x, inner, work, batch, keys)?;
+        self.block_out(b, layer, y, inner, work, batch.len())?;
+        std::mem::swap(x, y);
+        Ok(())
+    }
+
+    /// The normed final state of chunk `chunk`, of `tokens` tokens, into `buffers.work.normed`.
+    pub fn read_norm(&self, b: &B, buffers: &mut ReadBuffers<B>, chunk: usize, tokens: usize) -> Result<()> {
+        let (norm, weight) = (self.config.norm_shape(tokens), self.param(self.ids.final_norm));
+        let ReadBuffers { x, work, .. } = buffers;
+        b.rmsnorm(&mut work.normed, &mut work.rstd, &x[chunk], weight, norm)
     }
 
     /// In place on q and k, by the batch's places.

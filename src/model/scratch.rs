@@ -1,6 +1,8 @@
 //! How much working memory the kernels take for a pass of a given size.
 
 use super::Config;
+use super::buffers::Reading;
+use super::cache::CacheFormat;
 use crate::backend::{Backend, MatmulShape, ScratchFor};
 
 fn products(c: &Config, tokens: usize) -> [MatmulShape; 5] {
@@ -32,17 +34,25 @@ pub fn training<B: Backend>(b: &B, c: &Config, rows: usize, tokens: usize) -> us
     )
 }
 
-/// For reading in chunks of `chunk` tokens with up to `capacity` in the cache.
-pub fn reading<B: Backend>(b: &B, c: &Config, chunk: usize, capacity: usize) -> usize {
+/// For reading, chunk by chunk and token by token.
+pub fn reading<B: Backend>(b: &B, c: &Config, reading: Reading) -> usize {
+    let (chunk, capacity) = (reading.chunk(), reading.capacity);
     let head = c.head_shape(chunk);
-    let logits = MatmulShape { m: 1, n: c.vocab_size, k: c.hidden_size };
+    let attention = match reading.cache {
+        CacheFormat::Act => ScratchFor::Attention,
+        CacheFormat::Int8 => ScratchFor::AttentionInt8,
+    };
     most(
         b,
         products(c, chunk).map(ScratchFor::MatmulNt).into_iter().chain([
-            ScratchFor::Attention(c.attention_shape(1, chunk, capacity)),
-            ScratchFor::Attention(c.attention_shape(1, 1, capacity)),
+            attention(c.attention_shape(1, chunk, capacity)),
+            attention(c.attention_shape(1, 1, capacity)),
             ScratchFor::HeadLoss(head, false),
-            ScratchFor::MatmulNt(logits),
         ]),
     )
+}
+
+/// For the logits of `rows` tokens at a time.
+pub fn logits<B: Backend>(b: &B, c: &Config, rows: usize) -> usize {
+    b.scratch_bytes(ScratchFor::MatmulNt(MatmulShape { m: rows, n: c.vocab_size, k: c.hidden_size }))
 }

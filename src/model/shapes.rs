@@ -1,7 +1,7 @@
 //! The sizes of every operation of a pass: one list, for the passes that run them and for the plan of their working memory.
 
 use super::Config;
-use crate::backend::{AttentionShape, HeadShape, MatmulShape, NormShape};
+use crate::backend::{AttentionShape, HeadShape, KvShape, MatmulShape, NormShape};
 
 /// The sizes of every product of a block, for `tokens` tokens.
 pub struct BlockShapes {
@@ -33,6 +33,10 @@ impl Config {
 
     pub fn norm_shape(&self, tokens: usize) -> NormShape {
         NormShape { tokens, width: self.hidden_size, eps: self.rms_norm_eps }
+    }
+
+    pub fn kv_shape(&self, tokens: usize) -> KvShape {
+        KvShape { tokens, kv_heads: self.num_key_value_heads, head_dim: self.head_dim }
     }
 
     pub fn attention_shape(&self, rows: usize, queries: usize, keys: usize) -> AttentionShape {

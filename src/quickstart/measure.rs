@@ -9,8 +9,9 @@ use crate::checkpoint::Weights;
 use crate::data::{Corpus, Document, Tokenizer};
 use crate::error::Result;
 use crate::eval::{self, Mode, Protocol};
-use crate::infer::{DEFAULT_CHUNK, Session};
+use crate::infer::{Reads, Scorer};
 use crate::memory::Ledger;
+use crate::model::buffers::Reading;
 use crate::model::{Config, Model};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -54,8 +55,9 @@ impl Job for MeasureJob<'_> {
         let ledger = &mut Ledger::live();
         let mut model = Model::allocate(b, ledger, &config, &config.rope)?;
         model.load(b, &Weights::open(self.dir)?)?;
-        b.reserve_scratch(Session::scratch_bytes(b, &model, DEFAULT_CHUNK, TARGET))?;
-        let mut session = Session::allocate(b, ledger, &model, DEFAULT_CHUNK, TARGET, 1)?;
+        let reading = Reading::of(TARGET);
+        b.reserve_scratch(Scorer::scratch_bytes(b, &model, reading))?;
+        let mut scorer = Scorer::allocate(b, ledger, &model, reading)?;
         let document = |(i, story): (usize, &Story)| {
             Ok(Document { name: format!("story {i}"), tokens: tokenizer.encode(&story.text())? })
         };
@@ -64,12 +66,12 @@ impl Job for MeasureJob<'_> {
         let protocol = Protocol { mode: Mode::Sliding, stride: None, bos: None };
         let mut windows = Vec::new();
         for window in MEASURED {
-            let report = eval::perplexity(b, &model, &mut session, &corpus, &protocol, window, &mut |_| {})?;
-            let recall = recall::measure(b, &model, &mut session, &tokenizer, self.stories, window)?;
+            let report = eval::perplexity(b, &model, &mut scorer, &corpus, &protocol, window, &mut |_| {})?;
+            let recall = recall::measure(b, &model, &mut scorer, &tokenizer, self.stories, window)?;
             windows.push(WindowMeasure { window, ppl: report.ppl, recall });
             (self.progress)();
         }
-        let guesses = recall::guesses(b, &model, &mut session, &tokenizer, &self.stories[0], TARGET)?;
+        let guesses = recall::guesses(b, &model, &mut scorer, &tokenizer, &self.stories[0], TARGET)?;
         Ok(Measured { name: self.name.into(), windows, guesses })
     }
 }

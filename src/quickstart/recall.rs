@@ -5,7 +5,7 @@ use crate::backend::Backend;
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
 use crate::index::TokenId;
-use crate::infer::Session;
+use crate::infer::Scorer;
 use crate::model::Model;
 use serde::{Deserialize, Serialize};
 
@@ -46,7 +46,7 @@ fn buckets(far: usize) -> Vec<Bucket> {
 
 /// Reads the first `window` words of a story in one window; each word that an earlier one tells, with the likeliest word.
 fn ask<B: Backend>(
-    b: &B, model: &Model<B>, session: &mut Session<B>, tokenizer: &Tokenizer, story: &Story, window: usize,
+    b: &B, model: &Model<B>, scorer: &mut Scorer<B>, tokenizer: &Tokenizer, story: &Story, window: usize,
     visit: &mut dyn FnMut(Recall, TokenId, TokenId),
 ) -> Result<()> {
     let words = &story.words[..window.min(story.words.len())];
@@ -54,7 +54,7 @@ fn ask<B: Backend>(
     let asked: Vec<Recall> = story.recalls.iter().filter(|r| r.at < words.len()).copied().collect();
     let wanted: Vec<usize> = asked.iter().map(|r| r.at - 1).collect();
     let mut questions = asked.into_iter();
-    session.logits_at(b, model, &ids, None, &wanted, &mut |logits| {
+    scorer.logits_at(b, model, &ids, None, &wanted, &mut |logits| {
         if let Some(recall) = questions.next() {
             visit(recall, ids[recall.at], likeliest(logits)?);
         }
@@ -73,12 +73,11 @@ fn likeliest(logits: &[f32]) -> Result<TokenId> {
 
 /// Shares of right answers by distance, over the first `window` words of all stories.
 pub fn measure<B: Backend>(
-    b: &B, model: &Model<B>, session: &mut Session<B>, tokenizer: &Tokenizer, stories: &[Story],
-    window: usize,
+    b: &B, model: &Model<B>, scorer: &mut Scorer<B>, tokenizer: &Tokenizer, stories: &[Story], window: usize,
 ) -> Result<Vec<Bucket>> {
     let mut buckets = buckets(window);
     for story in stories {
-        ask(b, model, session, tokenizer, story, window, &mut |recall, truth, guess| {
+        ask(b, model, scorer, tokenizer, story, window, &mut |recall, truth, guess| {
             if let Some(bucket) = buckets.iter_mut().find(|b| recall.distance < b.to) {
                 bucket.asked += 1;
                 bucket.right += usize::from(guess == truth);
@@ -90,10 +89,10 @@ pub fn measure<B: Backend>(
 
 /// The last few recalls of a story and what the model says.
 pub fn guesses<B: Backend>(
-    b: &B, model: &Model<B>, session: &mut Session<B>, tokenizer: &Tokenizer, story: &Story, window: usize,
+    b: &B, model: &Model<B>, scorer: &mut Scorer<B>, tokenizer: &Tokenizer, story: &Story, window: usize,
 ) -> Result<Vec<Guess>> {
     let mut all = Vec::new();
-    ask(b, model, session, tokenizer, story, window, &mut |recall, truth, guess| {
+    ask(b, model, scorer, tokenizer, story, window, &mut |recall, truth, guess| {
         all.push((recall, truth, guess))
     })?;
     let word = |id| Ok(tokenizer.decode(&[id], false)?.trim().to_string());

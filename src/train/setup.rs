@@ -6,9 +6,9 @@ use crate::checkpoint::Weights;
 use crate::data::{Corpus, LoadOptions, Loader, Tokenizer};
 use crate::error::{Error, Result};
 use crate::eval::{self, Mode, Protocol, WindowReport};
-use crate::infer::{DEFAULT_CHUNK, Session};
+use crate::infer::{Reads, Scorer};
 use crate::memory::{self, Kind, Ledger};
-use crate::model::buffers::TrainBuffers;
+use crate::model::buffers::{Reading, TrainBuffers};
 use crate::model::{Config, Gradients, Model, PlacedBatch, scratch};
 use crate::optim::AdamState;
 use crate::recipe::{Recipe, Source};
@@ -92,7 +92,7 @@ pub struct State<B: Backend> {
     pub buffers: TrainBuffers<B>,
     pub batch: PlacedBatch<B>,
     /// For perplexity during training; None without held-out text.
-    pub session: Option<Session<B>>,
+    pub scorer: Option<Scorer<B>>,
     pub steps_done: u64,
     pub tokens_seen: u64,
 }
@@ -110,10 +110,10 @@ impl<B: Backend> State<B> {
         let buffers = TrainBuffers::new(b, ledger, config, rows * tokens, recipe.recompute)?;
         let batch = PlacedBatch::new(b, ledger, rows, tokens, recipe.sampler.spans_per_row().unwrap_or(0))?;
         let mut scratch = scratch::training(b, config, rows, tokens);
-        let session = if with_eval {
-            let window = recipe.sampler.target_len();
-            scratch = scratch.max(Session::scratch_bytes(b, &model, DEFAULT_CHUNK, window));
-            Some(Session::allocate(b, ledger, &model, DEFAULT_CHUNK, window, 1)?)
+        let scorer = if with_eval {
+            let reading = Reading::of(recipe.sampler.target_len());
+            scratch = scratch.max(Scorer::scratch_bytes(b, &model, reading));
+            Some(Scorer::allocate(b, ledger, &model, reading)?)
         } else {
             None
         };
@@ -125,7 +125,7 @@ impl<B: Backend> State<B> {
         if !ledger.is_dry() {
             b.reserve_scratch(scratch)?;
         }
-        Ok(State { model, grads, adam, buffers, batch, session, steps_done: 0, tokens_seen: 0 })
+        Ok(State { model, grads, adam, buffers, batch, scorer, steps_done: 0, tokens_seen: 0 })
     }
 
     pub fn allocate(b: &B, recipe: &Recipe, opened: &Opened, ledger: &mut Ledger) -> Result<State<B>> {
@@ -144,11 +144,11 @@ impl<B: Backend> State<B> {
     /// Perplexity of the held-out documents at the target length, as the model is now.
     pub fn evaluate(&mut self, b: &B, recipe: &Recipe, opened: &Opened) -> Result<WindowReport> {
         let protocol = Protocol { mode: Mode::Sliding, stride: None, bos: None };
-        let session = self.session.as_mut().expect("allocated whenever there is held-out text");
+        let scorer = self.scorer.as_mut().expect("allocated whenever there is held-out text");
         eval::perplexity(
             b,
             &self.model,
-            session,
+            scorer,
             &opened.eval,
             &protocol,
             recipe.sampler.target_len(),

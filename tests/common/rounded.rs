@@ -121,6 +121,20 @@ impl Backend for Rounded {
         round(o);
         Ok(())
     }
+    fn kv_quantise(
+        &self, codes: &mut HostBuf<i8>, scales: &mut Buf, at: usize, x: &Buf, s: KvShape,
+    ) -> Result<()> {
+        R.kv_quantise(codes, scales, at, x, s)
+    }
+    fn attention_int8(
+        &self, o: &mut Buf, lse: &mut Buf, q: &Buf, k: Quantised<'_, Self>, v: Quantised<'_, Self>,
+        documents: Option<&HostBuf<DocumentId>>, s: AttentionShape,
+    ) -> Result<()> {
+        let [k, v] = [k, v].map(|x| Quantised { codes: x.codes, scales: x.scales });
+        R.attention_int8(o, lse, q, k, v, documents, s)?;
+        round(o);
+        Ok(())
+    }
     fn attention_backward(
         &self, dq: &mut Buf, dk: &mut Buf, dv: &mut Buf, d_o: &Buf, o: &Buf, lse: &Buf, q: &Buf, k: &Buf,
         v: &Buf, documents: Option<&HostBuf<DocumentId>>, s: AttentionShape,

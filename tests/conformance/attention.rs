@@ -6,12 +6,12 @@ use pose_engine::backend::reference::HostBuf;
 use pose_engine::backend::{AttentionShape, Backend, Float};
 use pose_engine::index::DocumentId;
 
-struct Case {
-    shape: AttentionShape,
-    documents: Option<fn(usize) -> u32>,
+pub struct Case {
+    pub shape: AttentionShape,
+    pub documents: Option<fn(usize) -> u32>,
 }
 
-fn case(rows: usize, queries: usize, keys: usize, heads: (usize, usize), head_dim: usize) -> Case {
+pub fn case(rows: usize, queries: usize, keys: usize, heads: (usize, usize), head_dim: usize) -> Case {
     let scale = 1.0 / (head_dim as f64).sqrt();
     let (heads, kv_heads) = heads;
     Case {
@@ -21,13 +21,18 @@ fn case(rows: usize, queries: usize, keys: usize, heads: (usize, usize), head_di
 }
 
 impl Case {
-    fn window(mut self, window: usize) -> Case {
+    pub fn window(mut self, window: usize) -> Case {
         self.shape.window = Some(window);
         self
     }
-    fn documents(mut self, documents: fn(usize) -> u32) -> Case {
+    pub fn documents(mut self, documents: fn(usize) -> u32) -> Case {
         self.documents = Some(documents);
         self
+    }
+    /// The document of every key.
+    pub fn ids(&self) -> Option<Vec<u32>> {
+        let s = self.shape;
+        self.documents.map(|f| (0..s.rows * s.keys).map(|at| f(at % s.keys)).collect())
     }
 }
 
@@ -71,8 +76,7 @@ fn one<B: Backend>(t: &mut Suite<'_, B>, case: &Case) {
     let s = case.shape;
     let (nq, nk) = (s.rows * s.queries * s.heads * s.head_dim, s.rows * s.keys * s.kv_heads * s.head_dim);
     let (q, k, v) = (t.random(nq, 4.0), t.random(nk, 4.0), t.random(nk, 1.0));
-    let ids: Option<Vec<u32>> =
-        case.documents.map(|f| (0..s.rows * s.keys).map(|at| f(at % s.keys)).collect());
+    let ids = case.ids();
     let documents: Option<Vec<DocumentId>> =
         ids.as_ref().map(|ids| ids.iter().map(|id| DocumentId(*id)).collect());
     let name = |what: &str| format!("{what} of {s:?} documents {}", ids.is_some());

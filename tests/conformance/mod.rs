@@ -5,6 +5,7 @@
 //! must not change.
 
 pub mod attention;
+pub mod kv;
 pub mod layers;
 pub mod plain;
 pub mod products;
@@ -35,6 +36,7 @@ impl<'a, B: Backend> Suite<'a, B> {
         layers::all(self);
         products::all(self);
         attention::all(self);
+        kv::all(self);
         sampling::all(self);
         assert!(self.trace.len() > 100, "the suite tested next to nothing");
     }

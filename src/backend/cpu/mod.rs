@@ -15,6 +15,7 @@ mod buffer;
 mod check;
 mod head;
 mod isa;
+mod kv;
 mod math;
 mod matmul;
 mod norm;
@@ -33,12 +34,12 @@ pub use isa::Isa;
 pub use math::CpuFloat;
 
 use crate::backend::{
-    AdamStep, AdamTensor, AttentionShape, Backend, Buffer, Direction, Element, HeadGrad, HeadShape,
-    MatmulShape, NormShape, Peaks, Places, RopeShape, SampleShape, ScratchFor, Write,
+    AdamStep, AdamTensor, AttentionShape, Backend, Buffer, Direction, Element, HeadGrad, HeadShape, KvShape,
+    MatmulShape, NormShape, Peaks, Places, Quantised, RopeShape, SampleShape, ScratchFor, Write,
 };
 use crate::error::Result;
 use crate::index::{DocumentId, TokenId};
-use attention::{ForwardPlan, backward, forward};
+use attention::{ForwardPlan, Operands, backward};
 use isa::Simd;
 use matmul::pack::Packer;
 use pool::{Disjoint, Workers};
@@ -150,6 +151,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
             ScratchFor::MatmulTn(s) => self.product_words(s.n, s.k, s.m, products::columns(&[], s.n)),
             ScratchFor::NormBackward(s) => s.tokens.div_ceil(norm_block(s.tokens)) * grain(s.width),
             ScratchFor::Attention(s) => self.forward_plan(s).scratch_words(),
+            ScratchFor::AttentionInt8(s) => self.int8_words(s),
             ScratchFor::AttentionBackward(s) => self.backward_plan(s).scratch_words(),
             ScratchFor::HeadLoss(s, with_grad) => self.head_words(s, with_grad),
         };
@@ -406,7 +408,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
         let plan = self.forward_plan(s);
         let words = plan.scratch_words();
         let mut scratch = self.arena.take(words);
-        let operands = forward::Forward {
+        let operands = Operands {
             o: o.as_mut_slice(),
             lse: lse.as_mut_slice(),
             q: q.as_slice(),
@@ -416,6 +418,19 @@ impl<E: CpuFloat> Backend for Cpu<E> {
         };
         plan.run(&self.workers, scratch.words(words), operands);
         Ok(())
+    }
+
+    fn kv_quantise(
+        &self, codes: &mut Buf<i8>, scales: &mut Buf<f32>, at: usize, x: &Buf<E>, s: KvShape,
+    ) -> Result<()> {
+        Cpu::kv_quantise(self, codes, scales, at, x, s)
+    }
+
+    fn attention_int8(
+        &self, o: &mut Buf<E>, lse: &mut Buf<f32>, q: &Buf<E>, k: Quantised<'_, Self>,
+        v: Quantised<'_, Self>, documents: Option<&Buf<DocumentId>>, s: AttentionShape,
+    ) -> Result<()> {
+        Cpu::attention_int8(self, o, lse, q, k, v, documents, s)
     }
 
     fn attention_backward(

@@ -25,11 +25,11 @@ enum Way {
     Plain,
 }
 
-fn query_elements(s: AttentionShape) -> usize {
+pub(super) fn query_elements(s: AttentionShape) -> usize {
     s.rows * s.queries * s.heads * s.head_dim
 }
 
-fn key_elements(s: AttentionShape) -> usize {
+pub(super) fn key_elements(s: AttentionShape) -> usize {
     s.rows * s.keys * s.kv_heads * s.head_dim
 }
 
@@ -43,15 +43,18 @@ impl<E: CudaFloat> Cuda<E> {
         if E::SUFFIX != "bf16" || !HEAD_DIMS.contains(&s.head_dim) {
             return Way::Plain;
         }
-        if s.queries * (s.heads / s.kv_heads) > tiles::DECODE_ROWS {
-            return Way::Tensor;
-        }
+        Self::splits(s).map_or(Way::Tensor, |(splits, per_split)| Way::Split { splits, per_split })
+    }
+
+    /// (splits, keys of one) where there are so few queries that the keys are split.
+    pub(super) fn splits(s: AttentionShape) -> Option<(usize, usize)> {
         let per_split = s.keys.div_ceil(SPLITS).max(KEYS_OF_SPLIT).next_multiple_of(tiles::DECODE_KEYS);
-        Way::Split { splits: s.keys.div_ceil(per_split), per_split }
+        let few = s.queries * (s.heads / s.kv_heads) <= tiles::DECODE_ROWS;
+        few.then(|| (s.keys.div_ceil(per_split), per_split))
     }
 
     /// Elements of the log-sum-exps of all splits; the parts of o are head_dim times as many.
-    fn split_rows(splits: usize, s: AttentionShape) -> usize {
+    pub(super) fn split_rows(splits: usize, s: AttentionShape) -> usize {
         splits * s.rows * s.kv_heads * tiles::DECODE_ROWS
     }
 
@@ -62,7 +65,7 @@ impl<E: CudaFloat> Cuda<E> {
         }
     }
 
-    fn check_attention(
+    pub(super) fn check_attention(
         &self, op: &str, s: AttentionShape, operands: &[(&str, usize, usize)],
         documents: Option<&Buf<DocumentId>>,
     ) -> Result<()> {
@@ -79,7 +82,7 @@ impl<E: CudaFloat> Cuda<E> {
     }
 
     /// What the kernels take after their operands.
-    fn shape_args(&self, op: &str, s: AttentionShape) -> Result<Vec<Arg>> {
+    pub(super) fn shape_args(&self, op: &str, s: AttentionShape) -> Result<Vec<Arg>> {
         let window = s.window.map_or(i32::MAX, |w| i32::try_from(w).unwrap_or(i32::MAX));
         let mut args = Vec::new();
         for size in [s.queries, s.keys, s.heads, s.kv_heads] {
@@ -107,32 +110,39 @@ impl<E: CudaFloat> Cuda<E> {
             return Ok(());
         }
         let operands = [q.arg(), k.arg(), v.arg(), optional(documents)];
+        match Self::way(s) {
+            Way::Split { splits, per_split } => {
+                self.decode([o.arg(), lse.arg()], &operands, (splits, per_split), s)
+            }
+            _ => self.forward_many([o.arg(), lse.arg()], &operands, s),
+        }
+    }
+
+    /// Of many queries, or what tensor cores do not do.
+    pub(super) fn forward_many(&self, out: [Arg; 2], operands: &[Arg; 4], s: AttentionShape) -> Result<()> {
+        const OP: &str = "attention";
         let shape = self.shape_args(OP, s)?;
         match Self::way(s) {
-            Way::Tensor => {
+            Way::Tensor | Way::Split { .. } => {
                 let tile = if s.head_dim > 128 { tiles::ATTENTION_KEYS_WIDE } else { tiles::ATTENTION_KEYS };
                 let grid = Grid {
                     blocks: [s.queries.div_ceil(tiles::ATTENTION_QUERIES), s.heads, s.rows],
                     threads: tiles::ATTENTION_THREADS,
                     shared: head_rows(tiles::ATTENTION_QUERIES + 4 * tile, s.head_dim),
                 };
-                let args = [&[o.arg(), lse.arg()][..], &operands, &shape].concat();
+                let args = [&out[..], operands, &shape].concat();
                 self.launch(&format!("attention_d{}", s.head_dim), grid, &args)
             }
             Way::Plain => {
                 let head_dim = self.int(OP, s.head_dim)?;
-                let args = [&[o.arg(), lse.arg()][..], &operands, &[head_dim], &shape].concat();
+                let args = [&out[..], operands, &[head_dim], &shape].concat();
                 self.launch("attention_plain", plain_grid(s.queries, s.heads, s.rows), &args)
-            }
-            Way::Split { splits, per_split } => {
-                self.decode([o.arg(), lse.arg()], &operands, &shape, (splits, per_split), s)
             }
         }
     }
 
     fn decode(
-        &self, [o, lse]: [Arg; 2], operands: &[Arg], shape: &[Arg], (splits, per_split): (usize, usize),
-        s: AttentionShape,
+        &self, out: [Arg; 2], operands: &[Arg], (splits, per_split): (usize, usize), s: AttentionShape,
     ) -> Result<()> {
         const OP: &str = "decode";
         let scratch = self.arena.take(self.forward_scratch(s))?;
@@ -143,15 +153,23 @@ impl<E: CudaFloat> Cuda<E> {
             threads: tiles::DECODE_THREADS,
             shared: head_rows(tiles::DECODE_ROWS + 4 * tiles::DECODE_KEYS, s.head_dim).max(meeting),
         };
-        let args = [&parts[..], operands, &[self.int(OP, per_split)?], shape].concat();
+        let args = [&parts[..], operands, &[self.int(OP, per_split)?], &self.shape_args(OP, s)?].concat();
         self.launch(&format!("decode_d{}", s.head_dim), grid, &args)?;
+        self.combine(out, parts, splits, s)
+    }
+
+    /// o and lse of all splits.
+    pub(super) fn combine(
+        &self, [o, lse]: [Arg; 2], parts: [Arg; 2], splits: usize, s: AttentionShape,
+    ) -> Result<()> {
+        const OP: &str = "decode_combine";
         let mut args = vec![o, lse, parts[0], parts[1]];
         for size in [splits, s.queries, s.heads, s.kv_heads, s.head_dim] {
             args.push(self.int(OP, size)?);
         }
         let grid =
             Grid { blocks: [s.queries * s.heads, s.rows, 1], threads: tiles::DECODE_THREADS, shared: 0 };
-        self.launch("decode_combine", grid, &args)
+        self.launch(OP, grid, &args)
     }
 
     pub(super) fn backward(

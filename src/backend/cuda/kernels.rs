@@ -17,6 +17,10 @@ const BOTH: &[&str] = &[
     "attention_plain",
     "attention_plain_dq",
     "attention_plain_dkv",
+    "decode_combine",
+    "kv_quantise",
+    "kv_dequantise",
+    "decode_int8",
     "cross_entropy",
     "widen",
     "adamw",
@@ -33,7 +37,6 @@ const TENSOR: &[&str] = &[
     "matmul_tn_ragged_bf16",
     "matmul_few_bf16",
     "matmul_few_f32out_bf16",
-    "decode_combine_bf16",
 ];
 const OF_A_HEAD: &[&str] = &["attention", "attention_dq", "attention_dkv", "decode"];
 

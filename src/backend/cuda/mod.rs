@@ -13,6 +13,7 @@ mod driver;
 mod head;
 mod images;
 mod kernels;
+mod kv;
 mod optim;
 mod peak;
 mod products;
@@ -24,7 +25,8 @@ pub use images::architectures;
 
 use super::{
     AdamStep, AdamTensor, AttentionShape, Backend, Buffer, Direction, Element, Float, HeadGrad, HeadShape,
-    MatmulShape, NormShape, PairLayout, Places, RopeShape, SampleShape, ScratchFor, Write, check,
+    KvShape, MatmulShape, NormShape, PairLayout, Places, Quantised, RopeShape, SampleShape, ScratchFor,
+    Write, check,
 };
 use crate::error::{Error, Result};
 use crate::index::{DocumentId, TokenId};
@@ -169,6 +171,7 @@ impl<E: CudaFloat> Backend for Cuda<E> {
             ScratchFor::MatmulNt(_) | ScratchFor::MatmulNn(_) | ScratchFor::MatmulTn(_) => 0,
             ScratchFor::NormBackward(s) => 4 * tiles::NORM_BACKWARD_BLOCKS * s.width,
             ScratchFor::Attention(s) => self.forward_scratch(s),
+            ScratchFor::AttentionInt8(s) => self.int8_scratch(s),
             ScratchFor::AttentionBackward(s) => 8 * s.rows * s.heads * s.queries,
             ScratchFor::HeadLoss(s, with_grad) => Self::head_scratch(s, with_grad),
         }
@@ -356,6 +359,19 @@ impl<E: CudaFloat> Backend for Cuda<E> {
         documents: Option<&Buf<DocumentId>>, s: AttentionShape,
     ) -> Result<()> {
         self.forward(o, lse, [q, k, v], documents, s)
+    }
+
+    fn kv_quantise(
+        &self, codes: &mut Buf<i8>, scales: &mut Buf<f32>, at: usize, x: &Buf<E>, s: KvShape,
+    ) -> Result<()> {
+        self.quantise(codes, scales, at, x, s)
+    }
+
+    fn attention_int8(
+        &self, o: &mut Buf<E>, lse: &mut Buf<f32>, q: &Buf<E>, k: Quantised<'_, Self>,
+        v: Quantised<'_, Self>, documents: Option<&Buf<DocumentId>>, s: AttentionShape,
+    ) -> Result<()> {
+        self.forward_int8(o, lse, q, [k, v], documents, s)
     }
 
     fn attention_backward(

@@ -3,6 +3,7 @@
 //! It shares nothing with them but the trait: no packing, no blocking, no online softmax.
 
 mod attention;
+mod kv;
 mod layers;
 mod loss;
 mod products;
@@ -131,6 +132,18 @@ impl Backend for Reference {
         documents: Option<&HostBuf<DocumentId>>, s: AttentionShape,
     ) -> Result<()> {
         attention::forward(o, lse, q, k, v, documents, s)
+    }
+    fn kv_quantise(
+        &self, codes: &mut HostBuf<i8>, scales: &mut Buf, at: usize, x: &Buf, s: KvShape,
+    ) -> Result<()> {
+        kv::quantise(codes, scales, at, x, s)
+    }
+    fn attention_int8(
+        &self, o: &mut Buf, lse: &mut Buf, q: &Buf, k: Quantised<'_, Self>, v: Quantised<'_, Self>,
+        documents: Option<&HostBuf<DocumentId>>, s: AttentionShape,
+    ) -> Result<()> {
+        let (k, v) = (kv::dequantise(k, s)?, kv::dequantise(v, s)?);
+        attention::forward(o, lse, q, &k, &v, documents, s)
     }
     fn attention_backward(
         &self, dq: &mut Buf, dk: &mut Buf, dv: &mut Buf, d_o: &Buf, o: &Buf, lse: &Buf, q: &Buf, k: &Buf,

@@ -9,10 +9,10 @@ use super::super::math::{CpuFloat, LANES, fma, sum_products};
 use super::super::matmul::pack::Packer;
 use super::super::pool::{Disjoint, Workers};
 use super::super::scratch::{Carver, grain};
-use super::Shape;
-use super::forward::{Forward, Out, Task};
+use super::forward::{Out, Task};
 use super::mask::Cover;
 use super::softmax::{State, Update, merge};
+use super::{Operands, Shape};
 use crate::backend::AttentionShape;
 use half::bf16;
 
@@ -52,7 +52,7 @@ impl Plan {
 }
 
 pub(in crate::backend::cpu) fn forward<E: CpuFloat>(
-    plan: &Plan, workers: &Workers, scratch: &mut [u32], x: Forward<'_, E>,
+    plan: &Plan, workers: &Workers, scratch: &mut [u32], x: Operands<'_, E>,
 ) {
     let s = &plan.shape;
     let (parts, scratch) = scratch.split_at_mut(s.rows * plan.parts * plan.part_words());
@@ -76,7 +76,7 @@ pub(in crate::backend::cpu) fn forward<E: CpuFloat>(
 /// A part of a row's keys.
 struct Part<'a, 'x, E> {
     plan: &'a Plan,
-    x: &'a Forward<'x, E>,
+    x: &'a Operands<'x, E>,
     row: usize,
     part: usize,
 }

@@ -17,6 +17,7 @@ use super::super::pool::{Disjoint, Workers};
 use super::super::scratch::{Carver, grain};
 use super::mask::Cover;
 use super::softmax::{PADDED, State, Update, merge};
+use super::source::Source;
 use super::{KEYS, Shape, panel_words};
 use crate::backend::AttentionShape;
 use crate::index::DocumentId;
@@ -32,8 +33,8 @@ pub(in crate::backend::cpu) struct Forward<'a, E> {
     pub o: &'a mut [E],
     pub lse: &'a mut [f32],
     pub q: &'a [E],
-    pub k: &'a [E],
-    pub v: &'a [E],
+    pub k: Source<'a, E>,
+    pub v: Source<'a, E>,
     pub documents: Option<&'a [DocumentId]>,
 }
 
@@ -46,6 +47,8 @@ pub(in crate::backend::cpu) struct Plan {
     /// Queries a task, and parts that the keys are cut into (1 unless there are few queries).
     queries: usize,
     parts: usize,
+    /// Words of a block of keys that is multiplied out before it is packed.
+    room: usize,
 }
 
 impl Plan {
@@ -58,7 +61,12 @@ impl Plan {
         while units * shape.queries.div_ceil(queries) < 6 * threads && queries * shape.group > ROWS_LEAST {
             queries = queries.div_ceil(2);
         }
-        Plan { shape, packer, threads, queries: queries.min(shape.queries.max(1)), parts }
+        Plan { shape, packer, threads, queries: queries.min(shape.queries.max(1)), parts, room: 0 }
+    }
+
+    /// With the room that [`Source::rows`] takes for a block of keys.
+    pub(in crate::backend::cpu) fn with_room(self, words_of: impl Fn(usize) -> usize) -> Self {
+        Plan { room: words_of(KEYS), ..self }
     }
 
     fn task_rows(&self) -> usize {
@@ -74,6 +82,7 @@ impl Plan {
             + grain(rows * s.columns)
             + grain(2 * rows)
             + 2 * grain(kernel.mr * KEYS)
+            + grain(self.room)
     }
 
     /// Words of one part's result: the weighted sum and the state of every row.
@@ -104,6 +113,8 @@ struct Space<'a> {
     /// [mr][KEYS]: scores and weights of a strip.
     scores: &'a mut [f32],
     weights: &'a mut [u32],
+    /// A block of keys or values that is multiplied out.
+    room: &'a mut [u32],
 }
 
 impl<'a> Space<'a> {
@@ -118,6 +129,7 @@ impl<'a> Space<'a> {
             states: bytemuck::cast_slice_mut(carver.words(2 * rows)),
             scores: carver.floats(kernel.mr * KEYS),
             weights: carver.words(kernel.mr * KEYS),
+            room: carver.words(plan.room),
         }
     }
 }
@@ -184,8 +196,8 @@ struct Job<'a, E> {
     plan: &'a Plan,
     simd: Simd,
     q: &'a [E],
-    k: &'a [E],
-    v: &'a [E],
+    k: Source<'a, E>,
+    v: Source<'a, E>,
     documents: Option<&'a [DocumentId]>,
 }
 
@@ -223,9 +235,11 @@ impl<E: CpuFloat> Job<'_, E> {
 
     fn pack(&self, t: Task, j0: usize, n: usize, space: &mut Space<'_>) {
         let (s, packer) = (&self.plan.shape, self.plan.packer);
-        let (first, stride) = (s.key_at(t.row, t.kv, j0), s.kv_stride());
-        packer.panels_of_rows(&self.k[first..], stride, n, s.head_dim, space.k_panels);
-        packer.panels_of_columns(&self.v[first..], stride, n, s.head_dim, packer.kernel.nr, space.v_panels);
+        let (at, size) = ((s.key_at(t.row, t.kv, j0), s.kv_stride()), (n, s.head_dim));
+        let (k, stride) = self.k.rows(self.simd, at, size, space.room);
+        packer.panels_of_rows(k, stride, n, s.head_dim, space.k_panels);
+        let (v, stride) = self.v.rows(self.simd, at, size, space.room);
+        packer.panels_of_columns(v, stride, n, s.head_dim, packer.kernel.nr, space.v_panels);
     }
 
     /// All strips of the task's rows against the n packed keys from j0 on.

@@ -7,9 +7,11 @@ pub(super) mod decode;
 #[cfg(target_arch = "x86_64")]
 mod decode_avx512;
 pub(super) mod forward;
+pub(super) mod int8;
 mod mask;
 mod queries;
 mod softmax;
+pub(super) mod source;
 
 use super::math::CpuFloat;
 use super::matmul::kernel::Kernel;
@@ -18,7 +20,19 @@ use super::pool::Workers;
 use crate::backend::AttentionShape;
 use crate::error::Result;
 use crate::index::DocumentId;
+use forward::Forward;
 use mask::Mask;
+use source::Source;
+
+/// The operands of a forward pass whose keys and values are stored as they are.
+pub(super) struct Operands<'a, E> {
+    pub o: &'a mut [E],
+    pub lse: &'a mut [f32],
+    pub q: &'a [E],
+    pub k: &'a [E],
+    pub v: &'a [E],
+    pub documents: Option<&'a [DocumentId]>,
+}
 
 /// How a forward pass goes: one query a row straight from the cache, more of them in packed blocks.
 pub(super) enum ForwardPlan {
@@ -39,12 +53,14 @@ impl ForwardPlan {
         }
     }
 
-    pub(super) fn run<E: CpuFloat>(
-        &self, workers: &Workers, scratch: &mut [u32], x: forward::Forward<'_, E>,
-    ) {
+    pub(super) fn run<E: CpuFloat>(&self, workers: &Workers, scratch: &mut [u32], x: Operands<'_, E>) {
         match self {
             ForwardPlan::Decode(plan) => decode::forward(plan, workers, scratch, x),
-            ForwardPlan::Blocks(plan) => forward::forward(plan, workers, scratch, x),
+            ForwardPlan::Blocks(plan) => {
+                let Operands { o, lse, q, k, v, documents } = x;
+                let (k, v) = (Source::Plain(k), Source::Plain(v));
+                forward::forward(plan, workers, scratch, Forward { o, lse, q, k, v, documents });
+            }
         }
     }
 }

@@ -113,7 +113,7 @@ impl<'a> Rows<'a> {
 impl Kernel {
     /// dst[k·ld + n] = word k of row n of src, for 16 rows of 16 words, `row` bytes from one row of src to the next.
     #[inline]
-    pub(super) fn transpose16(&self, src: &[u8], row: usize, dst: &mut [u32], ld: usize) {
+    pub(in crate::backend::cpu) fn transpose16(&self, src: &[u8], row: usize, dst: &mut [u32], ld: usize) {
         assert!(15 * row + 64 <= src.len() && 15 * ld + 16 <= dst.len() && ld >= 16);
         // SAFETY: all rows lie inside the slices (asserted); the CPU has the kernel's features, see `tile`.
         unsafe { (self.transpose16)(&Turn { src: src.as_ptr().cast(), row, dst: dst.as_mut_ptr(), ld }) }

@@ -1,0 +1,129 @@
+//! Keys and values as 8-bit integers: quantising them, and attention over them.
+
+use super::attention;
+use super::attention::forward::{self, Forward};
+use super::attention::int8::{self, Decode};
+use super::attention::source::{Codes, Source, room_words};
+use super::isa::per_isa;
+use super::math::{CpuFloat, LANES, larger, max_lanes, sum_lanes};
+use super::{Buf, Cpu, check};
+use crate::backend::{AttentionShape, Buffer, KV_CODE_MAX, KV_SCALE_LEAST, KvShape, Quantised};
+use crate::error::Result;
+use crate::index::DocumentId;
+
+impl<E: CpuFloat> Cpu<E> {
+    pub(super) fn kv_quantise(
+        &self, codes: &mut Buf<i8>, scales: &mut Buf<f32>, at: usize, x: &Buf<E>, s: KvShape,
+    ) -> Result<()> {
+        const OP: &str = "kv_quantise";
+        let KvShape { tokens, kv_heads, head_dim } = s;
+        let (first, heads) = (at * kv_heads, tokens * kv_heads);
+        check::lengths(OP, &[("x", x.len(), heads * head_dim)])?;
+        check::range(OP, "scales", scales.len(), first, heads)?;
+        check::range(OP, "codes", codes.len(), first * head_dim, heads * head_dim)?;
+        if heads * head_dim == 0 {
+            return Ok(());
+        }
+        let cost = 0.5 * head_dim as f64;
+        let run = self.workers.run_length(heads, cost);
+        let codes = codes.as_mut_slice()[first * head_dim..][..heads * head_dim].chunks_mut(run * head_dim);
+        let scales = scales.as_mut_slice()[first..][..heads].chunks_mut(run);
+        let x = x.as_slice()[..heads * head_dim].chunks(run * head_dim);
+        self.workers.each(cost * heads as f64, codes.zip(scales).zip(x), |((codes, scales), x)| {
+            quantise(self.simd, codes, scales, x, head_dim);
+        });
+        Ok(())
+    }
+
+    /// Few queries go over the codes where they lie; for many a block of keys is multiplied out as it is packed.
+    pub(super) fn attention_int8(
+        &self, o: &mut Buf<E>, lse: &mut Buf<f32>, q: &Buf<E>, k: Quantised<'_, Self>,
+        v: Quantised<'_, Self>, documents: Option<&Buf<DocumentId>>, s: AttentionShape,
+    ) -> Result<()> {
+        const OP: &str = "attention_int8";
+        attention::check(OP, s)?;
+        let (queries, keys) = (attention::query_elements(s), attention::key_elements(s));
+        let scales = s.rows * s.keys * s.kv_heads;
+        let mut operands = vec![
+            ("o", o.len(), queries),
+            ("lse", lse.len(), s.rows * s.heads * s.queries),
+            ("q", q.len(), queries),
+            ("k.codes", k.codes.len(), keys),
+            ("k.scales", k.scales.len(), scales),
+            ("v.codes", v.codes.len(), keys),
+            ("v.scales", v.scales.len(), scales),
+        ];
+        operands.extend(documents.map(|d| ("documents", d.len(), s.rows * s.keys)));
+        check::lengths(OP, &operands)?;
+        if queries == 0 {
+            return Ok(());
+        }
+        let (o, lse, q, k, v) =
+            (o.as_mut_slice(), lse.as_mut_slice(), q.as_slice(), Codes::of(k), Codes::of(v));
+        let documents = documents.map(|d| d.as_slice());
+        let words = self.int8_words(s);
+        let (scratch, workers) = (&mut self.arena.take(words), &self.workers);
+        match self.decode_plan(s) {
+            Some(plan) => {
+                int8::decode(&plan, workers, scratch.words(words), Decode { o, lse, q, k, v, documents });
+            }
+            None => {
+                let (k, v) = (Source::Int8(k), Source::Int8(v));
+                let operands = Forward { o, lse, q, k, v, documents };
+                forward::forward(&self.int8_plan(s), workers, scratch.words(words), operands);
+            }
+        }
+        Ok(())
+    }
+
+    fn decode_plan(&self, s: AttentionShape) -> Option<int8::Plan> {
+        int8::Plan::new(self.packer, self.workers.threads(), s)
+    }
+
+    fn int8_plan(&self, s: AttentionShape) -> forward::Plan {
+        forward::Plan::new(self.packer, self.workers.threads(), s)
+            .with_room(|keys| room_words::<E>(keys, s.head_dim))
+    }
+
+    /// Words of scratch.
+    pub(super) fn int8_words(&self, s: AttentionShape) -> usize {
+        self.decode_plan(s).map_or_else(|| self.int8_plan(s).scratch_words(), |plan| plan.scratch_words())
+    }
+}
+
+per_isa! {
+    fn quantise[E: CpuFloat](codes: &mut [i8], scales: &mut [f32], x: &[E], width: usize) => quantise_body;
+}
+
+#[inline(always)]
+fn quantise_body<E: CpuFloat, const FMA: bool>(codes: &mut [i8], scales: &mut [f32], x: &[E], width: usize) {
+    for ((codes, scale), x) in codes.chunks_exact_mut(width).zip(scales).zip(x.chunks_exact(width)) {
+        *scale = scale_of(x);
+        let inverse = if *scale > 0.0 { 1.0 / *scale } else { 0.0 };
+        for (code, x) in codes.iter_mut().zip(x) {
+            // Adding 1.5·2^23 rounds to the nearest integer and leaves it in the low bits of the mantissa.
+            *code = (x.widen() * inverse + 12_582_912.0).to_bits() as i8;
+        }
+    }
+}
+
+/// max |x|/127, NaN where an x is no finite number.
+#[inline(always)]
+fn scale_of<E: CpuFloat>(x: &[E]) -> f32 {
+    let (mut top, mut poison) = ([0f32; LANES], [0f32; LANES]);
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for l in 0..LANES {
+            let x = chunk[l].widen();
+            top[l] = larger(x.abs(), top[l]);
+            poison[l] += x * 0.0; // 0, or NaN of NaN and of infinity
+        }
+    }
+    for (l, x) in tail.iter().enumerate() {
+        top[l] = larger(x.widen().abs(), top[l]);
+        poison[l] += x.widen() * 0.0;
+    }
+    let scale = max_lanes(top) / KV_CODE_MAX as f32;
+    let scale = if scale < KV_SCALE_LEAST as f32 { 0.0 } else { scale };
+    scale + sum_lanes(poison)
+}
