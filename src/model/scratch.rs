@@ -8,6 +8,13 @@ fn products(c: &Config, tokens: usize) -> [MatmulShape; 5] {
     [s.q, s.kv, s.o, s.up, s.down]
 }
 
+/// Products with the adapters' matrices, on either side of them.
+fn adapters(c: &Config, tokens: usize) -> impl Iterator<Item = MatmulShape> {
+    let targets = c.lora.iter().flat_map(|lora| &lora.targets);
+    let sides = targets.flat_map(|target| <[usize; 2]>::from(target.sides(c)));
+    sides.map(move |width| c.adapter_shape(tokens, width))
+}
+
 fn most<B: Backend>(b: &B, ops: impl IntoIterator<Item = ScratchFor>) -> usize {
     ops.into_iter().map(|op| b.scratch_bytes(op)).max().unwrap_or(0)
 }
@@ -18,7 +25,7 @@ pub fn training<B: Backend>(b: &B, c: &Config, rows: usize, tokens: usize) -> us
     let shape = c.attention_shape(rows, tokens, tokens);
     let head = c.head_shape(all);
     let norm = c.norm_shape(all);
-    let products = products(c, all).into_iter();
+    let products = products(c, all).into_iter().chain(adapters(c, all));
     let products =
         products.flat_map(|s| [ScratchFor::MatmulNt(s), ScratchFor::MatmulNn(s), ScratchFor::MatmulTn(s)]);
     most(
@@ -36,9 +43,10 @@ pub fn training<B: Backend>(b: &B, c: &Config, rows: usize, tokens: usize) -> us
 pub fn reading<B: Backend>(b: &B, c: &Config, chunk: usize, capacity: usize) -> usize {
     let head = c.head_shape(chunk);
     let logits = MatmulShape { m: 1, n: c.vocab_size, k: c.hidden_size };
+    let added = adapters(c, chunk).flat_map(|s| [ScratchFor::MatmulNt(s), ScratchFor::MatmulNn(s)]);
     most(
         b,
-        products(c, chunk).map(ScratchFor::MatmulNt).into_iter().chain([
+        products(c, chunk).map(ScratchFor::MatmulNt).into_iter().chain(added).chain([
             ScratchFor::Attention(c.attention_shape(1, chunk, capacity)),
             ScratchFor::Attention(c.attention_shape(1, 1, capacity)),
             ScratchFor::HeadLoss(head, false),

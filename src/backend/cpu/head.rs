@@ -61,7 +61,8 @@ impl<E: CpuFloat> Cpu<E> {
             ("targets", targets.len(), tokens),
         ];
         if let Some(grad) = &grad {
-            operands.extend([("dx", grad.dx.len(), tokens * width), ("dw", grad.dw.len(), vocab * width)]);
+            operands.push(("dx", grad.dx.len(), tokens * width));
+            operands.extend(grad.dw.as_ref().map(|dw| ("dw", dw.len(), vocab * width)));
         }
         check::lengths("head_loss", &operands)?;
         let targets = &targets.as_slice()[..tokens];
@@ -126,7 +127,7 @@ impl<E: CpuFloat> Cpu<E> {
         });
     }
 
-    /// dx = dz·w and dw += dzᵀ·x for the tokens `rows`; x is theirs.
+    /// dx = dz·w and, unless the head is frozen, dw += dzᵀ·x for the tokens `rows`; x is theirs.
     fn undo_head(
         &self, grad: &mut HeadGrad<'_, Self>, dz: &[E], scratch: &mut [u32], rows: Range<usize>, x: &[E],
         w: &[E], s: HeadShape,
@@ -139,7 +140,8 @@ impl<E: CpuFloat> Cpu<E> {
         matmul::product(cx, scratch, dz_lines, columns(w, s.width), size, &|tile| {
             store_rounded(self.simd, &dx, s.width, tile, Added { bias: None, residual: None });
         });
-        let dw = Disjoint::new(grad.dw.as_mut_slice());
+        let Some(dw) = &mut grad.dw else { return };
+        let dw = Disjoint::new(dw.as_mut_slice());
         let size = Size { m: s.vocab, n: s.width, k: rows.len() };
         matmul::product(cx, scratch, columns(dz, stride), columns(x, s.width), size, &|tile| {
             add_exact(self.simd, &dw, s.width, tile);

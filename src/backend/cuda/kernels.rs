@@ -18,6 +18,7 @@ const BOTH: &[&str] = &[
     "attention_plain_dq",
     "attention_plain_dkv",
     "cross_entropy",
+    "scale",
     "widen",
     "adamw",
     "matmul_nt",
