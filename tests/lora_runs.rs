@@ -123,7 +123,13 @@ fn a_run_goes_on_from_a_checkpoint_to_a_merged_model() {
     let checkpoint = perplexity(&dir, "a/checkpoint-000004", "bf16");
     assert_eq!(checkpoint, perplexity(&dir, "a", "bf16"));
     std::fs::remove_file(dir.path("a/manifest.json")).unwrap();
-    dir.run("train --resume --out a --lora-merge --quiet").ok();
+    // what is frozen is not in a checkpoint: the base must still be the one that the run was started with
+    dir.run(
+        "train --preset tiny --seed 1 --data a.txt --train-len 32 --steps 1 --dtype f32 --quiet --out twin",
+    )
+    .ok();
+    dir.run("train --resume --out a --model twin").refused(1, &["adapter for another model"]);
+    dir.run("train --resume --out a --model m --lora-merge --quiet").ok();
     assert_eq!(checkpoint, perplexity(&dir, "a", "bf16"));
     assert!(dir.names().contains(&"a/model.safetensors".to_string()));
 }

@@ -48,7 +48,7 @@ fn full_training_says_what_it_takes_and_how_many_devices_that_would_be() {
     let (ran, total) = plan(&dir, flags);
     // 18 bytes a parameter (bf16, and in f32 master, two moments and gradient) and what a step works in
     assert!((18.0 * 6_738_415_616.0 / GIB..120.0).contains(&total), "{total}");
-    let ran = ran.refused(3, &["the plan takes", "moments", "--lora-rank 16"]);
+    let ran = ran.refused(3, &["the plan takes", "moments", "--lora-rank"]);
     for part in ["arithmetic", "one device", "ZeRO-3", "take 2 devices of 80.00 GiB"] {
         assert!(ran.stdout.contains(part), "no \"{part}\"\n{}", ran.all());
     }

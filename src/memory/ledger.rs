@@ -41,7 +41,7 @@ impl Kind {
         match self {
             Kind::Weights => "--dtype bf16 halves the weights",
             Kind::MasterWeights | Kind::Moments | Kind::Gradients => {
-                "--lora-rank 16 trains adapters, and what is frozen has none of these"
+                "--lora-rank trains adapters alone, and what is frozen has none of these"
             }
             Kind::Activations => {
                 "--recompute keeps one layer's activations, a smaller --batch keeps fewer rows"

@@ -114,7 +114,7 @@ pub struct TrainBuffers<B: Backend> {
     /// The residual stream before each block and after the last, [layers + 1][T, d].
     pub x: Vec<B::Buf<B::Act>>,
     /// One for each layer that keeps its own, after one that the first `recomputed` layers share, where there are such.
-    inner: Vec<Inner<B>>,
+    pub(super) inner: Vec<Inner<B>>,
     /// Layers whose activations the backward pass computes again.
     recomputed: usize,
     pub work: Work<B>,
@@ -135,10 +135,9 @@ impl<B: Backend> TrainBuffers<B> {
         Ok(TrainBuffers { x, inner, recomputed, work: Work::new(b, ledger, c, tokens, true)? })
     }
 
-    /// The residual stream before each block and after the last, what block `layer` keeps, and the work buffers.
-    pub(super) fn parts(&mut self, layer: usize) -> (&mut [B::Buf<B::Act>], &mut Inner<B>, &mut Work<B>) {
-        let kept = layer.saturating_sub(self.recomputed.saturating_sub(1));
-        (&mut self.x, &mut self.inner[kept], &mut self.work)
+    /// Which of `inner` holds what block `layer` keeps.
+    pub(super) fn kept(&self, layer: usize) -> usize {
+        layer.saturating_sub(self.recomputed.saturating_sub(1))
     }
 
     /// Whether what a layer kept has been overwritten by those after it: the last of those that share is still there.

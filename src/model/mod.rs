@@ -25,6 +25,9 @@ use crate::memory::{Kind, Ledger};
 use crate::random::{Purpose, Stream};
 use crate::rope::Rope;
 
+/// Numbers drawn at a time: a whole embedding on the host would be more than the plan knows of.
+const PIECE: usize = 1 << 18;
+
 /// A model whose parameters lie in the memory of a backend.
 pub struct Model<B: Backend> {
     pub config: Config,
@@ -76,17 +79,17 @@ impl<B: Backend> Model<B> {
     /// Draws the parameters from the `first` on.
     fn draw(&mut self, b: &B, seed: u64, first: usize) -> Result<()> {
         for (i, (spec, param)) in self.specs.iter().zip(&mut self.params).enumerate().skip(first) {
-            let len: usize = spec.shape.iter().product();
             let mut stream = Stream::new(seed, Purpose::Init, 0, i as u32);
-            let values: Vec<f32> = match spec.init {
-                Init::Normal(std) => (0..len).map(|_| (stream.normal() * std) as f32).collect(),
-                Init::Uniform(most) => {
-                    (0..len).map(|_| ((2.0 * stream.unit_f64() - 1.0) * most) as f32).collect()
-                }
-                Init::Ones => vec![1.0; len],
-                Init::Zeros => vec![0.0; len],
+            let mut next = || match spec.init {
+                Init::Normal(std) => (stream.normal() * std) as f32,
+                Init::Uniform(most) => ((2.0 * stream.unit_f64() - 1.0) * most) as f32,
+                Init::Ones => 1.0,
+                Init::Zeros => 0.0,
             };
-            upload_f32(b, param, 0, &values)?;
+            for at in (0..spec.elements()).step_by(PIECE) {
+                let values: Vec<f32> = (at..spec.elements().min(at + PIECE)).map(|_| next()).collect();
+                upload_f32(b, param, at, &values)?;
+            }
         }
         Ok(())
     }

@@ -53,7 +53,8 @@ impl<B: Backend> Model<B> {
             self.config.head_shape(batch.len()),
         )?;
         for layer in 0..self.config.num_hidden_layers {
-            let (x, inner, work) = buffers.parts(layer);
+            let (kept, TrainBuffers { x, inner, work, .. }) = (buffers.kept(layer), &mut *buffers);
+            let inner = &mut inner[kept];
             let (before, after) = x.split_at_mut(layer + 1);
             self.block_inner(b, layer, &before[layer], inner, work, batch, Keys::Own)?;
             self.block_out(b, layer, &mut after[0], inner, work, batch.len())?;
@@ -66,7 +67,8 @@ impl<B: Backend> Model<B> {
         batch: &PlacedBatch<B>,
     ) -> Result<()> {
         let overwritten = buffers.is_overwritten(layer);
-        let (x, inner, work) = buffers.parts(layer);
+        let (kept, TrainBuffers { x, inner, work, .. }) = (buffers.kept(layer), &mut *buffers);
+        let inner = &mut inner[kept];
         if overwritten {
             self.block_inner(b, layer, &x[layer], inner, work, batch, Keys::Own)?;
         }

@@ -270,8 +270,12 @@ impl<B: Backend> State<B> {
             None => self.model.load(b, &Weights::open(checkpoint)?)?,
             Some(_) => {
                 // what is frozen is not in a checkpoint
+                let adapter = Adapter::open(checkpoint)?;
+                if let Source::Checkpoint(base) = &recipe.source {
+                    adapter.check_base(&Weights::open(base)?)?;
+                }
                 self.fill_model(b, recipe)?;
-                self.model.load_trained(b, &Adapter::open(checkpoint)?.weights)?;
+                self.model.load_trained(b, &adapter.weights)?;
             }
         }
         let adam = &mut self.adam;
