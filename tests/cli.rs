@@ -4,7 +4,7 @@ mod common;
 
 use common::cli::Dir;
 
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 11] = [
     "train",
     "eval-ppl",
     "eval-passkey",
@@ -12,6 +12,7 @@ const COMMANDS: [&str; 10] = [
     "coverage",
     "plan",
     "plan eval-ppl",
+    "merge",
     "logits",
     "devices",
     "quickstart",
@@ -27,7 +28,7 @@ fn every_command_has_help_with_an_example_and_the_common_flags() {
         for part in ["Example", "pose-engine ", "--threads", "--quiet"] {
             assert!(help.contains(part), "{command} --help has no \"{part}\":\n{help}");
         }
-        assert_eq!(help.contains("--json"), command != "logits", "{command} --json");
+        assert_eq!(help.contains("--json"), command != "logits" && command != "merge", "{command} --json");
     }
     for bare in ["", "nothing"] {
         assert_eq!(dir.run(bare).code, Some(2));
@@ -62,6 +63,12 @@ fn train_has_the_flags_that_others_rely_on() {
         "seed",
         "dtype",
         "recompute",
+        "lora-rank",
+        "lora-alpha",
+        "lora-rs",
+        "lora-targets",
+        "lora-train",
+        "lora-merge",
         "eval-data",
         "eval-every",
         "save-every",
@@ -105,13 +112,19 @@ fn a_recipe_file_has_the_keys_of_the_flags_and_flags_win() {
     dir.write(
         "recipe.toml",
         "preset = 'tiny'\ndata = ['a.txt']\ntrain-len = '32'\ntarget-len = '1k'\nsteps = 3\nbatch = 2\nwarmup = 0\n\
-         lr = 1e-3\nrope = 'yarn'\nmethod = 'randpos'\nrecompute = true\n",
+         lr = 1e-3\nrope = 'yarn'\nmethod = 'randpos'\nrecompute = 2\n",
     );
     let ran = dir.run("train --config recipe.toml --out m --steps 2 --method plain").ok();
     let recipe = String::from_utf8(dir.read("m/recipe.toml")).unwrap();
-    for line in
-        ["steps = 2", "method = \"plain\"", "target-len = 1024", "batch = 2", "rope = \"yarn\"", "warmup = 0"]
-    {
+    for line in [
+        "steps = 2",
+        "method = \"plain\"",
+        "target-len = 1024",
+        "batch = 2",
+        "rope = \"yarn\"",
+        "warmup = 0",
+        "recompute = 2",
+    ] {
         assert!(recipe.lines().any(|l| l == line), "the saved recipe has no {line}:\n{recipe}");
         assert!(ran.stderr.contains(line), "the recipe was not printed\n{}", ran.all());
     }

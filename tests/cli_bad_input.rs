@@ -54,6 +54,7 @@ fn flags_that_train_cannot_take() {
         ("--device gpu", &["--device", "gpu", "cuda:N"]),
         ("--save-every 0", &["--save-every", "0"]),
         ("--eval-tokens 1 --eval-data a.txt", &["--eval-tokens 1", "at least 2"]),
+        ("--recompute some", &["--recompute", "some", "number of layers"]),
         ("--no-such-flag", &["--no-such-flag"]),
         ("--model m", &["--preset tiny", "--model"]),
         ("--resume", &["--resume out", "holds no run"]),

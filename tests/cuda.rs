@@ -50,6 +50,44 @@ fn training_follows_the_cpu_in_f32() {
 }
 
 #[test]
+fn training_adapters_follows_the_cpu() {
+    for (dtype, tolerance) in [("bf16", 0.01), ("f32", 1e-4)] {
+        let dir = Dir::with_model();
+        let train = format!(
+            "train --model m --data a.txt --train-len 24 --target-len 512 --rope linear --steps 8 --warmup 0 --lr 3e-3 --dtype {dtype} \
+             --lora-rank 3 --lora-alpha 4 --lora-targets q,v,gate,down --lora-train embed,norm --quiet"
+        );
+        let Some(ran) = run(&dir, &format!("{train} --device cuda:0 --out gpu"), &[]) else { return };
+        assert!(!ran.ok().stderr.contains("softcuda:"));
+        dir.run(&format!("{train} --device cpu --out cpu")).ok();
+        let (gpu, cpu) = (losses(&dir, "gpu"), losses(&dir, "cpu"));
+        assert!(cpu.len() == 8 && cpu[7] < 0.9 * cpu[0], "{cpu:?}");
+        for (step, (g, c)) in gpu.iter().zip(&cpu).enumerate() {
+            assert!(
+                (g / c - 1.0).abs() <= tolerance,
+                "{dtype}, step {}: {g} on the GPU, {c} on the CPU",
+                step + 1
+            );
+        }
+        // merged on the GPU, read on the CPU
+        let merge = format!("merge --adapter gpu --out merged --dtype {dtype} --device cuda:0 --quiet");
+        run(&dir, &merge, &[]).unwrap().ok();
+        let ppl = |model: &str| {
+            dir.run(&format!(
+                "eval-ppl --model {model} --data a.txt --windows 64 --tokens 300 --dtype {dtype} --quiet --json e.json"
+            ))
+            .ok();
+            dir.json("e.json")["results"][0]["ppl"].as_f64().unwrap()
+        };
+        let (gpu, cpu) = (ppl("merged"), ppl("cpu"));
+        assert!(
+            (gpu / cpu - 1.0).abs() <= tolerance,
+            "{dtype}: perplexity {gpu} merged on the GPU, {cpu} on the CPU"
+        );
+    }
+}
+
+#[test]
 fn perplexity_and_greedy_text_are_the_cpus() {
     let dir = Dir::with_model();
     let eval = "eval-ppl --model m --data a.txt --windows 32,128 --tokens 600 --quiet";

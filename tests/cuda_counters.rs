@@ -32,7 +32,7 @@ const OUTPUTS: usize = 1024;
 const INPUTS: usize = 2048;
 
 /// Kernels, and the bytes of their operands: read once, written once. Statistics are f32, the rest bf16.
-const MINIMUM: [(&str, usize); 15] = [
+const MINIMUM: [(&str, usize); 16] = [
     ("embed_bf16", 2 * ALL + 2 * ALL + 4 * TOKENS),
     ("embed_backward_bf16", 2 * ALL + (4 + 4) * ALL + 4 * TOKENS),
     ("rmsnorm_bf16", 2 * ALL + 2 * ALL + 4 * TOKENS + 2 * WIDTH),
@@ -40,6 +40,7 @@ const MINIMUM: [(&str, usize); 15] = [
     ("swiglu_bf16", (2 + 2) * ALL + 2 * ALL),
     ("swiglu_backward_bf16", (2 + 2 + 2) * ALL + (2 + 2) * ALL),
     ("rope_bf16", (2 + 2) * ROWS * ROW_TOKENS * (HEADS + KV_HEADS) * HEAD_DIM),
+    ("scale_bf16", (2 + 2) * ALL),
     ("widen_bf16", (2 + 4) * ALL),
     ("column_sum_bf16", 2 * ALL + (4 + 4) * WIDTH),
     ("cross_entropy_bf16", SCORED * ((4 + 2) * VOCAB + 4 + 4)),
@@ -72,7 +73,7 @@ fn launch_all() {
     let s = NormShape { tokens: TOKENS, width: WIDTH, eps: 1e-5 };
     let (x, w, mut rstd) = (act(ALL), act(WIDTH), stat(TOKENS));
     b.rmsnorm(&mut act(ALL), &mut rstd, &x, &w, s).unwrap();
-    b.rmsnorm_backward(&mut act(ALL), &mut stat(WIDTH), &act(ALL), &x, &rstd, &w, s).unwrap();
+    b.rmsnorm_backward(&mut act(ALL), Some(&mut stat(WIDTH)), &act(ALL), &x, &rstd, &w, s).unwrap();
 
     b.swiglu(&mut act(ALL), &act(ALL), &act(ALL), ALL).unwrap();
     b.swiglu_backward(&mut act(ALL), &mut act(ALL), &act(ALL), &act(ALL), &act(ALL), ALL).unwrap();
@@ -96,6 +97,7 @@ fn launch_all() {
         .unwrap();
 
     loss_and_decoding(b);
+    b.scale(&mut act(ALL), 0.5, ALL).unwrap();
     b.widen(&mut stat(ALL), &act(ALL), ALL).unwrap();
     b.sum_squares(&stat(ALL), ALL).unwrap();
     let (mut param, mut master, mut m, mut v) = (act(ALL), stat(ALL), stat(ALL), stat(ALL));
@@ -118,7 +120,7 @@ fn loss_and_decoding(b: &Cuda<bf16>) {
     let targets: Vec<TokenId> = (0..SCORED).map(|t| TokenId(t as u32)).collect();
     let s = HeadShape { tokens: SCORED, width: 64, vocab: VOCAB };
     let (mut dx, mut dw) = (act(SCORED * s.width), stat(VOCAB * s.width));
-    let grad = HeadGrad { dx: &mut dx, dw: &mut dw, scale: 1.0 };
+    let grad = HeadGrad { dx: &mut dx, dw: Some(&mut dw), scale: 1.0 };
     let (x, w) = (act(SCORED * s.width), act(VOCAB * s.width));
     b.head_loss(&mut stat(SCORED), &x, &w, &uploaded(b, &targets), Some(grad), s).unwrap();
 

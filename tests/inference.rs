@@ -180,7 +180,7 @@ fn naive(
 fn perplexity_is_what_full_forward_passes_give() {
     let b = B::new(2).unwrap();
     let (model, texts) = (model(&b), [text(150, 3), text(40, 4), text(2, 5)]);
-    let mut bench = Bench::new(&b, &model.config, 1, 150, false);
+    let mut bench = Bench::new(&b, &model.config, 1, 150, 0);
     bench.model.initialise(&b, 11).unwrap();
     let documents = texts.iter().map(|t| Document { name: "text".into(), tokens: t.clone() }).collect();
     let corpus = Corpus { documents };
@@ -263,7 +263,7 @@ fn gradient_norms_are_those_of_the_loss() {
     let told = dir.json("o.json");
     let b = B::new(2).unwrap();
     let config = Config::load(&dir.path("m")).unwrap();
-    let mut bench = Bench::new(&b, &config, 1, 40, false).load(&dir.path("m"));
+    let mut bench = Bench::new(&b, &config, 1, 40, 0).load(&dir.path("m"));
     let ids: Vec<TokenId> = ids.into_iter().map(TokenId).collect();
     let targets: Vec<TokenId> = ids[1..].iter().copied().chain([TokenId::IGNORED]).collect();
     let loss = bench.step(1, &ids, &targets, &places_from(1, 0));

@@ -160,6 +160,7 @@ fn two_blocks_of_matmul_fit_on_an_sm() {
 fn streaming_kernels_go_by_16_bytes() {
     for (image, names) in [
         ("swiglu", &["swiglu_bf16", "swiglu_backward_bf16"][..]),
+        ("scale", &["scale_bf16"]),
         ("norm", &["rmsnorm_bf16", "rmsnorm_backward_bf16"]),
         ("embed", &["embed_bf16"]),
         ("optim", &["adamw_bf16", "adamw_f32"]),

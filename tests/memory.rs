@@ -50,6 +50,16 @@ fn recomputing_training_with_checkpoints() {
 }
 
 #[test]
+fn training_that_recomputes_some_layers() {
+    train(&Dir::new(), "some", "--recompute 4 --batch 20");
+}
+
+#[test]
+fn training_of_adapters() {
+    train(&Dir::new(), "lora", "--lora-rank 16 --batch 20 --save-every 1 --lora-merge");
+}
+
+#[test]
 fn the_target_length_costs_nothing() {
     let dir = Dir::new();
     let total = |target: &str| {

@@ -21,7 +21,7 @@ fn against_transformers<B: Backend>(b: &B, bound: f64) {
     for model in MODELS {
         for case in cases(model) {
             let what = |part: &str| format!("{model} {} {part}", case.key);
-            let mut bench = Bench::new(b, &case.config, 1, case.ids.len(), false).load(&fixture_dir(model));
+            let mut bench = Bench::new(b, &case.config, 1, case.ids.len(), 0).load(&fixture_dir(model));
             let loss = bench.step_case(&case);
             within((loss - case.loss).abs() / case.loss, bound, &what("loss"));
             for (i, spec) in bench.model.specs.iter().enumerate() {
@@ -72,7 +72,7 @@ fn errors_against_transformers<B: Backend>(b: &B, prepare: impl Fn(&mut Model<B>
     let mut errors = Vec::new();
     for model in MODELS {
         for case in cases(model) {
-            let mut bench = Bench::new(b, &case.config, 1, case.ids.len(), false).load(&fixture_dir(model));
+            let mut bench = Bench::new(b, &case.config, 1, case.ids.len(), 0).load(&fixture_dir(model));
             prepare(&mut bench.model);
             bench.step_case(&case);
             for (i, all) in case.gradients.iter().flatten().enumerate() {
@@ -140,7 +140,7 @@ fn gradients_of_the_reference_are_its_finite_differences() {
     let (config, ids, targets) = awkward();
     let b = &Reference;
     for (name, places) in placements() {
-        let mut bench = Bench::for_places(b, &config, 13, false, &places);
+        let mut bench = Bench::for_places(b, &config, 13, 0, &places);
         bench.model.initialise(b, 5).unwrap();
         bench.step(2, &ids, &targets, &places);
         for p in 0..bench.model.specs.len() {
@@ -174,9 +174,9 @@ fn errors_against_reference<B: Backend>(b: &B) -> Vec<(String, f64)> {
     let (config, ids, targets) = awkward();
     let mut errors = Vec::new();
     for (name, places) in placements() {
-        let mut ours = Bench::for_places(b, &config, 13, false, &places);
+        let mut ours = Bench::for_places(b, &config, 13, 0, &places);
         ours.model.initialise(b, 5).unwrap();
-        let mut truth = Bench::for_places(&Reference, &config, 13, false, &places);
+        let mut truth = Bench::for_places(&Reference, &config, 13, 0, &places);
         for p in 0..ours.model.specs.len() {
             // both start from weights that bf16 holds exactly
             let weights: Vec<f32> = ours.parameter(p).iter().map(|&w| bf16::from_f32(w).to_f32()).collect();
@@ -217,7 +217,10 @@ fn recomputing_gives_the_same_bits() {
         let gradients: Vec<Vec<f64>> = (0..bench.model.specs.len()).map(|p| bench.gradient(p)).collect();
         (loss.to_bits(), gradients)
     };
-    assert!(run(false) == run(true));
+    let kept = run(0);
+    for layers in [1, 2, usize::MAX] {
+        assert!(run(layers) == kept, "{layers} layers computed again");
+    }
 }
 
 /// A skip in positions must not cut attention: the second chunk depends on the first.
@@ -225,7 +228,7 @@ fn recomputing_gives_the_same_bits() {
 fn chunks_see_each_other() {
     let b = &Reference;
     let case = cases("llama-tiny").into_iter().find(|c| c.key == "none/pose").expect("a PoSE case");
-    let bench = Bench::new(b, &case.config, 1, case.ids.len(), false).load(&fixture_dir("llama-tiny"));
+    let bench = Bench::new(b, &case.config, 1, case.ids.len(), 0).load(&fixture_dir("llama-tiny"));
     let before = logits(b, &bench, &case.ids, &case.positions);
     let mut changed = case.ids.clone();
     changed[2] = TokenId((changed[2].0 + 1) % 64);

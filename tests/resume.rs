@@ -98,9 +98,11 @@ fn threads_and_recomputation_change_no_bit() {
     dir.run(&format!("{run} --quiet --out one --threads 1")).ok();
     dir.run(&format!("{run} --quiet --out two --threads 2")).ok();
     dir.run(&format!("{run} --quiet --out again --threads 2 --recompute")).ok();
+    dir.run(&format!("{run} --quiet --out half --threads 2 --recompute 2")).ok();
     let one = weights(&dir, "one", 6);
     same(&weights(&dir, "two", 6), &one, "2 threads against 1");
     same(&weights(&dir, "again", 6), &one, "--recompute");
+    same(&weights(&dir, "half", 6), &one, "--recompute 2");
 }
 
 #[test]

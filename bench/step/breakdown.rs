@@ -98,7 +98,7 @@ fn head<B: Stopwatch>(b: &B, config: &Config) -> Row {
     b.upload(&mut targets, 0, &ids).expect("as many targets as tokens");
     let flops = 6.0 * (TOKENS * s.width * s.vocab) as f64;
     row(b, "head and loss, with gradients", 1, flops, || {
-        let grad = HeadGrad { dx: &mut dx, dw: &mut dw, scale: 1e-3 };
+        let grad = HeadGrad { dx: &mut dx, dw: Some(&mut dw), scale: 1e-3 };
         b.head_loss(&mut nll, &x, &w, &targets, Some(grad), s).expect("head_loss");
     })
 }
@@ -114,7 +114,7 @@ fn elementwise<B: Stopwatch>(b: &B, config: &Config) -> Vec<Row> {
         b.rmsnorm(&mut y, &mut rstd, &x, &w, s).expect("rmsnorm");
     });
     let norm_backward = row(b, "rmsnorm: backward", 2 * layers + 1, 0.0, || {
-        b.rmsnorm_backward(&mut dx, &mut dw, &dy, &x, &rstd, &w, s).expect("rmsnorm_backward");
+        b.rmsnorm_backward(&mut dx, Some(&mut dw), &dy, &x, &rstd, &w, s).expect("rmsnorm_backward");
     });
     let (gate, up, d_act) = (act(wide), act(wide), act(wide));
     let (mut out, mut dg, mut du) = (act(wide), act(wide), act(wide));

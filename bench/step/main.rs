@@ -36,7 +36,7 @@ fn step<E: CpuFloat>(threads: usize) {
     let mut grads = Gradients::allocate(b, ledger, &model.specs).expect("memory");
     let mut adam = AdamState::allocate(b, ledger, &model).expect("memory");
     adam.start_masters(b, &model).expect("master weights");
-    let mut buffers = TrainBuffers::new(b, ledger, &config, TOKENS, false).expect("memory");
+    let mut buffers = TrainBuffers::new(b, ledger, &config, TOKENS, 0).expect("memory");
     let mut batch = PlacedBatch::new(b, ledger, 1, TOKENS, 2).expect("memory");
     b.reserve_scratch(scratch::training(b, &config, 1, TOKENS)).expect("memory");
     let ids: Vec<TokenId> = (0..TOKENS).map(|t| TokenId((t * 7919 % config.vocab_size) as u32)).collect();

@@ -229,8 +229,8 @@ pub struct SampleShape {
 pub struct HeadGrad<'a, B: Backend> {
     /// `[tokens, width]`, `=`.
     pub dx: &'a mut B::Buf<B::Act>,
-    /// `[vocab, width]`, `+=`.
-    pub dw: &'a mut B::Buf<B::Stat>,
+    /// `[vocab, width]`, `+=`; None where the head is frozen: its product is not made.
+    pub dw: Option<&'a mut B::Buf<B::Stat>>,
     /// Multiplies every token's gradient: 1 / (tokens that are scored in the whole optimizer step).
     pub scale: f64,
 }
@@ -332,10 +332,11 @@ pub trait Backend: Send + Sync + Sized + 'static {
     ) -> Result<()>;
     /// Undoes `rmsnorm`: with `g = dy·w` and `x̂ = x·rstd`,
     /// `dx[t,i] += rstd[t]·(g[t,i] − x̂[t,i]·mean_j(g[t,j]·x̂[t,j]))`, `dw[i] += Σ_t dy[t,i]·x̂[t,i]`. dx is accumulated
-    /// because it already holds the residual branch's gradient.
+    /// because it already holds the residual branch's gradient; no dw where w is frozen.
     fn rmsnorm_backward(
-        &self, dx: &mut Self::Buf<Self::Act>, dw: &mut Self::Buf<Self::Stat>, dy: &Self::Buf<Self::Act>,
-        x: &Self::Buf<Self::Act>, rstd: &Self::Buf<Self::Stat>, w: &Self::Buf<Self::Act>, s: NormShape,
+        &self, dx: &mut Self::Buf<Self::Act>, dw: Option<&mut Self::Buf<Self::Stat>>,
+        dy: &Self::Buf<Self::Act>, x: &Self::Buf<Self::Act>, rstd: &Self::Buf<Self::Stat>,
+        w: &Self::Buf<Self::Act>, s: NormShape,
     ) -> Result<()>;
 
     /// `y = x·wᵀ (+ bias) (+ residual)`. `y[m,n]`, `x[m,k]`, `w[n,k]`, `bias[n]`, `residual[m,n]`.
@@ -434,6 +435,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
         &self, tokens: &mut Self::Buf<TokenId>, logits: &mut Self::Buf<Self::Stat>,
         units: &Self::Buf<Self::Stat>, s: SampleShape,
     ) -> Result<()>;
+
+    /// In place: `x[i] = factor·x[i]` over 0..len, rounded once.
+    fn scale(&self, x: &mut Self::Buf<Self::Act>, factor: f64, len: usize) -> Result<()>;
 
     /// `y = x` in full precision, of `len` elements: master weights from weights.
     fn widen(&self, y: &mut Self::Buf<Self::Stat>, x: &Self::Buf<Self::Act>, len: usize) -> Result<()>;

@@ -11,6 +11,7 @@
 //! A directory is complete when its `manifest.json` is there and true: it is written last and holds every file's length
 //! and BLAKE3 hash. OUT belongs to one machine at a time.
 
+mod adapter;
 mod atomic;
 mod convert;
 mod final_model;
@@ -18,16 +19,19 @@ mod manifest;
 mod mapped;
 mod model;
 mod npy;
+mod params;
 mod resume;
 mod run_dir;
 mod tensors;
 mod weights;
 
+pub use adapter::{Adapter, write_adapter};
 pub use atomic::{Existing, Staging, refuse_existing};
 pub use final_model::{finish_publishing, publish};
 pub use manifest::{Manifest, ManifestFile, verify};
 pub use model::{SHARD_BYTES, copy_tokenizer, write_model};
 pub use npy::NpyWriter;
+pub use params::{ModelTensors, bytes_of, dtype_of};
 pub use resume::{Resume, ResumeState, Slot, slot_name, write_resume};
 pub use run_dir::{Latest, checkpoint_dir, latest};
 pub use tensors::{TensorSource, TensorSpec, write_safetensors};

@@ -37,8 +37,7 @@ pub fn write_model(
     check_source(staging, config, source)?;
     let mut config = config.clone();
     config.dtype = source.specs().first().map(|s| s.dtype).or(config.dtype);
-    let (json, warnings) = config.to_json();
-    write_json(staging, "config.json", &json)?;
+    let warnings = write_config(staging, &config)?;
     write_weights(staging, source, shard_bytes)?;
     if let Some(from) = tokenizer_from {
         copy_tokenizer(staging, from)?;
@@ -72,7 +71,14 @@ fn check_source(staging: &Staging, config: &Config, source: &dyn TensorSource) -
     Ok(())
 }
 
-fn write_json(staging: &Staging, name: &str, value: &Value) -> Result<()> {
+/// Writes config.json and returns the warnings for the user.
+pub(super) fn write_config(staging: &Staging, config: &Config) -> Result<Vec<String>> {
+    let (json, warnings) = config.to_json();
+    write_json(staging, "config.json", &json)?;
+    Ok(warnings)
+}
+
+pub(super) fn write_json(staging: &Staging, name: &str, value: &Value) -> Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Error::file(name, e.to_string()))?;
     staging.write(name, format!("{text}\n").as_bytes())
 }

@@ -20,7 +20,12 @@ pub struct TensorSpec {
 impl TensorSpec {
     /// Length in the file.
     pub fn bytes(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.dtype.bytes()
+        self.elements() * self.dtype.bytes()
+    }
+
+    /// Numbers in it.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
     }
 }
 

@@ -2,17 +2,17 @@
 
 use crate::backend::Backend;
 use crate::backend::device::{DType, Device};
-use crate::checkpoint::Weights;
+use crate::checkpoint::{Adapter, Weights};
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
 use crate::infer::Reads;
 use crate::memory::{self, Kind, Ledger};
 use crate::model::buffers::Reading;
 use crate::model::cache::CacheFormat;
-use crate::model::{Config, Model};
+use crate::model::{Config, Merge, Model};
 use crate::rope::{self, Rope, ScalingKind};
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Threads and quiet: every command has them.
 #[derive(Debug, Args)]
@@ -62,9 +62,9 @@ pub struct Where {
 /// A model to read with, and a scaling to try on it without training.
 #[derive(Clone, Debug, Args)]
 pub struct Reader {
-    /// Model: a Hugging Face directory (config.json, safetensors, tokenizer.json)
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
+    /// Model: a Hugging Face directory (config.json, safetensors, tokenizer.json), or an adapter (LoRA) of one
+    #[arg(long, value_name = "DIR", required = true)]
+    pub model: Option<PathBuf>,
     /// What weights and activations are stored as
     #[arg(long, value_enum, default_value_t = DType::Bf16)]
     pub dtype: DType,
@@ -126,25 +126,45 @@ pub struct OpenedReader {
     pub config: Config,
     pub tokenizer: Tokenizer,
     pub rope: Rope,
+    /// Where --model is an adapter: it is added into its base model when that is loaded.
+    adapter: Option<Adapter>,
     flags: Reader,
 }
 
 impl Reader {
     /// Reads config and tokenizer; `longest` is the longest text that will be read.
     pub fn open(&self, longest: usize) -> Result<OpenedReader> {
-        let config = Config::load(&self.model)?;
-        let tokenizer = Tokenizer::load(&self.model)?
-            .or_special_ids(config.bos_token_id, config.eos_token_ids.first().copied());
+        let model = self.directory()?;
+        let adapter = Adapter::find(model)?;
+        let dir = config_dir(model, adapter.as_ref())?;
+        let config = Config::load(dir)?;
+        let tokenizer =
+            Tokenizer::load(dir)?.or_special_ids(config.bos_token_id, config.eos_token_ids.first().copied());
         tokenizer.check_vocab(config.vocab_size)?;
-        self.with_tokenizer(config, tokenizer, longest)
+        self.with_tokenizer(config, tokenizer, adapter, longest)
     }
 
     /// For texts that come as token ids: a model without tokenizer files will do.
     pub fn open_for_ids(&self, longest: usize) -> Result<OpenedReader> {
-        self.with_tokenizer(Config::load(&self.model)?, Tokenizer::bytes(), longest)
+        let model = self.directory()?;
+        let adapter = Adapter::find(model)?;
+        let config = Config::load(config_dir(model, adapter.as_ref())?)?;
+        self.with_tokenizer(config, Tokenizer::bytes(), adapter, longest)
     }
 
-    fn with_tokenizer(&self, config: Config, tokenizer: Tokenizer, longest: usize) -> Result<OpenedReader> {
+    /// For plans alone: a built-in architecture, which has no weights.
+    pub fn open_preset(&self, name: &str, longest: usize) -> Result<OpenedReader> {
+        self.with_tokenizer(Config::preset(name)?, Tokenizer::bytes(), None, longest)
+    }
+
+    fn directory(&self) -> Result<&Path> {
+        let missing = || Error::usage("--model", "(missing)", "name the directory of the model to read with");
+        self.model.as_deref().ok_or_else(missing)
+    }
+
+    fn with_tokenizer(
+        &self, config: Config, tokenizer: Tokenizer, adapter: Option<Adapter>, longest: usize,
+    ) -> Result<OpenedReader> {
         let kind = self.rope.unwrap_or(ScalingKind::None);
         if let (ScalingKind::None, Some(factor)) = (kind, self.rope_factor) {
             let problem =
@@ -153,8 +173,13 @@ impl Reader {
         }
         let rope =
             rope::for_training(&config.rope, kind, longest, config.original_length(), self.rope_factor)?;
-        Ok(OpenedReader { config, tokenizer, rope, flags: self.clone() })
+        Ok(OpenedReader { config, tokenizer, rope, adapter, flags: self.clone() })
     }
+}
+
+/// Where the config and the tokenizer of `model` are.
+fn config_dir<'a>(model: &'a Path, adapter: Option<&'a Adapter>) -> Result<&'a Path> {
+    adapter.filter(|adapter| !adapter.has_config()).map_or(Ok(model), Adapter::base)
 }
 
 impl OpenedReader {
@@ -163,7 +188,10 @@ impl OpenedReader {
         &self, b: &B, ledger: &mut Ledger, reading: Reading,
     ) -> Result<(Model<B>, R)> {
         let model = Model::allocate(b, ledger, &self.config, &self.rope)?;
-        let scratch = R::scratch_bytes(b, &model, reading);
+        let mut scratch = R::scratch_bytes(b, &model, reading);
+        if let Some(adapter) = &self.adapter {
+            scratch = scratch.max(Merge::scratch_bytes(b, &self.config, &adapter.lora));
+        }
         let reader = R::allocate(b, ledger, &model, reading)?;
         ledger.note(Kind::Scratch, "kernels", &[scratch], "u8", scratch);
         if !ledger.is_dry() {
@@ -176,6 +204,7 @@ impl OpenedReader {
     pub fn plan<B: Backend, R: Reads<B>>(&self, b: &B, reading: Reading, text: usize) -> Result<Ledger> {
         let mut plan = Ledger::dry();
         self.allocate::<B, R>(b, &mut plan, reading)?;
+        self.room_to_merge(b, &mut plan)?;
         memory::note_program(&mut plan, self.tokenizer.resident_bytes(), text);
         Ok(plan)
     }
@@ -184,8 +213,28 @@ impl OpenedReader {
     pub fn load<B: Backend, R: Reads<B>>(&self, b: &B, reading: Reading) -> Result<(Model<B>, R)> {
         let plan = self.plan::<B, R>(b, reading, 0)?;
         memory::check_room(b, &plan)?;
-        let (mut model, reader) = self.allocate(b, &mut Ledger::live(), reading)?;
-        model.load(b, &Weights::open(&self.flags.model)?)?;
+        let ledger = &mut Ledger::live();
+        let (mut model, reader) = self.allocate(b, ledger, reading)?;
+        self.fill(b, ledger, &mut model)?;
         Ok((model, reader))
+    }
+
+    /// Loads the weights, and adds the adapter into them where there is one.
+    pub fn fill<B: Backend>(&self, b: &B, ledger: &mut Ledger, model: &mut Model<B>) -> Result<()> {
+        let Some(adapter) = &self.adapter else {
+            return model.load(b, &Weights::open(self.flags.directory()?)?);
+        };
+        let base = Weights::open(adapter.base()?)?;
+        adapter.check_base(&base)?;
+        model.load(b, &base)?;
+        match &mut self.room_to_merge(b, ledger)? {
+            Some(merge) => model.merge_adapter(b, merge, adapter),
+            None => Ok(()),
+        }
+    }
+
+    fn room_to_merge<B: Backend>(&self, b: &B, ledger: &mut Ledger) -> Result<Option<Merge<B>>> {
+        let room = |adapter: &Adapter| Merge::allocate(b, ledger, &self.config, &adapter.lora);
+        self.adapter.as_ref().map(room).transpose()
     }
 }

@@ -4,7 +4,7 @@ use super::common::{Common, Json, KvCache, OpenedReader, Reader, Where};
 use super::output::{seconds_text, size_text, table};
 use super::progress::Progress;
 use crate::backend::Backend;
-use crate::backend::device::{Job, dispatch};
+use crate::backend::device::{Device, Job, dispatch};
 use crate::data::{Corpus, LoadOptions};
 use crate::error::{Error, Result};
 use crate::eval::{self, Bos, Mode, Protocol, WindowReport};
@@ -116,15 +116,19 @@ impl EvalPpl {
         }))
     }
 
-    /// What the run would allocate; text is counted where --data is given.
-    pub fn plan(&self) -> Result<(Config, Ledger)> {
-        let opened = self.reader.open(self.protocol.longest()?)?;
+    /// What the run would allocate, of the model or of a built-in architecture; text is counted where --data is given.
+    pub fn plan(&self, preset: Option<&str>, device: Device) -> Result<(Config, Ledger)> {
+        let longest = self.protocol.longest()?;
+        let opened = match preset {
+            Some(name) => self.reader.open_preset(name, longest)?,
+            None => self.reader.open(longest)?,
+        };
         self.protocol.resolve(&opened)?;
         let corpus = if self.data.is_empty() { None } else { Some(self.corpus(&opened)?) };
         let reading = self.reading(corpus.as_ref())?;
         let text = corpus.map_or(0, |c| c.tokens() as usize);
         let job = PlanJob { opened: &opened, reading, text };
-        let ledger = dispatch(self.place.device, self.reader.dtype, self.common.threads, job)?;
+        let ledger = dispatch(device, self.reader.dtype, self.common.threads, job)?;
         Ok((opened.config, ledger))
     }
 

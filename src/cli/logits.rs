@@ -3,7 +3,7 @@
 use super::common::{Common, OpenedReader, Reader, Where};
 use crate::backend::Backend;
 use crate::backend::device::{Job, dispatch};
-use crate::checkpoint::{NpyWriter, Weights};
+use crate::checkpoint::NpyWriter;
 use crate::error::{Error, Result};
 use crate::index::TokenId;
 use crate::infer::Scorer;
@@ -127,9 +127,9 @@ impl LogitsJob<'_> {
     fn gradient_norms<B: Backend>(&self, b: &B) -> Result<()> {
         let (ledger, tokens) = (&mut Ledger::live(), self.ids.tokens);
         let mut model: Model<B> = Model::allocate(b, ledger, &self.opened.config, &self.opened.rope)?;
-        model.load(b, &Weights::open(&self.flags.reader.model)?)?;
+        self.opened.fill(b, ledger, &mut model)?;
         let mut grads = Gradients::allocate(b, ledger, &model.specs)?;
-        let mut buffers = TrainBuffers::new(b, ledger, &self.opened.config, tokens, false)?;
+        let mut buffers = TrainBuffers::new(b, ledger, &self.opened.config, tokens, 0)?;
         let mut batch = PlacedBatch::new(b, ledger, 1, tokens, tokens)?;
         b.reserve_scratch(scratch::training(b, &self.opened.config, 1, tokens))?;
         let scored = self.ids.rows.len() * (tokens - 1);

@@ -23,6 +23,7 @@ mod eval_passkey;
 mod eval_ppl;
 mod generate;
 mod logits;
+mod merge;
 mod output;
 mod plan;
 mod progress;
@@ -60,6 +61,8 @@ enum Command {
     Coverage(coverage::Coverage),
     /// Show every buffer that a training or an evaluation would allocate, without running it
     Plan(plan::Plan),
+    /// Add an adapter (LoRA) into the weights of its base model
+    Merge(merge::Merge),
     /// Write the logits of given token ids at given positions, to compare with other software
     Logits(logits::Logits),
     /// Show what this build can run on, and why not on the rest
@@ -77,6 +80,7 @@ impl Cli {
             Command::Generate(c) => c.run(),
             Command::Coverage(c) => c.run(),
             Command::Plan(c) => c.run(),
+            Command::Merge(c) => c.run(),
             Command::Logits(c) => c.run(),
             Command::Devices(c) => c.run(),
         }
@@ -92,6 +96,7 @@ impl Cli {
             Command::Generate(c) => &c.common,
             Command::Coverage(c) => &c.common,
             Command::Plan(_) => return Ok(()),
+            Command::Merge(c) => &c.common,
             Command::Logits(c) => &c.common,
             Command::Devices(c) => &c.common,
         };

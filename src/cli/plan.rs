@@ -5,7 +5,8 @@ use super::eval_ppl::EvalPpl;
 use super::output::size_text;
 use super::train::Train;
 use crate::backend::Backend;
-use crate::backend::device::{Job, dispatch};
+use crate::backend::cuda;
+use crate::backend::device::{Device, Job, dispatch};
 use crate::error::Result;
 use crate::memory::{self, Kind, Ledger, bytes_text};
 use crate::model::{Config, params};
@@ -21,7 +22,8 @@ use serde_json::json;
 #[command(after_help = "Examples:
   pose-engine plan --preset smollm2-135m --train-len 2k --target-len 32k --batch 4
   pose-engine plan train --model smollm2 --data books/ --train-len 2k --target-len 32k --buffers
-  pose-engine plan eval-ppl --model smollm2 --windows 2k,128k --device-memory 16GiB")]
+  pose-engine plan eval-ppl --model smollm2 --windows 2k,128k --device-memory 16GiB
+  pose-engine plan --preset llama-7b --train-len 2k --target-len 128k --lora-rank 16 --device-memory 80GiB")]
 pub struct Plan {
     #[command(subcommand)]
     what: Option<For>,
@@ -47,9 +49,13 @@ struct ForTrain {
 }
 
 #[derive(Debug, Args)]
+#[command(mut_arg("model", |arg| arg.required(false).required_unless_present("preset")))]
 struct ForEval {
     #[command(flatten)]
     eval: EvalPpl,
+    /// Built-in architecture to plan for in place of --model: the presets of train
+    #[arg(long, value_name = "NAME", conflicts_with = "model", help_heading = "Plan")]
+    preset: Option<String>,
     #[command(flatten)]
     show: Show,
 }
@@ -78,35 +84,56 @@ impl Plan {
 impl ForTrain {
     fn run(&self) -> Result<()> {
         let (recipe, train) = (self.train.recipe(false)?, &self.train);
-        let job = TrainPlan { recipe: &recipe };
-        let (config, ledger) = dispatch(train.place.device, recipe.dtype, train.common.threads, job)?;
-        self.show.print(&config, &ledger, &train.json)
+        let (job, device) = (TrainPlan { recipe: &recipe }, plannable(train.place.device));
+        let (config, ledger) = dispatch(device, recipe.dtype, train.common.threads, job)?;
+        self.show.print(&config, &ledger, &train.json, true)
     }
 }
 
 impl ForEval {
     fn run(&self) -> Result<()> {
-        let (config, ledger) = self.eval.plan()?;
-        self.show.print(&config, &ledger, &self.eval.json)
+        let device = plannable(self.eval.place.device);
+        let (config, ledger) = self.eval.plan(self.preset.as_deref(), device)?;
+        self.show.print(&config, &ledger, &self.eval.json, false)
+    }
+}
+
+/// The device to ask for its kernels' working memory: the CPU in place of a GPU that is not here.
+fn plannable(device: Device) -> Device {
+    let Device::Cuda(ordinal) = device else { return device };
+    match cuda::describe(ordinal) {
+        Ok(found) if found.image.is_some() => device,
+        _ => {
+            outln!(
+                "cuda:{ordinal} is not usable here: scratch is that of the CPU's kernels, all else is the GPU's"
+            );
+            Device::Cpu
+        }
     }
 }
 
 impl Show {
-    fn print(&self, config: &Config, ledger: &Ledger, json: &Json) -> Result<()> {
-        let parameters = params::parameter_count(config);
+    fn print(&self, config: &Config, ledger: &Ledger, json: &Json, training: bool) -> Result<()> {
+        let (parameters, trained) = (params::parameter_count(config), params::trained_count(config));
         outln!("{parameters} parameters, {} of context", size_text(config.max_position_embeddings));
+        if config.lora.is_some() {
+            outln!("{trained} of them are trained");
+        }
         out!("{}", ledger.table(self.buffers));
         let rows = ledger.rows().iter().map(|r| {
             json!({ "kind": r.kind.to_string(), "name": r.name, "shape": r.shape, "dtype": r.dtype, "bytes": r.bytes })
         });
         let by_kind = Kind::ALL.iter().map(|k| (k.to_string(), json!(ledger.of(*k))));
         json.write(&json!({
-            "parameters": parameters, "total": ledger.total(),
+            "parameters": parameters, "trained": trained, "total": ledger.total(),
             "by_kind": by_kind.collect::<serde_json::Map<_, _>>(), "buffers": rows.collect::<Vec<_>>(),
         }))?;
         let given = self.device_memory.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         let Some(limit) = given.or_else(memory::available_bytes) else { return Ok(()) };
         let name = if given.is_some() { "--device-memory" } else { "memory available" };
+        if training && ledger.total() > limit {
+            outln!("{}", memory::split_text(ledger, limit));
+        }
         memory::check_fits(ledger.rows(), limit, name)?;
         outln!("fits in {}", bytes_text(limit));
         Ok(())

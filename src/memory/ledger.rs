@@ -44,7 +44,7 @@ impl Kind {
         match self {
             Kind::Weights => "--dtype bf16 halves the weights",
             Kind::MasterWeights | Kind::Moments | Kind::Gradients => {
-                "a smaller model is needed for full training here"
+                "--lora-rank trains adapters alone, and what is frozen has none of these"
             }
             Kind::Activations => {
                 "--recompute keeps one layer's activations, a smaller --batch keeps fewer rows"

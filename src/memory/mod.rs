@@ -5,10 +5,12 @@
 
 mod ledger;
 mod resident;
+mod split;
 mod table;
 
 pub use ledger::{Kind, Ledger, Row};
 pub use resident::{available_bytes, prefer_large_pages, reset_peak, resident_bytes};
+pub use split::{Split, split_text};
 pub use table::{bytes_text, peak_text};
 
 use crate::backend::Backend;

@@ -5,7 +5,7 @@
 use super::buffers::{Inner, Work};
 use super::cache::Cache;
 use super::{Gradients, Model, PlacedBatch};
-use crate::backend::{Backend, Direction, MatmulShape, Write};
+use crate::backend::{Backend, Direction, Write};
 use crate::error::Result;
 
 /// Where the keys and values that the queries look at come from.
@@ -25,9 +25,9 @@ impl<B: Backend> Model<B> {
         let (b, w, s) = (backend, &self.ids.layers[layer], self.config.block_shapes(batch.len()));
         let p = |id| self.param(id);
         b.rmsnorm(&mut work.normed, &mut inner.rstd_in, x, p(w.input_norm), s.norm)?;
-        b.matmul_nt(&mut inner.q, &work.normed, p(w.q), w.q_bias.map(p), None, s.q)?;
-        b.matmul_nt(&mut inner.k, &work.normed, p(w.k), w.k_bias.map(p), None, s.kv)?;
-        b.matmul_nt(&mut inner.v, &work.normed, p(w.v), w.v_bias.map(p), None, s.kv)?;
+        self.linear(b, &mut inner.q, &work.normed, &w.q, None, &mut work.low, s.q)?;
+        self.linear(b, &mut inner.k, &work.normed, &w.k, None, &mut work.low, s.kv)?;
+        self.linear(b, &mut inner.v, &work.normed, &w.v, None, &mut work.low, s.kv)?;
         self.rotate(b, &mut inner.q, &mut inner.k, batch, Direction::Forward)?;
         let documents = batch.documents.as_ref();
         match keys {
@@ -41,10 +41,10 @@ impl<B: Backend> Model<B> {
                 cache.attend(b, &mut inner.o, &mut inner.lse, &inner.q, documents, shape)?;
             }
         }
-        b.matmul_nt(&mut inner.mid, &inner.o, p(w.o), w.o_bias.map(p), Some(x), s.o)?;
+        self.linear(b, &mut inner.mid, &inner.o, &w.o, Some(x), &mut work.low, s.o)?;
         b.rmsnorm(&mut work.normed, &mut inner.rstd_mid, &inner.mid, p(w.post_norm), s.norm)?;
-        b.matmul_nt(&mut inner.gate, &work.normed, p(w.gate), None, None, s.up)?;
-        b.matmul_nt(&mut inner.up, &work.normed, p(w.up), None, None, s.up)
+        self.linear(b, &mut inner.gate, &work.normed, &w.gate, None, &mut work.low, s.up)?;
+        self.linear(b, &mut inner.up, &work.normed, &w.up, None, &mut work.low, s.up)
     }
 
     /// y = mid + (silu(gate)·up)·downᵀ.
@@ -54,8 +54,8 @@ impl<B: Backend> Model<B> {
     ) -> Result<()> {
         let s = self.config.block_shapes(tokens);
         backend.swiglu(&mut work.act, &inner.gate, &inner.up, tokens * s.up.n)?;
-        let down = self.param(self.ids.layers[layer].down);
-        backend.matmul_nt(y, &work.act, down, None, Some(&inner.mid), s.down)
+        let down = &self.ids.layers[layer].down;
+        self.linear(backend, y, &work.act, down, Some(&inner.mid), &mut work.low, s.down)
     }
 
     /// Undoes a block: `work.dx`, the gradient of its output, becomes the gradient of its input `x`; the gradients of
@@ -74,20 +74,19 @@ impl<B: Backend> Model<B> {
     ) -> Result<()> {
         let (w, s) = (&self.ids.layers[layer], self.config.block_shapes(tokens));
         let p = |id| self.param(id);
-        let back = &mut work.backward;
+        let (back, low) = (&mut work.backward, &mut work.low);
         // y = mid + act·downᵀ; the residual's share of the gradient is already in dx
         b.swiglu(&mut work.act, &inner.gate, &inner.up, tokens * s.up.n)?;
-        b.matmul_tn(grads.of(w.down), &back.dx, &work.act, s.down)?;
-        b.matmul_nn(&mut back.d_act, &back.dx, p(w.down), Write::Overwrite, s.down)?;
+        let (d_act, dx) = (&mut back.d_act, &back.dx);
+        self.linear_backward(b, d_act, dx, &work.act, &w.down, Write::Overwrite, grads, low, s.down)?;
         // act = silu(gate)·up
         let len = tokens * s.up.n;
         b.swiglu_backward(&mut back.d_gate, &mut back.d_up, &back.d_act, &inner.gate, &inner.up, len)?;
         // gate = normed·gateᵀ, up = normed·upᵀ
         b.rmsnorm(&mut work.normed, &mut inner.rstd_mid, &inner.mid, p(w.post_norm), s.norm)?;
-        b.matmul_tn(grads.of(w.gate), &back.d_gate, &work.normed, s.up)?;
-        b.matmul_tn(grads.of(w.up), &back.d_up, &work.normed, s.up)?;
-        b.matmul_nn(&mut back.d_normed, &back.d_gate, p(w.gate), Write::Overwrite, s.up)?;
-        b.matmul_nn(&mut back.d_normed, &back.d_up, p(w.up), Write::Accumulate, s.up)?;
+        let (d_normed, normed) = (&mut back.d_normed, &work.normed);
+        self.linear_backward(b, d_normed, &back.d_gate, normed, &w.gate, Write::Overwrite, grads, low, s.up)?;
+        self.linear_backward(b, d_normed, &back.d_up, normed, &w.up, Write::Accumulate, grads, low, s.up)?;
         // normed = rmsnorm(mid)
         let d_weight = grads.of(w.post_norm);
         b.rmsnorm_backward(
@@ -107,11 +106,10 @@ impl<B: Backend> Model<B> {
     ) -> Result<()> {
         let (w, s) = (&self.ids.layers[layer], self.config.block_shapes(batch.len()));
         let p = |id| self.param(id);
-        let back = &mut work.backward;
+        let (back, low) = (&mut work.backward, &mut work.low);
         // mid = x + o·woᵀ (+ bias)
-        b.matmul_tn(grads.of(w.o), &back.dx, &inner.o, s.o)?;
-        self.bias_gradient(b, w.o_bias, &back.dx, grads, s.o)?;
-        b.matmul_nn(&mut back.d_o, &back.dx, p(w.o), Write::Overwrite, s.o)?;
+        let (d_o, dx) = (&mut back.d_o, &back.dx);
+        self.linear_backward(b, d_o, dx, &inner.o, &w.o, Write::Overwrite, grads, low, s.o)?;
         // o = attention(q, k, v)
         b.attention_backward(
             &mut back.dq,
@@ -131,23 +129,12 @@ impl<B: Backend> Model<B> {
         // q, k, v = normed·wqᵀ, normed·wkᵀ, normed·wvᵀ (+ biases)
         b.rmsnorm(&mut work.normed, &mut inner.rstd_in, x, p(w.input_norm), s.norm)?;
         let mut write = Write::Overwrite;
-        for (d, weight, bias, shape) in
-            [(&back.dq, w.q, w.q_bias, s.q), (&back.dk, w.k, w.k_bias, s.kv), (&back.dv, w.v, w.v_bias, s.kv)]
-        {
-            b.matmul_tn(grads.of(weight), d, &work.normed, shape)?;
-            self.bias_gradient(b, bias, d, grads, shape)?;
-            b.matmul_nn(&mut back.d_normed, d, p(weight), write, shape)?;
+        for (d, w, shape) in [(&back.dq, &w.q, s.q), (&back.dk, &w.k, s.kv), (&back.dv, &w.v, s.kv)] {
+            self.linear_backward(b, &mut back.d_normed, d, &work.normed, w, write, grads, low, shape)?;
             write = Write::Accumulate;
         }
         // normed = rmsnorm(x)
         let d_weight = grads.of(w.input_norm);
         b.rmsnorm_backward(&mut back.dx, d_weight, &back.d_normed, x, &inner.rstd_in, p(w.input_norm), s.norm)
-    }
-
-    fn bias_gradient(
-        &self, b: &B, bias: Option<super::ParamId>, dy: &B::Buf<B::Act>, grads: &mut Gradients<B>,
-        s: MatmulShape,
-    ) -> Result<()> {
-        bias.map_or(Ok(()), |id| b.bias_backward(grads.of(id), dy, s.m, s.n))
     }
 }

@@ -41,7 +41,14 @@ pub struct Work<B: Backend> {
     pub act: B::Buf<B::Act>,    // [T, f]
     pub rstd: B::Buf<B::Stat>,  // [T], of the final norm
     pub nll: B::Buf<B::Stat>,   // [T]
+    pub low: Low<B>,
     pub backward: Backward<B>,
+}
+
+/// Between the two matrices of an adapter; empty where there are none.
+pub struct Low<B: Backend> {
+    pub u: B::Buf<B::Act>,  // [T, rank]
+    pub du: B::Buf<B::Act>, // [T, rank], only where there is a backward pass
 }
 
 /// Gradients of activations; empty where there is no backward pass.
@@ -64,8 +71,19 @@ impl<B: Backend> Work<B> {
         let act = ledger.buf(b, Kind::Work, "work.act", &wide)?;
         let rstd = ledger.buf(b, Kind::Work, "work.rstd", &[tokens])?;
         let nll = ledger.buf(b, Kind::Work, "work.nll", &[tokens])?;
+        let low = Low::new(b, ledger, c, tokens, with_backward)?;
         let backward = Backward::new(b, ledger, c, if with_backward { tokens } else { 0 })?;
-        Ok(Work { normed, act, rstd, nll, backward })
+        Ok(Work { normed, act, rstd, nll, low, backward })
+    }
+}
+
+impl<B: Backend> Low<B> {
+    fn new(b: &B, ledger: &mut Ledger, c: &Config, tokens: usize, with_backward: bool) -> Result<Self> {
+        let Some(lora) = &c.lora else { return Ok(Low { u: b.alloc(0)?, du: b.alloc(0)? }) };
+        let u = ledger.buf(b, Kind::Work, "work.u", &[tokens, lora.rank])?;
+        let du =
+            ledger.buf(b, Kind::Work, "work.du", &[if with_backward { tokens } else { 0 }, lora.rank])?;
+        Ok(Low { u, du })
     }
 }
 
@@ -96,22 +114,36 @@ impl<B: Backend> Backward<B> {
 pub struct TrainBuffers<B: Backend> {
     /// The residual stream before each block and after the last, [layers + 1][T, d].
     pub x: Vec<B::Buf<B::Act>>,
-    /// One for each layer, or a single one that the backward pass fills again, layer by layer (`recompute`).
-    pub inner: Vec<Inner<B>>,
+    /// One for each layer that keeps its own, after one that the first `recomputed` layers share, where there are such.
+    pub(super) inner: Vec<Inner<B>>,
+    /// Layers whose activations the backward pass computes again.
+    recomputed: usize,
     pub work: Work<B>,
 }
 
 impl<B: Backend> TrainBuffers<B> {
-    pub fn new(b: &B, ledger: &mut Ledger, c: &Config, tokens: usize, recompute: bool) -> Result<Self> {
+    /// The first `recomputed` layers (all, where there are no more) keep only their input.
+    pub fn new(b: &B, ledger: &mut Ledger, c: &Config, tokens: usize, recomputed: usize) -> Result<Self> {
+        let recomputed = recomputed.min(c.num_hidden_layers);
         let hidden = [tokens, c.hidden_size];
         let x =
             (0..=c.num_hidden_layers).map(|i| ledger.buf(b, Kind::Activations, &format!("x.{i}"), &hidden));
         let x = x.collect::<Result<_>>()?;
-        let kept = if recompute { 1 } else { c.num_hidden_layers };
-        let inner =
-            (0..kept).map(|i| Inner::new(b, ledger, Kind::Activations, &format!("layers.{i}"), c, tokens));
+        // the last of the layers that share names what they share
+        let inner = (recomputed.saturating_sub(1)..c.num_hidden_layers)
+            .map(|i| Inner::new(b, ledger, Kind::Activations, &format!("layers.{i}"), c, tokens));
         let inner = inner.collect::<Result<_>>()?;
-        Ok(TrainBuffers { x, inner, work: Work::new(b, ledger, c, tokens, true)? })
+        Ok(TrainBuffers { x, inner, recomputed, work: Work::new(b, ledger, c, tokens, true)? })
+    }
+
+    /// Which of `inner` holds what block `layer` keeps.
+    pub(super) fn kept(&self, layer: usize) -> usize {
+        layer.saturating_sub(self.recomputed.saturating_sub(1))
+    }
+
+    /// Whether what a layer kept has been overwritten by those after it: the last of those that share is still there.
+    pub(super) fn is_overwritten(&self, layer: usize) -> bool {
+        layer + 1 < self.recomputed
     }
 }
 

@@ -12,6 +12,7 @@ mod tests;
 pub use dtype::Dtype;
 pub use preset::preset_names;
 
+use super::lora::Lora;
 use crate::error::{Error, Result};
 use crate::rope::Rope;
 use fields::Fields;
@@ -52,6 +53,8 @@ pub struct Config {
     /// What the checkpoint's weights are stored in, where it says so.
     pub dtype: Option<Dtype>,
     pub rope: Rope,
+    /// Adapters that are trained on the model. config.json does not tell of them.
+    pub lora: Option<Lora>,
     /// Keys that this program does not use; written back as they were.
     pub extra: Map<String, Value>,
 }
@@ -262,6 +265,7 @@ fn read(f: &mut Fields<'_>) -> Result<Config> {
         initializer_range: f.number("initializer_range")?.unwrap_or(0.02),
         dtype: read_dtype(f)?,
         rope: rope_json::read(f, head_dim, positions)?,
+        lora: None,
         extra: Map::new(),
     })
 }

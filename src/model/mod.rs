@@ -5,6 +5,9 @@ mod block;
 pub mod buffers;
 pub mod cache;
 pub mod config;
+mod linear;
+pub mod lora;
+mod merge;
 pub mod params;
 mod pass;
 pub mod scratch;
@@ -12,6 +15,8 @@ mod shapes;
 
 pub use batch::{PlacedBatch, places_at, places_from};
 pub use config::Config;
+pub use lora::Lora;
+pub use merge::{Merge, transposed};
 pub use params::{Init, ParamId, ParamIds, ParamSpec};
 
 use crate::backend::{Backend, Float};
@@ -20,6 +25,9 @@ use crate::error::{Error, Result};
 use crate::memory::{Kind, Ledger};
 use crate::random::{Purpose, Stream};
 use crate::rope::Rope;
+
+/// Numbers drawn at a time: a whole embedding on the host would be more than the plan knows of.
+const PIECE: usize = 1 << 18;
 
 /// A model whose parameters lie in the memory of a backend.
 pub struct Model<B: Backend> {
@@ -50,9 +58,10 @@ impl<B: Backend> Model<B> {
 
     /// Fills every parameter from a checkpoint that holds all of them, in their shapes, all finite; a tied model's
     /// checkpoint may hold a head too if it equals the embedding.
+    /// Adapters are not touched.
     pub fn load(&mut self, b: &B, weights: &Weights) -> Result<()> {
-        weights.check_table(&self.specs)?;
-        for (spec, param) in self.specs.iter().zip(&mut self.params) {
+        weights.check_table(self.own_specs())?;
+        for (spec, param) in self.specs.iter().zip(&mut self.params).filter(|(spec, _)| !spec.is_adapter()) {
             weights.read_f32(&spec.name, &spec.shape, &mut |at, values| upload_f32(b, param, at, values))?;
         }
         Ok(())
@@ -60,17 +69,41 @@ impl<B: Backend> Model<B> {
 
     /// Draws every parameter anew, a pure function of the seed and the parameter's place in the table.
     pub fn initialise(&mut self, b: &B, seed: u64) -> Result<()> {
-        for (i, (spec, param)) in self.specs.iter().zip(&mut self.params).enumerate() {
-            let len: usize = spec.shape.iter().product();
+        self.draw(b, seed, 0)
+    }
+
+    /// Draws the adapters alone, as [`Model::initialise`] does.
+    pub fn initialise_adapters(&mut self, b: &B, seed: u64) -> Result<()> {
+        self.draw(b, seed, self.own_specs().len())
+    }
+
+    /// Draws the parameters from the `first` on.
+    fn draw(&mut self, b: &B, seed: u64, first: usize) -> Result<()> {
+        for (i, (spec, param)) in self.specs.iter().zip(&mut self.params).enumerate().skip(first) {
             let mut stream = Stream::new(seed, Purpose::Init, 0, i as u32);
-            let values: Vec<f32> = match spec.init {
-                Init::Normal(std) => (0..len).map(|_| (stream.normal() * std) as f32).collect(),
-                Init::Ones => vec![1.0; len],
-                Init::Zeros => vec![0.0; len],
+            let mut next = || match spec.init {
+                Init::Normal(std) => (stream.normal() * std) as f32,
+                Init::Uniform(most) => ((2.0 * stream.unit_f64() - 1.0) * most) as f32,
+                Init::Ones => 1.0,
+                Init::Zeros => 0.0,
             };
-            upload_f32(b, param, 0, &values)?;
+            for at in (0..spec.elements()).step_by(PIECE) {
+                let values: Vec<f32> = (at..spec.elements().min(at + PIECE)).map(|_| next()).collect();
+                upload_f32(b, param, at, &values)?;
+            }
         }
         Ok(())
+    }
+
+    /// The model's own parameters: all but the adapters, which stand behind them.
+    pub fn own_specs(&self) -> &[ParamSpec] {
+        let own = self.specs.iter().position(ParamSpec::is_adapter).unwrap_or(self.specs.len());
+        &self.specs[..own]
+    }
+
+    /// The parameters that are trained, in the order of the table.
+    pub fn trained(&self) -> impl Iterator<Item = (ParamId, &ParamSpec)> {
+        self.specs.iter().enumerate().filter(|(_, spec)| spec.trained).map(|(i, spec)| (ParamId(i), spec))
     }
 
     pub fn param(&self, id: ParamId) -> &B::Buf<B::Act> {
@@ -89,34 +122,47 @@ pub fn upload_f32<B: Backend, T: Float>(b: &B, dst: &mut B::Buf<T>, at: usize, v
     b.upload(dst, at, &rounded)
 }
 
-/// The gradients of all parameters, summed over the micro-batches of a step.
+/// The gradients of the trained parameters, summed over the micro-batches of a step.
 pub struct Gradients<B: Backend> {
-    /// By [`ParamId`].
-    pub tensors: Vec<B::Buf<B::Stat>>,
+    /// By [`ParamId`]; None for what is frozen.
+    tensors: Vec<Option<B::Buf<B::Stat>>>,
 }
 
 impl<B: Backend> Gradients<B> {
     pub fn allocate(b: &B, ledger: &mut Ledger, specs: &[ParamSpec]) -> Result<Self> {
-        let alloc =
-            |spec: &ParamSpec| ledger.buf(b, Kind::Gradients, &format!("d {}", spec.name), &spec.shape);
+        let alloc = |spec: &ParamSpec| {
+            let name = format!("d {}", spec.name);
+            spec.trained.then(|| ledger.buf(b, Kind::Gradients, &name, &spec.shape)).transpose()
+        };
         Ok(Gradients { tensors: specs.iter().map(alloc).collect::<Result<_>>()? })
     }
 
     pub fn zero(&mut self, b: &B, specs: &[ParamSpec]) -> Result<()> {
-        self.tensors.iter_mut().zip(specs).try_for_each(|(t, spec)| b.zero(t, spec.elements()))
+        let tensors = self.tensors.iter_mut().zip(specs);
+        tensors
+            .filter_map(|(t, spec)| Some((t.as_mut()?, spec)))
+            .try_for_each(|(t, spec)| b.zero(t, spec.elements()))
     }
 
-    pub fn of(&mut self, id: ParamId) -> &mut B::Buf<B::Stat> {
-        &mut self.tensors[id.0]
+    /// Where a parameter's gradient is added to; None where it is frozen.
+    pub fn of(&mut self, id: ParamId) -> Option<&mut B::Buf<B::Stat>> {
+        self.tensors[id.0].as_mut()
     }
 
-    /// √Σ g² of each parameter, in the order of the table.
+    /// A parameter's gradient; None where it is frozen.
+    pub fn get(&self, id: ParamId) -> Option<&B::Buf<B::Stat>> {
+        self.tensors[id.0].as_ref()
+    }
+
+    /// The gradients, in the order of the table.
+    pub fn trained(&self) -> impl Iterator<Item = &B::Buf<B::Stat>> {
+        self.tensors.iter().flatten()
+    }
+
+    /// √Σ g² of each trained parameter, in the order of the table.
     pub fn norms(&self, b: &B, specs: &[ParamSpec]) -> Result<Vec<f64>> {
-        self.tensors
-            .iter()
-            .zip(specs)
-            .map(|(t, spec)| Ok(b.sum_squares(t, spec.elements())?.sqrt()))
-            .collect()
+        let trained = specs.iter().filter(|spec| spec.trained);
+        self.trained().zip(trained).map(|(t, spec)| Ok(b.sum_squares(t, spec.elements())?.sqrt())).collect()
     }
 }
 

@@ -1,9 +1,11 @@
 //! The one table of parameters: allocation, initialisation, weight decay, checkpoints and tests all read it.
 //!
 //! The order is that of the forward pass: embedding, layers from the bottom up, last norm, head. Names and shapes are those
-//! of LlamaForCausalLM; a matrix is [outputs, inputs].
+//! of LlamaForCausalLM; a matrix is [outputs, inputs]. Adapters, where the config asks for them, come after all of these, so
+//! that the rest of the table does not depend on them.
 
 use super::config::Config;
+use super::lora::{Also, Lora, Target};
 
 /// A parameter's place in [`table`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,23 +18,43 @@ pub enum Init {
     Normal(f64),
     Ones,
     Zeros,
+    /// Uniform in ±this.
+    Uniform(f64),
+}
+
+/// What a parameter belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Model,
+    /// A of an adapter, [rank, inputs].
+    AdapterA,
+    /// B of an adapter, kept as its transpose, [rank, outputs]: then the products that there are add it onto the
+    /// projection's output. Files hold [outputs, rank].
+    AdapterB,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParamSpec {
-    /// As in a Hugging Face checkpoint, e.g. `model.layers.3.self_attn.q_proj.weight`.
+    /// As in a Hugging Face checkpoint, e.g. `model.layers.3.self_attn.q_proj.weight`; an adapter's as in PEFT's.
     pub name: String,
     pub shape: Vec<usize>,
     /// Whether AdamW's weight decay applies: to matrices, the embedding among them (as GPT-2, LLaMA and PyTorch recipes
     /// do), not to norms and biases.
     pub decay: bool,
     pub init: Init,
+    /// Whether it has gradients, and what an optimizer keeps. The others are frozen.
+    pub trained: bool,
+    pub role: Role,
 }
 
 impl ParamSpec {
     /// Numbers in the parameter.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
+    }
+
+    pub fn is_adapter(&self) -> bool {
+        self.role != Role::Model
     }
 }
 
@@ -48,34 +70,69 @@ pub struct ParamIds {
     pub head: Option<ParamId>,
 }
 
+/// A projection: its matrix `[outputs, inputs]` and what is added to its output.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Linear {
+    pub weight: ParamId,
+    /// `[outputs]`; those of q, k, v and o are there together or not at all.
+    pub bias: Option<ParamId>,
+    pub adapter: Option<AdapterIds>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdapterIds {
+    /// `[rank, inputs]`
+    pub a: ParamId,
+    /// `[rank, outputs]`
+    pub b: ParamId,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerIds {
     /// `[hidden]`, before attention
     pub input_norm: ParamId,
     /// `[heads × head_dim, hidden]`
-    pub q: ParamId,
+    pub q: Linear,
     /// `[kv_heads × head_dim, hidden]`
-    pub k: ParamId,
+    pub k: Linear,
     /// `[kv_heads × head_dim, hidden]`
-    pub v: ParamId,
+    pub v: Linear,
     /// `[hidden, heads × head_dim]`
-    pub o: ParamId,
-    /// `[heads × head_dim]`; the four biases are there together or not at all.
-    pub q_bias: Option<ParamId>,
-    /// `[kv_heads × head_dim]`
-    pub k_bias: Option<ParamId>,
-    /// `[kv_heads × head_dim]`
-    pub v_bias: Option<ParamId>,
-    /// `[hidden]`
-    pub o_bias: Option<ParamId>,
+    pub o: Linear,
     /// `[hidden]`, before the feed-forward block
     pub post_norm: ParamId,
     /// `[intermediate, hidden]`
-    pub gate: ParamId,
+    pub gate: Linear,
     /// `[intermediate, hidden]`
-    pub up: ParamId,
+    pub up: Linear,
     /// `[hidden, intermediate]`
-    pub down: ParamId,
+    pub down: Linear,
+}
+
+impl LayerIds {
+    pub fn linear(&self, target: Target) -> &Linear {
+        match target {
+            Target::Q => &self.q,
+            Target::K => &self.k,
+            Target::V => &self.v,
+            Target::O => &self.o,
+            Target::Gate => &self.gate,
+            Target::Up => &self.up,
+            Target::Down => &self.down,
+        }
+    }
+
+    fn linear_mut(&mut self, target: Target) -> &mut Linear {
+        match target {
+            Target::Q => &mut self.q,
+            Target::K => &mut self.k,
+            Target::V => &mut self.v,
+            Target::O => &mut self.o,
+            Target::Gate => &mut self.gate,
+            Target::Up => &mut self.up,
+            Target::Down => &mut self.down,
+        }
+    }
 }
 
 impl ParamIds {
@@ -94,61 +151,126 @@ pub fn table(config: &Config) -> Vec<ParamSpec> {
     build(config).0
 }
 
-/// Numbers in the whole model; a tied head counts once.
+/// Numbers in the whole model, adapters among them; a tied head counts once.
 pub fn parameter_count(config: &Config) -> usize {
     table(config).iter().map(ParamSpec::elements).sum()
 }
 
+/// Numbers that are trained.
+pub fn trained_count(config: &Config) -> usize {
+    table(config).iter().filter(|spec| spec.trained).map(ParamSpec::elements).sum()
+}
+
 /// The table and the ids in one pass, so that they cannot disagree.
 fn build(c: &Config) -> (Vec<ParamSpec>, ParamIds) {
-    let mut t = Table { specs: Vec::new(), std: c.initializer_range };
+    let mut t = Table { specs: Vec::new(), std: c.initializer_range, lora: c.lora.as_ref() };
     let embed = t.matrix("model.embed_tokens.weight".into(), c.vocab_size, c.hidden_size);
-    let layers = (0..c.num_hidden_layers).map(|l| t.layer(c, &format!("model.layers.{l}"))).collect();
+    t.specs[embed.0].trained = t.trains(Also::Embed);
+    let mut layers: Vec<LayerIds> =
+        (0..c.num_hidden_layers).map(|l| t.layer(c, &format!("model.layers.{l}"))).collect();
     let final_norm = t.norm("model.norm.weight".into(), c.hidden_size);
     let head =
         (!c.tie_word_embeddings).then(|| t.matrix("lm_head.weight".into(), c.vocab_size, c.hidden_size));
+    if let Some(lora) = &c.lora {
+        for ids in &mut layers {
+            for &target in &lora.targets {
+                let linear = ids.linear_mut(target);
+                linear.adapter = Some(t.adapter(lora.rank, linear.weight));
+            }
+        }
+    }
     (t.specs, ParamIds { embed, layers, final_norm, head })
 }
 
-struct Table {
+struct Table<'a> {
     specs: Vec<ParamSpec>,
     std: f64,
+    lora: Option<&'a Lora>,
 }
 
-impl Table {
-    fn push(&mut self, name: String, shape: Vec<usize>, decay: bool, init: Init) -> ParamId {
-        self.specs.push(ParamSpec { name, shape, decay, init });
+impl Table<'_> {
+    fn push(&mut self, name: String, shape: Vec<usize>, decay: bool, init: Init, trained: bool) -> ParamId {
+        self.specs.push(ParamSpec { name, shape, decay, init, trained, role: Role::Model });
         ParamId(self.specs.len() - 1)
     }
 
+    /// Whether parameters of this kind are trained in full: all are where there are no adapters.
+    fn trains(&self, kind: Also) -> bool {
+        self.lora.is_none_or(|lora| lora.also.contains(&kind))
+    }
+
     fn matrix(&mut self, name: String, outputs: usize, inputs: usize) -> ParamId {
-        self.push(name, vec![outputs, inputs], true, Init::Normal(self.std))
+        self.push(name, vec![outputs, inputs], true, Init::Normal(self.std), self.lora.is_none())
     }
 
     fn norm(&mut self, name: String, width: usize) -> ParamId {
-        self.push(name, vec![width], false, Init::Ones)
+        self.push(name, vec![width], false, Init::Ones, self.trains(Also::Norm))
+    }
+
+    /// The adapter of a matrix. A is drawn as PEFT draws it: Kaiming's uniform with slope √5, which is ±1/√inputs.
+    fn adapter(&mut self, rank: usize, of: ParamId) -> AdapterIds {
+        let (weight, sides) = (self.specs[of.0].name.clone(), self.specs[of.0].shape.clone());
+        let (outputs, inputs) = (sides[0], sides[1]);
+        let mut part = |letter: &str, width, init, role| {
+            let name = adapter_name(&weight, letter);
+            self.specs.push(ParamSpec {
+                name,
+                shape: vec![rank, width],
+                decay: true,
+                init,
+                trained: true,
+                role,
+            });
+            ParamId(self.specs.len() - 1)
+        };
+        let a = part("A", inputs, Init::Uniform(1.0 / (inputs as f64).sqrt()), Role::AdapterA);
+        AdapterIds { a, b: part("B", outputs, Init::Zeros, Role::AdapterB) }
     }
 
     fn layer(&mut self, c: &Config, layer: &str) -> LayerIds {
         let (q_width, kv_width) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
         let attention = |part: &str| format!("{layer}.self_attn.{part}");
         let mlp = |part: &str| format!("{layer}.mlp.{part}_proj.weight");
+        let plain = |weight| Linear { weight, bias: None, adapter: None };
         let input_norm = self.norm(format!("{layer}.input_layernorm.weight"), c.hidden_size);
         let q = self.matrix(attention("q_proj.weight"), q_width, c.hidden_size);
         let k = self.matrix(attention("k_proj.weight"), kv_width, c.hidden_size);
         let v = self.matrix(attention("v_proj.weight"), kv_width, c.hidden_size);
         let o = self.matrix(attention("o_proj.weight"), c.hidden_size, q_width);
-        let mut bias = |part: &str, width| {
-            c.attention_bias.then(|| self.push(attention(part), vec![width], false, Init::Zeros))
+        let mut biased = |weight, part: &str, width| {
+            let trained = self.lora.is_none();
+            let bias = c
+                .attention_bias
+                .then(|| self.push(attention(part), vec![width], false, Init::Zeros, trained));
+            Linear { bias, ..plain(weight) }
         };
-        let q_bias = bias("q_proj.bias", q_width);
-        let k_bias = bias("k_proj.bias", kv_width);
-        let v_bias = bias("v_proj.bias", kv_width);
-        let o_bias = bias("o_proj.bias", c.hidden_size);
+        let q = biased(q, "q_proj.bias", q_width);
+        let k = biased(k, "k_proj.bias", kv_width);
+        let v = biased(v, "v_proj.bias", kv_width);
+        let o = biased(o, "o_proj.bias", c.hidden_size);
         let post_norm = self.norm(format!("{layer}.post_attention_layernorm.weight"), c.hidden_size);
-        let gate = self.matrix(mlp("gate"), c.intermediate_size, c.hidden_size);
-        let up = self.matrix(mlp("up"), c.intermediate_size, c.hidden_size);
-        let down = self.matrix(mlp("down"), c.hidden_size, c.intermediate_size);
-        LayerIds { input_norm, q, k, v, o, q_bias, k_bias, v_bias, o_bias, post_norm, gate, up, down }
+        let gate = plain(self.matrix(mlp("gate"), c.intermediate_size, c.hidden_size));
+        let up = plain(self.matrix(mlp("up"), c.intermediate_size, c.hidden_size));
+        let down = plain(self.matrix(mlp("down"), c.hidden_size, c.intermediate_size));
+        LayerIds { input_norm, q, k, v, o, post_norm, gate, up, down }
     }
+}
+
+/// What PEFT puts before the names of the model that it wraps.
+const PEFT_PREFIX: &str = "base_model.model.";
+
+/// A parameter of the model as an adapter's file calls it.
+pub fn peft_name(model_name: &str) -> String {
+    format!("{PEFT_PREFIX}{model_name}")
+}
+
+/// The inverse of [`peft_name`].
+pub fn model_name(peft_name: &str) -> Option<&str> {
+    peft_name.strip_prefix(PEFT_PREFIX)
+}
+
+/// Matrix `A` or `B` of the adapter of `weight` as an adapter's file calls it.
+pub fn adapter_name(weight: &str, letter: &str) -> String {
+    let module = weight.strip_suffix(".weight").unwrap_or(weight);
+    peft_name(&format!("{module}.lora_{letter}.weight"))
 }

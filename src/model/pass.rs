@@ -31,7 +31,7 @@ impl<B: Backend> Model<B> {
         }
         // x = embed(ids)
         let dx = &buffers.work.backward.dx;
-        b.embed_backward(grads.of(self.ids.embed), dx, &batch.ids, shape)
+        grads.of(self.ids.embed).map_or(Ok(()), |d_table| b.embed_backward(d_table, dx, &batch.ids, shape))
     }
 
     /// Loss of every token into `buffers.work.nll`, without gradients.
@@ -46,12 +46,16 @@ impl<B: Backend> Model<B> {
 
     /// The residual stream through all blocks, kept in `buffers.x`.
     fn forward(&self, b: &B, buffers: &mut TrainBuffers<B>, batch: &PlacedBatch<B>) -> Result<()> {
-        let TrainBuffers { x, inner, work } = buffers;
-        b.embed(&mut x[0], self.param(self.ids.embed), &batch.ids, self.config.head_shape(batch.len()))?;
+        b.embed(
+            &mut buffers.x[0],
+            self.param(self.ids.embed),
+            &batch.ids,
+            self.config.head_shape(batch.len()),
+        )?;
         for layer in 0..self.config.num_hidden_layers {
-            let (before, after) = x.split_at_mut(layer + 1);
-            let kept = if inner.len() == 1 { 0 } else { layer };
+            let (kept, TrainBuffers { x, inner, work, .. }) = (buffers.kept(layer), &mut *buffers);
             let inner = &mut inner[kept];
+            let (before, after) = x.split_at_mut(layer + 1);
             self.block_inner(b, layer, &before[layer], inner, work, batch, Keys::Own)?;
             self.block_out(b, layer, &mut after[0], inner, work, batch.len())?;
         }
@@ -62,10 +66,10 @@ impl<B: Backend> Model<B> {
         &self, b: &B, layer: usize, buffers: &mut TrainBuffers<B>, grads: &mut Gradients<B>,
         batch: &PlacedBatch<B>,
     ) -> Result<()> {
-        let TrainBuffers { x, inner, work } = buffers;
-        let recompute = inner.len() < self.config.num_hidden_layers;
-        let inner = &mut inner[if recompute { 0 } else { layer }];
-        if recompute {
+        let overwritten = buffers.is_overwritten(layer);
+        let (kept, TrainBuffers { x, inner, work, .. }) = (buffers.kept(layer), &mut *buffers);
+        let inner = &mut inner[kept];
+        if overwritten {
             self.block_inner(b, layer, &x[layer], inner, work, batch, Keys::Own)?;
         }
         self.block_backward(b, layer, &x[layer], inner, work, grads, batch)

@@ -10,6 +10,13 @@ fn products(c: &Config, tokens: usize) -> [MatmulShape; 5] {
     [s.q, s.kv, s.o, s.up, s.down]
 }
 
+/// Products with the adapters' matrices, on either side of them.
+fn adapters(c: &Config, tokens: usize) -> impl Iterator<Item = MatmulShape> {
+    let targets = c.lora.iter().flat_map(|lora| &lora.targets);
+    let sides = targets.flat_map(|target| <[usize; 2]>::from(target.sides(c)));
+    sides.map(move |width| c.adapter_shape(tokens, width))
+}
+
 fn most<B: Backend>(b: &B, ops: impl IntoIterator<Item = ScratchFor>) -> usize {
     ops.into_iter().map(|op| b.scratch_bytes(op)).max().unwrap_or(0)
 }
@@ -20,7 +27,7 @@ pub fn training<B: Backend>(b: &B, c: &Config, rows: usize, tokens: usize) -> us
     let shape = c.attention_shape(rows, tokens, tokens);
     let head = c.head_shape(all);
     let norm = c.norm_shape(all);
-    let products = products(c, all).into_iter();
+    let products = products(c, all).into_iter().chain(adapters(c, all));
     let products =
         products.flat_map(|s| [ScratchFor::MatmulNt(s), ScratchFor::MatmulNn(s), ScratchFor::MatmulTn(s)]);
     most(
@@ -42,9 +49,10 @@ pub fn reading<B: Backend>(b: &B, c: &Config, reading: Reading) -> usize {
         CacheFormat::Act => ScratchFor::Attention,
         CacheFormat::Int8 => ScratchFor::AttentionInt8,
     };
+    let added = adapters(c, chunk).flat_map(|s| [ScratchFor::MatmulNt(s), ScratchFor::MatmulNn(s)]);
     most(
         b,
-        products(c, chunk).map(ScratchFor::MatmulNt).into_iter().chain([
+        products(c, chunk).map(ScratchFor::MatmulNt).into_iter().chain(added).chain([
             attention(c.attention_shape(1, chunk, capacity)),
             attention(c.attention_shape(1, 1, capacity)),
             ScratchFor::HeadLoss(head, false),

@@ -27,6 +27,11 @@ impl Config {
         }
     }
 
+    /// The sizes of an adapter's product with a side of `width`: with A [rank, inputs], or the transpose of B.
+    pub fn adapter_shape(&self, tokens: usize, width: usize) -> MatmulShape {
+        MatmulShape { m: tokens, n: self.lora.as_ref().map_or(0, |lora| lora.rank), k: width }
+    }
+
     pub fn head_shape(&self, tokens: usize) -> HeadShape {
         HeadShape { tokens, width: self.hidden_size, vocab: self.vocab_size }
     }

@@ -6,7 +6,7 @@
 mod settings;
 mod validate;
 
-pub use settings::{Settings, Size};
+pub use settings::{Recompute, Settings, Size};
 pub use validate::{Recipe, Source};
 
 use crate::error::{Error, Result};

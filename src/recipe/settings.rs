@@ -1,6 +1,7 @@
 //! The keys of a recipe: one list for the flags of `train` and `plan`, the TOML file and the saved run.
 
 use crate::backend::device::DType;
+use crate::model::lora::{Also, Target};
 use crate::optim::ScheduleKind;
 use crate::positions::{ChunkLengths, Content, Method};
 use crate::rope::ScalingKind;
@@ -23,6 +24,54 @@ impl std::str::FromStr for Size {
 impl std::fmt::Display for Size {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// How many layers, from the first on, are computed again in the backward pass: `true` all, `false` none, or a number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recompute(pub usize);
+
+impl Recompute {
+    pub const ALL: Recompute = Recompute(usize::MAX);
+}
+
+impl std::str::FromStr for Recompute {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "true" => Ok(Recompute::ALL),
+            "false" => Ok(Recompute(0)),
+            _ => text
+                .parse()
+                .map(Recompute)
+                .map_err(|_| "must be a number of layers, true or false".to_string()),
+        }
+    }
+}
+
+impl Serialize for Recompute {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match *self {
+            Recompute(0) => s.serialize_bool(false),
+            Recompute::ALL => s.serialize_bool(true),
+            Recompute(layers) => s.serialize_u64(layers as u64),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Recompute {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "not a number of layers, true or false")]
+        enum Either {
+            All(bool),
+            Layers(usize),
+        }
+        Ok(match Either::deserialize(d)? {
+            Either::All(true) => Recompute::ALL,
+            Either::All(false) => Recompute(0),
+            Either::Layers(n) => Recompute(n),
+        })
     }
 }
 
@@ -55,7 +104,7 @@ pub struct Settings {
     #[arg(long, value_name = "DIR", help_heading = "Model")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<PathBuf>,
-    /// Built-in architecture to train from scratch on bytes: tiny, small, 10m or smollm2-135m
+    /// Built-in architecture to train from scratch on bytes: tiny, small, 10m, smollm2-135m (llama-7b and llama-3-8b are there to plan for)
     #[arg(long, value_name = "NAME", help_heading = "Model")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preset: Option<String>,
@@ -162,10 +211,35 @@ pub struct Settings {
     #[arg(long, value_name = "N", help_heading = "Optimisation")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// Keep only each block's input and compute the rest again in the backward pass
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Optimisation")]
+    /// Keep only the input of the first N blocks (without N, of all) and compute the rest again in the backward pass
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "N", help_heading = "Optimisation")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub recompute: Option<bool>,
+    pub recompute: Option<Recompute>,
+
+    /// Train adapters of this rank (LoRA) on the frozen model [default: train the whole model]
+    #[arg(long, value_name = "N", help_heading = "Adapters")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora_rank: Option<usize>,
+    /// The adapters' product is multiplied by X / rank [default: twice the rank]
+    #[arg(long, value_name = "X", help_heading = "Adapters")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora_alpha: Option<f64>,
+    /// Multiply by alpha / sqrt(rank) and not by alpha / rank (rank-stabilised LoRA)
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Adapters")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora_rs: Option<bool>,
+    /// Projections that get an adapter [default: q,k,v,o]
+    #[arg(long, value_delimiter = ',', value_name = "NAME,...", help_heading = "Adapters")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora_targets: Option<Vec<Target>>,
+    /// What is trained in full beside the adapters, as in embed,norm [default: nothing]
+    #[arg(long, value_delimiter = ',', value_name = "NAME,...", help_heading = "Adapters")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora_train: Option<Vec<Also>>,
+    /// Save the trained model with the adapters added into its weights, not the adapters
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Adapters")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora_merge: Option<bool>,
 
     /// Directory for the result; must be new or empty, but for --resume
     #[arg(long, value_name = "DIR", help_heading = "Run")]

@@ -1,8 +1,10 @@
 //! Settings → a recipe that can be run, or a sentence that says why not.
 
-use super::{Settings, Size};
+use super::{Recompute, Settings, Size};
 use crate::backend::device::DType;
 use crate::error::{Error, Result};
+use crate::model::Lora;
+use crate::model::lora::Target;
 use crate::optim::{AdamHyper, Schedule};
 use crate::positions::{ChunkLengths, Content, Method, Sampler};
 use crate::rope::ScalingKind;
@@ -36,7 +38,12 @@ pub struct Recipe {
     pub schedule: Schedule,
     pub adam: AdamHyper,
     pub seed: u64,
-    pub recompute: bool,
+    /// Layers whose activations are computed again, from the first on; all where it is more than there are.
+    pub recompute: usize,
+    /// None: the whole model is trained.
+    pub lora: Option<Lora>,
+    /// Whether the result is a whole model although adapters were trained.
+    pub lora_merge: bool,
     pub out: PathBuf,
     pub eval_every: Option<u64>,
     pub save_every: Option<u64>,
@@ -101,7 +108,9 @@ impl Recipe {
             schedule: schedule(&s)?,
             adam: adam(&s)?,
             seed: s.seed.unwrap_or(0),
-            recompute: s.recompute.unwrap_or(false),
+            recompute: s.recompute.unwrap_or_default().0,
+            lora: lora(&s)?,
+            lora_merge: s.lora_merge.unwrap_or(false),
             out: s.out.clone().unwrap_or_default(),
             eval_every: s.eval_every.map(|n| at_least_one("--eval-every", n)).transpose()?.map(|n| n as u64),
             save_every: s.save_every.map(|n| at_least_one("--save-every", n)).transpose()?.map(|n| n as u64),
@@ -193,6 +202,49 @@ fn adam(s: &Settings) -> Result<AdamHyper> {
     })
 }
 
+/// The adapters that are asked for; whether the rank fits is known when the model is.
+fn lora(s: &Settings) -> Result<Option<Lora>> {
+    let Some(rank) = s.lora_rank else {
+        let given = s.as_table().keys().find(|key| key.starts_with("lora-")).cloned();
+        return match given {
+            None => Ok(None),
+            Some(key) => Err(Error::usage(
+                &format!("--{key}"),
+                s.as_table()[&key].to_string(),
+                "is for adapters, and none are trained; add --lora-rank, as in --lora-rank 16",
+            )),
+        };
+    };
+    if rank == 0 {
+        return Err(Error::usage(
+            "--lora-rank",
+            0,
+            "must be at least 1; leave it out to train the whole model",
+        ));
+    }
+    let mut targets = s.lora_targets.clone().unwrap_or_default();
+    targets.sort_unstable();
+    targets.dedup();
+    if targets.is_empty() {
+        return Err(Error::usage(
+            "--lora-targets",
+            "",
+            "must name a projection: q, k, v, o, gate, up or down",
+        ));
+    }
+    let alpha = s.lora_alpha.unwrap_or(0.0);
+    if !(alpha.is_finite() && alpha > 0.0) {
+        return Err(Error::usage("--lora-alpha", alpha, "must be a finite number above 0"));
+    }
+    Ok(Some(Lora {
+        rank,
+        alpha,
+        targets,
+        also: s.lora_train.clone().unwrap_or_default(),
+        rank_stabilised: s.lora_rs.unwrap_or(false),
+    }))
+}
+
 impl Settings {
     /// Every key that has a default, filled in.
     fn with_defaults(&self) -> Settings {
@@ -218,8 +270,10 @@ impl Settings {
             beta1: Some(0.9),
             beta2: Some(0.95),
             seed: Some(0),
-            recompute: Some(false),
+            recompute: Some(Recompute(0)),
             from_scratch: Some(false),
+            lora_alpha: self.lora_rank.map(|rank| 2.0 * rank as f64),
+            lora_targets: self.lora_rank.map(|_| vec![Target::Q, Target::K, Target::V, Target::O]),
             ..Settings::default()
         })
     }

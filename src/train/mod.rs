@@ -48,7 +48,7 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
     memory::reset_peak();
     let mut state = State::allocate(b, recipe, &opened, &mut memory::Ledger::live())?;
     match directory.latest() {
-        Some(checkpoint) => state.restore(b, &directory, checkpoint, watch)?,
+        Some(checkpoint) => state.restore(b, recipe, &directory, checkpoint, watch)?,
         None => state.fill(b, recipe)?,
     }
     directory.begin(recipe)?;
@@ -78,7 +78,7 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
             )));
         }
     }
-    let warnings = directory.save_final(b, &state, recipe, &opened)?;
+    let warnings = directory.save_final(b, &mut state, recipe, &opened)?;
     warnings.iter().for_each(|w| watch.note(w));
     log.summary(recipe, &dry, start.elapsed())
 }

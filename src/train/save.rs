@@ -1,15 +1,15 @@
 //! A run's directory: checkpoints while it goes, the final model when it is done, and going on from one.
 
 use super::{Opened, State, Watch};
-use crate::backend::{Backend, Float};
+use crate::backend::Backend;
 use crate::checkpoint::{
-    Existing, Resume, ResumeState, SHARD_BYTES, Slot, Staging, TensorSource, TensorSpec, Weights,
-    checkpoint_dir, finish_publishing, latest, publish, slot_name, write_model, write_resume,
+    Adapter, Existing, ModelTensors, Resume, ResumeState, SHARD_BYTES, Slot, Staging, TensorSource,
+    TensorSpec, Weights, bytes_of, checkpoint_dir, dtype_of, finish_publishing, latest, publish, slot_name,
+    write_adapter, write_model, write_resume,
 };
 use crate::data::bytes_as_json;
 use crate::error::{Error, Result};
-use crate::model::config::Dtype;
-use crate::model::{Config, ParamSpec, upload_f32};
+use crate::model::{Config, upload_f32};
 use crate::optim::ScheduleKind;
 use crate::recipe::{Recipe, Settings, Size, Source};
 use std::path::{Path, PathBuf};
@@ -105,7 +105,7 @@ impl RunDirectory {
     ) -> Result<PathBuf> {
         let target = checkpoint_dir(&self.out, state.steps_done);
         let staging = Staging::create(&target, Existing::Replace)?;
-        write_hf(b, &staging, state, recipe, opened)?;
+        write_hf(b, &staging, state, recipe, opened, false)?;
         let resume =
             ResumeState::new(state.steps_done, state.tokens_seen, recipe.seed, self.fingerprint.clone());
         write_resume(&staging, &resume, &OptimizerTensors::new(b, state))?;
@@ -116,11 +116,14 @@ impl RunDirectory {
 
     /// Makes OUT itself the trained model. Returns what the user should know about it.
     pub fn save_final<B: Backend>(
-        &self, b: &B, state: &State<B>, recipe: &Recipe, opened: &Opened,
+        &self, b: &B, state: &mut State<B>, recipe: &Recipe, opened: &Opened,
     ) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
+        if let Some(merge) = &mut state.merge {
+            state.model.merge_own(b, merge)?;
+        }
         publish(&self.out, Existing::Replace, |staging| {
-            warnings = write_hf(b, staging, state, recipe, opened)?;
+            warnings = write_hf(b, staging, state, recipe, opened, state.merge.is_some())?;
             Ok(())
         })?;
         Ok(warnings)
@@ -141,6 +144,7 @@ fn numbers(recipe: &Recipe) -> Settings {
         text_field: None,
         model: None,
         recompute: None,
+        lora_merge: None,
         steps: Some(Size(recipe.schedule.steps as usize)).filter(|_| ends),
         warmup: Some(Size(recipe.schedule.warmup as usize)),
         ..recipe.settings.clone()
@@ -173,68 +177,49 @@ fn fingerprint(recipe: &Recipe, opened: &Opened) -> String {
     hash.finalize().to_hex()[..32].to_string()
 }
 
-/// config.json, weights and tokenizer.
-fn write_hf<B: Backend>(
-    b: &B, staging: &Staging, state: &State<B>, recipe: &Recipe, opened: &Opened,
-) -> Result<Vec<String>> {
+/// The architecture that is saved: with the rotation and the context length that were trained.
+fn saved_config(recipe: &Recipe, opened: &Opened) -> Config {
     let target = recipe.sampler.target_len().max(opened.model.config.max_position_embeddings);
-    let config: Config = opened.model.config.extended(opened.model.rope.clone(), target);
-    let from = match &recipe.source {
-        Source::Checkpoint(dir) | Source::Architecture(dir) => Some(dir.as_path()),
-        Source::Preset(_) => None,
+    opened.model.config.extended(opened.model.rope.clone(), target)
+}
+
+/// config.json, tokenizer, and the weights: all of them, or of adapters that were not `merged` what was trained.
+fn write_hf<B: Backend>(
+    b: &B, staging: &Staging, state: &State<B>, recipe: &Recipe, opened: &Opened, merged: bool,
+) -> Result<Vec<String>> {
+    let config = saved_config(recipe, opened);
+    let warnings = match recipe.lora.as_ref().filter(|_| !merged) {
+        None => write_whole(b, staging, state, recipe, &config)?,
+        Some(lora) => {
+            let base = match &recipe.source {
+                Source::Checkpoint(dir) => Some(absolute(dir)?),
+                Source::Architecture(_) | Source::Preset(_) => None,
+            };
+            let tensors = ModelTensors::adapter(b, &state.model);
+            write_adapter(staging, &config, lora, base.as_deref(), &tensors)?
+        }
     };
-    let warnings = write_model(staging, &config, &ModelTensors::new(b, state), from, SHARD_BYTES)?;
-    if from.is_none() {
+    if matches!(recipe.source, Source::Preset(_)) {
         staging.write("tokenizer.json", bytes_as_json().as_bytes())?;
     }
     Ok(warnings)
 }
 
-fn dtype_of<T: Float>() -> Dtype {
-    if size_of::<T>() == 2 { Dtype::Bf16 } else { Dtype::F32 }
+/// The model's own parameters, to which adapters have been added by now.
+fn write_whole<B: Backend>(
+    b: &B, staging: &Staging, state: &State<B>, recipe: &Recipe, config: &Config,
+) -> Result<Vec<String>> {
+    let from = match &recipe.source {
+        Source::Checkpoint(dir) | Source::Architecture(dir) => Some(dir.as_path()),
+        Source::Preset(_) => None,
+    };
+    let config = Config { lora: None, ..config.clone() };
+    write_model(staging, &config, &ModelTensors::whole(b, &state.model), from, SHARD_BYTES)
 }
 
-/// Downloads a buffer's first elements as little-endian bytes.
-fn bytes_of<B: Backend, T: Float>(b: &B, buf: &B::Buf<T>, len: usize, sink: &mut Vec<u8>) -> Result<()> {
-    sink.reserve_exact(len * size_of::<T>());
-    let mut piece = vec![T::default(); len.min(PIECE)];
-    for at in (0..len).step_by(PIECE) {
-        let piece = &mut piece[..PIECE.min(len - at)];
-        b.download(piece, buf, at)?;
-        sink.extend_from_slice(bytemuck::cast_slice(piece));
-    }
-    Ok(())
-}
-
-/// Elements downloaded at a time.
-const PIECE: usize = 1 << 18;
-
-/// The parameters as the forward pass reads them.
-struct ModelTensors<'a, B: Backend> {
-    b: &'a B,
-    state: &'a State<B>,
-    specs: Vec<TensorSpec>,
-}
-
-impl<'a, B: Backend> ModelTensors<'a, B> {
-    fn new(b: &'a B, state: &'a State<B>) -> Self {
-        let spec = |p: &ParamSpec| TensorSpec {
-            name: p.name.clone(),
-            shape: p.shape.clone(),
-            dtype: dtype_of::<B::Act>(),
-        };
-        ModelTensors { b, state, specs: state.model.specs.iter().map(spec).collect() }
-    }
-}
-
-impl<B: Backend> TensorSource for ModelTensors<'_, B> {
-    fn specs(&self) -> &[TensorSpec] {
-        &self.specs
-    }
-    fn bytes(&self, i: usize, sink: &mut Vec<u8>) -> Result<()> {
-        let model = &self.state.model;
-        bytes_of::<B, B::Act>(self.b, &model.params[i], model.specs[i].elements(), sink)
-    }
+/// An adapter's base must be found from anywhere.
+fn absolute(dir: &Path) -> Result<PathBuf> {
+    dir.canonicalize().map_err(|e| Error::io(dir, "finding the model", e))
 }
 
 /// Master weights and moments, slot by slot.
@@ -254,7 +239,7 @@ fn slots<B: Backend>(state: &State<B>) -> impl Iterator<Item = (Slot, &Vec<B::Bu
 impl<'a, B: Backend> OptimizerTensors<'a, B> {
     fn new(b: &'a B, state: &'a State<B>) -> Self {
         let of_slot = |(slot, _)| {
-            state.model.specs.iter().map(move |p| TensorSpec {
+            state.model.trained().map(move |(_, p)| TensorSpec {
                 name: slot_name(slot, &p.name),
                 shape: p.shape.clone(),
                 dtype: dtype_of::<B::Stat>(),
@@ -269,25 +254,35 @@ impl<B: Backend> TensorSource for OptimizerTensors<'_, B> {
         &self.specs
     }
     fn bytes(&self, i: usize, sink: &mut Vec<u8>) -> Result<()> {
-        let params = &self.state.model.specs;
-        let Some((_, buffers)) = slots(self.state).nth(i / params.len()) else { return Ok(()) };
-        let p = i % params.len();
-        bytes_of::<B, B::Stat>(self.b, &buffers[p], params[p].elements(), sink)
+        let mut all = slots(self.state).flat_map(|(_, buffers)| buffers);
+        let Some(buffer) = all.nth(i) else { return Ok(()) };
+        bytes_of::<B, B::Stat>(self.b, buffer, self.specs[i].elements(), sink)
     }
 }
 
 impl<B: Backend> State<B> {
     /// Goes on from a checkpoint of the same recipe.
     pub(super) fn restore(
-        &mut self, b: &B, directory: &RunDirectory, checkpoint: &Path, watch: &dyn Watch,
+        &mut self, b: &B, recipe: &Recipe, directory: &RunDirectory, checkpoint: &Path, watch: &dyn Watch,
     ) -> Result<()> {
         let resume = Resume::open(checkpoint, &directory.fingerprint)?;
-        self.model.load(b, &Weights::open(checkpoint)?)?;
+        match recipe.lora {
+            None => self.model.load(b, &Weights::open(checkpoint)?)?,
+            Some(_) => {
+                // what is frozen is not in a checkpoint
+                let adapter = Adapter::open(checkpoint)?;
+                if let Source::Checkpoint(base) = &recipe.source {
+                    adapter.check_base(&Weights::open(base)?)?;
+                }
+                self.fill_model(b, recipe)?;
+                self.model.load_trained(b, &adapter.weights)?;
+            }
+        }
         let adam = &mut self.adam;
         for (slot, buffers) in
             [(Slot::Master, &mut adam.master), (Slot::M, &mut adam.m), (Slot::V, &mut adam.v)]
         {
-            for (buffer, spec) in buffers.iter_mut().zip(&self.model.specs) {
+            for (buffer, (_, spec)) in buffers.iter_mut().zip(self.model.trained()) {
                 let name = slot_name(slot, &spec.name);
                 let mut upload = |at, values: &[f32]| upload_f32::<B, B::Stat>(b, buffer, at, values);
                 resume.tensors.read_f32(&name, &spec.shape, &mut upload)?;

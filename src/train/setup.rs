@@ -2,14 +2,14 @@
 
 use super::Watch;
 use crate::backend::{Backend, Element};
-use crate::checkpoint::Weights;
+use crate::checkpoint::{Adapter, Weights};
 use crate::data::{Corpus, LoadOptions, Loader, Tokenizer};
 use crate::error::{Error, Result};
 use crate::eval::{self, Mode, Protocol, WindowReport};
 use crate::infer::{Reads, Scorer};
 use crate::memory::{self, Kind, Ledger};
 use crate::model::buffers::{Reading, TrainBuffers};
-use crate::model::{Config, Gradients, Model, PlacedBatch, scratch};
+use crate::model::{Config, Gradients, Merge, Model, ParamSpec, PlacedBatch, scratch};
 use crate::optim::AdamState;
 use crate::recipe::{Recipe, Source};
 use crate::rope::{self, Rope};
@@ -24,7 +24,11 @@ pub struct OpenedModel {
 
 impl OpenedModel {
     pub fn open(recipe: &Recipe) -> Result<OpenedModel> {
-        let (config, tokenizer) = open_model(&recipe.source)?;
+        let (mut config, tokenizer) = open_model(&recipe.source)?;
+        if let Some(lora) = &recipe.lora {
+            lora.check(&config)?;
+            config.lora = Some(lora.clone());
+        }
         let (target, original) = (recipe.sampler.target_len(), config.original_length());
         let rope = rope::for_training(&config.rope, recipe.rope, target, original, recipe.rope_factor)?;
         Ok(OpenedModel { config, tokenizer, rope })
@@ -57,7 +61,14 @@ impl Opened {
 fn open_model(source: &Source) -> Result<(Config, Tokenizer)> {
     let (config, tokenizer) = match source {
         Source::Preset(name) => (Config::preset(name)?, Tokenizer::bytes()),
-        Source::Checkpoint(dir) | Source::Architecture(dir) => (Config::load(dir)?, Tokenizer::load(dir)?),
+        Source::Checkpoint(dir) | Source::Architecture(dir) => {
+            if Adapter::find(dir)?.is_some() {
+                let problem =
+                    "is an adapter and not a whole model; pose-engine merge makes one of it, to train on";
+                return Err(Error::file(dir, problem));
+            }
+            (Config::load(dir)?, Tokenizer::load(dir)?)
+        }
     };
     tokenizer.check_vocab(config.vocab_size)?;
     Ok((config, tokenizer))
@@ -93,6 +104,8 @@ pub struct State<B: Backend> {
     pub batch: PlacedBatch<B>,
     /// For perplexity during training; None without held-out text.
     pub scorer: Option<Scorer<B>>,
+    /// To save adapters as a whole model; None where that is not asked for.
+    pub merge: Option<Merge<B>>,
     pub steps_done: u64,
     pub tokens_seen: u64,
 }
@@ -117,15 +130,21 @@ impl<B: Backend> State<B> {
         } else {
             None
         };
+        let mut merge = None;
+        if let Some(lora) = recipe.lora.as_ref().filter(|_| recipe.lora_merge) {
+            scratch = scratch.max(Merge::scratch_bytes(b, config, lora));
+            merge = Some(Merge::allocate(b, ledger, config, lora)?);
+        }
         ledger.note(Kind::Scratch, "kernels", &[scratch], "u8", scratch);
-        if let Some(largest) = model.specs.iter().max_by_key(|spec| spec.elements()) {
+        let saved = |spec: &&ParamSpec| spec.trained || recipe.lora_merge;
+        if let Some(largest) = model.specs.iter().filter(saved).max_by_key(|spec| spec.elements()) {
             let bytes = largest.elements() * size_of::<B::Stat>();
             ledger.note(Kind::Program, "tensor being saved", &largest.shape, B::Stat::NAME, bytes);
         }
         if !ledger.is_dry() {
             b.reserve_scratch(scratch)?;
         }
-        Ok(State { model, grads, adam, buffers, batch, scorer, steps_done: 0, tokens_seen: 0 })
+        Ok(State { model, grads, adam, buffers, batch, scorer, merge, steps_done: 0, tokens_seen: 0 })
     }
 
     pub fn allocate(b: &B, recipe: &Recipe, opened: &Opened, ledger: &mut Ledger) -> Result<State<B>> {
@@ -134,11 +153,18 @@ impl<B: Backend> State<B> {
 
     /// The model's weights as the recipe wants them at step 0.
     pub fn fill(&mut self, b: &B, recipe: &Recipe) -> Result<()> {
-        match &recipe.source {
-            Source::Checkpoint(dir) => self.model.load(b, &Weights::open(dir)?)?,
-            Source::Architecture(_) | Source::Preset(_) => self.model.initialise(b, recipe.seed)?,
-        }
+        self.fill_model(b, recipe)?;
         self.adam.start_masters(b, &self.model)
+    }
+
+    pub(super) fn fill_model(&mut self, b: &B, recipe: &Recipe) -> Result<()> {
+        match &recipe.source {
+            Source::Checkpoint(dir) => {
+                self.model.load(b, &Weights::open(dir)?)?;
+                self.model.initialise_adapters(b, recipe.seed)
+            }
+            Source::Architecture(_) | Source::Preset(_) => self.model.initialise(b, recipe.seed),
+        }
     }
 
     /// Perplexity of the held-out documents at the target length, as the model is now.

@@ -10,7 +10,7 @@ use pose_engine::data::BatchPlaces;
 use pose_engine::index::TokenId;
 use pose_engine::memory::Ledger;
 use pose_engine::model::buffers::TrainBuffers;
-use pose_engine::model::{Config, Gradients, Model, PlacedBatch, download_f32, places_at, scratch};
+use pose_engine::model::{Config, Gradients, Model, ParamId, PlacedBatch, download_f32, places_at, scratch};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -92,19 +92,19 @@ pub struct Bench<'a, B: Backend> {
 
 impl<'a, B: Backend> Bench<'a, B> {
     /// For rows placed by spans.
-    pub fn new(b: &'a B, config: &Config, rows: usize, tokens: usize, recompute: bool) -> Self {
+    pub fn new(b: &'a B, config: &Config, rows: usize, tokens: usize, recompute: usize) -> Self {
         Self::placed(b, config, rows, tokens, recompute, tokens)
     }
 
     /// For rows placed as `places` are.
     pub fn for_places(
-        b: &'a B, config: &Config, tokens: usize, recompute: bool, places: &BatchPlaces,
+        b: &'a B, config: &Config, tokens: usize, recompute: usize, places: &BatchPlaces,
     ) -> Self {
         let spans = if matches!(places, BatchPlaces::List(_)) { 0 } else { tokens };
         Self::placed(b, config, 2, tokens, recompute, spans)
     }
 
-    fn placed(b: &'a B, config: &Config, rows: usize, tokens: usize, recompute: bool, spans: usize) -> Self {
+    fn placed(b: &'a B, config: &Config, rows: usize, tokens: usize, recompute: usize, spans: usize) -> Self {
         let mut ledger = Ledger::live();
         let model = Model::allocate(b, &mut ledger, config, &config.rope).unwrap();
         let grads = Gradients::allocate(b, &mut ledger, &model.specs).unwrap();
@@ -147,7 +147,8 @@ impl<'a, B: Backend> Bench<'a, B> {
     pub fn gradient(&self, parameter: usize) -> Vec<f64> {
         let len = self.model.specs[parameter].elements();
         let mut values = vec![B::Stat::default(); len];
-        self.b.download(&mut values, &self.grads.tensors[parameter], 0).unwrap();
+        let gradient = self.grads.get(ParamId(parameter)).expect("a trained parameter");
+        self.b.download(&mut values, gradient, 0).unwrap();
         values.iter().map(|v| v.to_f64()).collect()
     }
 

@@ -67,7 +67,7 @@ impl Backend for Rounded {
         Ok(())
     }
     fn rmsnorm_backward(
-        &self, dx: &mut Buf, dw: &mut Buf, dy: &Buf, x: &Buf, rstd: &Buf, w: &Buf, s: NormShape,
+        &self, dx: &mut Buf, dw: Option<&mut Buf>, dy: &Buf, x: &Buf, rstd: &Buf, w: &Buf, s: NormShape,
     ) -> Result<()> {
         R.rmsnorm_backward(dx, dw, dy, x, rstd, w, s)?;
         round(dx);
@@ -160,6 +160,11 @@ impl Backend for Rounded {
         &self, tokens: &mut HostBuf<TokenId>, logits: &mut Buf, units: &Buf, s: SampleShape,
     ) -> Result<()> {
         R.sample(tokens, logits, units, s)
+    }
+    fn scale(&self, x: &mut Buf, factor: f64, len: usize) -> Result<()> {
+        R.scale(x, factor, len)?;
+        round(x);
+        Ok(())
     }
     fn widen(&self, y: &mut Buf, x: &Buf, len: usize) -> Result<()> {
         R.widen(y, x, len)

@@ -17,6 +17,7 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
         swiglu(t, len);
         adamw(t, len);
         sum_squares(t, len);
+        scale(t, len);
         widen(t, len);
     }
     for pairs in [PairLayout::HalfSplit, PairLayout::Interleaved] {
@@ -93,8 +94,9 @@ fn rmsnorm<B: Backend>(t: &mut Suite<'_, B>, s: NormShape) {
     let mut plain_dx = old_dx.clone();
     let (dy_b, rstd_b) = (t.floats(&dy), t.floats(&rstd));
     for twice in 1..=2 {
-        TRUTH.rmsnorm_backward(&mut dx, &mut dw, &host(&dy), &host(&x), &host(&rstd), &host(&w), s).unwrap();
-        t.b.rmsnorm_backward(&mut dx_b, &mut dw_b, &dy_b, &x_b, &rstd_b, &w_b, s).unwrap();
+        let [hdy, hx, hrstd, hw] = [&dy, &x, &rstd, &w].map(|v| host(v));
+        TRUTH.rmsnorm_backward(&mut dx, Some(&mut dw), &hdy, &hx, &hrstd, &hw, s).unwrap();
+        t.b.rmsnorm_backward(&mut dx_b, Some(&mut dw_b), &dy_b, &x_b, &rstd_b, &w_b, s).unwrap();
         for r in 0..tokens {
             let rstd = rstd[r] as f32;
             let (x, dy) = (row(r), &dy[r * width..][..width]);
@@ -110,6 +112,23 @@ fn rmsnorm<B: Backend>(t: &mut Suite<'_, B>, s: NormShape) {
         let wide: Vec<f64> = plain_dw.iter().map(|x| f64::from(*x)).collect();
         t.compare::<B::Act>(&format!("rmsnorm dx {s:?} x{twice}"), &dx_b, &dx.0, &plain_dx);
         t.compare::<B::Stat>(&format!("rmsnorm dw {s:?} x{twice}"), &dw_b, &dw.0, &wide);
+        if twice == 1 {
+            let mut dx_b = t.output(&old_dx);
+            t.b.rmsnorm_backward(&mut dx_b, None, &dy_b, &x_b, &rstd_b, &w_b, s).unwrap();
+            t.compare::<B::Act>(&format!("rmsnorm dx {s:?} of a frozen weight"), &dx_b, &dx.0, &plain_dx);
+        }
+    }
+}
+
+fn scale<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
+    let x = t.random(len, 3.0);
+    for factor in [2.0, 0.7] {
+        let mut want = host(&x);
+        TRUTH.scale(&mut want, factor, len).unwrap();
+        let plain: Vec<f64> = x.iter().map(|x| round::<B::Act>(factor as f32 * *x as f32)).collect();
+        let mut y = t.output(&x);
+        t.b.scale(&mut y, factor, len).unwrap();
+        t.compare::<B::Act>(&format!("scale {len} by {factor}"), &y, &want.0, &plain);
     }
 }
 

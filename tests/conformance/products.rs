@@ -126,17 +126,22 @@ fn head<B: Backend>(t: &mut Suite<'_, B>, s: HeadShape) {
     let name = |what: &str| format!("head_loss {s:?} {what}");
 
     let (mut nll, mut dx, mut dw) = (zeros(tokens), zeros(tokens * width), host(&old));
-    let grad = HeadGrad { dx: &mut dx, dw: &mut dw, scale };
+    let grad = HeadGrad { dx: &mut dx, dw: Some(&mut dw), scale };
     TRUTH.head_loss(&mut nll, &host(&x), &host(&w), &HostBuf(targets.clone()), Some(grad), s).unwrap();
     let (plain_nll, plain_dx, plain_dw) = plain_head::<B>(&x, &w, &old, &targets, scale, s);
 
     let (xb, wb, tb) = (t.floats(&x), t.floats(&w), t.upload(&targets));
     let (mut nll_b, mut dx_b, mut dw_b) = (t.fresh(tokens), t.fresh(tokens * width), t.output(&old));
-    let grad = HeadGrad { dx: &mut dx_b, dw: &mut dw_b, scale };
+    let grad = HeadGrad { dx: &mut dx_b, dw: Some(&mut dw_b), scale };
     t.b.head_loss(&mut nll_b, &xb, &wb, &tb, Some(grad), s).unwrap();
     t.compare::<B::Stat>(&name("nll"), &nll_b, &nll.0, &plain_nll);
     t.compare::<B::Act>(&name("dx"), &dx_b, &dx.0, &plain_dx);
     t.compare::<B::Stat>(&name("dw"), &dw_b, &dw.0, &plain_dw);
+
+    let (mut nll_b, mut dx_b) = (t.fresh(tokens), t.fresh(tokens * width));
+    let frozen = HeadGrad { dx: &mut dx_b, dw: None, scale };
+    t.b.head_loss(&mut nll_b, &xb, &wb, &tb, Some(frozen), s).unwrap();
+    t.compare::<B::Act>(&name("dx of a frozen head"), &dx_b, &dx.0, &plain_dx);
 
     let mut nll_b = t.fresh(tokens);
     t.b.head_loss(&mut nll_b, &xb, &wb, &tb, None, s).unwrap();

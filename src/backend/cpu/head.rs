@@ -62,7 +62,8 @@ impl<E: CpuFloat> Cpu<E> {
             ("targets", targets.len(), tokens),
         ];
         if let Some(grad) = &grad {
-            operands.extend([("dx", grad.dx.len(), tokens * width), ("dw", grad.dw.len(), vocab * width)]);
+            operands.push(("dx", grad.dx.len(), tokens * width));
+            operands.extend(grad.dw.as_ref().map(|dw| ("dw", dw.len(), vocab * width)));
         }
         check::lengths("head_loss", &operands)?;
         let targets = &targets.as_slice()[..tokens];
@@ -127,7 +128,7 @@ impl<E: CpuFloat> Cpu<E> {
         });
     }
 
-    /// dx = dz·w and dw += dzᵀ·x for the tokens `rows`; x is theirs.
+    /// dx = dz·w and, unless the head is frozen, dw += dzᵀ·x for the tokens `rows`; x is theirs.
     fn undo_head(
         &self, grad: &mut HeadGrad<'_, Self>, dz: &[E], scratch: &mut [u32], rows: Range<usize>, x: &[E],
         w: &[E], s: HeadShape,
@@ -137,7 +138,8 @@ impl<E: CpuFloat> Cpu<E> {
         let dx = Rounded { simd: self.simd, out, ld: s.width, bias: None, residual: None };
         let size = Size { m: rows.len(), n: s.width, k: s.vocab };
         matmul::product(cx, scratch, dz_lines(dz, s.vocab), columns(w, s.width), size, &dx);
-        let dw = AddExact { simd: self.simd, out: Disjoint::new(grad.dw.as_mut_slice()), ld: s.width };
+        let Some(dw) = &mut grad.dw else { return };
+        let dw = AddExact { simd: self.simd, out: Disjoint::new(dw.as_mut_slice()), ld: s.width };
         let size = Size { m: s.vocab, n: s.width, k: rows.len() };
         matmul::product(cx, scratch, dz_columns(dz, s.vocab), columns(x, s.width), size, &dw);
     }

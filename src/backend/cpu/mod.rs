@@ -237,22 +237,20 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     }
 
     fn rmsnorm_backward(
-        &self, dx: &mut Buf<E>, dw: &mut Buf<f32>, dy: &Buf<E>, x: &Buf<E>, rstd: &Buf<f32>, w: &Buf<E>,
-        s: NormShape,
+        &self, dx: &mut Buf<E>, dw: Option<&mut Buf<f32>>, dy: &Buf<E>, x: &Buf<E>, rstd: &Buf<f32>,
+        w: &Buf<E>, s: NormShape,
     ) -> Result<()> {
         let NormShape { tokens, width, .. } = s;
         let all = tokens * width;
-        check::lengths(
-            "rmsnorm_backward",
-            &[
-                ("dx", dx.len(), all),
-                ("dw", dw.len(), width),
-                ("dy", dy.len(), all),
-                ("x", x.len(), all),
-                ("rstd", rstd.len(), tokens),
-                ("w", w.len(), width),
-            ],
-        )?;
+        let mut operands = vec![
+            ("dx", dx.len(), all),
+            ("dy", dy.len(), all),
+            ("x", x.len(), all),
+            ("rstd", rstd.len(), tokens),
+            ("w", w.len(), width),
+        ];
+        operands.extend(dw.as_ref().map(|dw| ("dw", dw.len(), width)));
+        check::lengths("rmsnorm_backward", &operands)?;
         if all == 0 {
             return Ok(());
         }
@@ -269,7 +267,9 @@ impl<E: CpuFloat> Backend for Cpu<E> {
             sum.fill(0.0);
             norm::backward(self.simd, dx, sum, dy, x, rstd, w);
         });
-        norm::add_rows(self.simd, &mut dw.as_mut_slice()[..width], sums, per_block);
+        if let Some(dw) = dw {
+            norm::add_rows(self.simd, &mut dw.as_mut_slice()[..width], sums, per_block);
+        }
         Ok(())
     }
 
@@ -515,6 +515,15 @@ impl<E: CpuFloat> Backend for Cpu<E> {
         for (token, (logits, unit)) in tokens.as_mut_slice()[..s.rows].iter_mut().zip(rows) {
             *token = sample::choose(logits, *unit, s);
         }
+        Ok(())
+    }
+
+    fn scale(&self, x: &mut Buf<E>, factor: f64, len: usize) -> Result<()> {
+        check::lengths("scale", &[("x", x.len(), len)])?;
+        let (run, factor) = (self.workers.run_length(len, 0.2).next_multiple_of(RUN), factor as f32);
+        self.workers.each(0.2 * len as f64, x.as_mut_slice()[..len].chunks_mut(run), |x| {
+            x.iter_mut().for_each(|x| *x = E::narrow(factor * x.widen()));
+        });
         Ok(())
     }
 

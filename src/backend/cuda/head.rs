@@ -49,7 +49,8 @@ impl<E: CudaFloat> Cuda<E> {
             ("targets", targets.len(), tokens),
         ];
         if let Some(grad) = &grad {
-            operands.extend([("dx", grad.dx.len(), tokens * width), ("dw", grad.dw.len(), vocab * width)]);
+            operands.push(("dx", grad.dx.len(), tokens * width));
+            operands.extend(grad.dw.as_ref().map(|dw| ("dw", dw.len(), vocab * width)));
         }
         self.lengths(OP, &operands)?;
         let chunk = chunk_tokens(s);
@@ -81,7 +82,9 @@ impl<E: CudaFloat> Cuda<E> {
             self.launch("cross_entropy", line(rows, tiles::SOFTMAX_THREADS), &args)?;
             if let Some(grad) = &grad {
                 self.nn(grad.dx.arg_at(first * width), slope, w.arg(), Write::Overwrite, shape)?;
-                self.tn(grad.dw.arg(), slope, x, shape)?;
+                if let Some(dw) = &grad.dw {
+                    self.tn(dw.arg(), slope, x, shape)?;
+                }
             }
         }
         Ok(())

@@ -22,6 +22,7 @@ const BOTH: &[&str] = &[
     "kv_dequantise",
     "decode_int8",
     "cross_entropy",
+    "scale",
     "widen",
     "adamw",
     "matmul_nt",

@@ -234,23 +234,21 @@ impl<E: CudaFloat> Backend for Cuda<E> {
     }
 
     fn rmsnorm_backward(
-        &self, dx: &mut Buf<E>, dw: &mut Buf<f32>, dy: &Buf<E>, x: &Buf<E>, rstd: &Buf<f32>, w: &Buf<E>,
-        s: NormShape,
+        &self, dx: &mut Buf<E>, dw: Option<&mut Buf<f32>>, dy: &Buf<E>, x: &Buf<E>, rstd: &Buf<f32>,
+        w: &Buf<E>, s: NormShape,
     ) -> Result<()> {
         let NormShape { tokens, width, .. } = s;
         const OP: &str = "rmsnorm_backward";
         let all = tokens * width;
-        self.lengths(
-            OP,
-            &[
-                ("dx", dx.len(), all),
-                ("dw", dw.len(), width),
-                ("dy", dy.len(), all),
-                ("x", x.len(), all),
-                ("rstd", rstd.len(), tokens),
-                ("w", w.len(), width),
-            ],
-        )?;
+        let mut operands = vec![
+            ("dx", dx.len(), all),
+            ("dy", dy.len(), all),
+            ("x", x.len(), all),
+            ("rstd", rstd.len(), tokens),
+            ("w", w.len(), width),
+        ];
+        operands.extend(dw.as_ref().map(|dw| ("dw", dw.len(), width)));
+        self.lengths(OP, &operands)?;
         if all == 0 {
             return Ok(());
         }
@@ -261,7 +259,7 @@ impl<E: CudaFloat> Backend for Cuda<E> {
         let operands = [dx.arg(), partial, dy.arg(), x.arg(), rstd.arg(), w.arg()];
         let sizes = [self.int(OP, tokens)?, self.int(OP, width)?];
         self.launch(OP, grid, &[&operands[..], &sizes].concat())?;
-        self.column_sum::<f32>(dw, partial, blocks, width)
+        dw.map_or(Ok(()), |dw| self.column_sum::<f32>(dw, partial, blocks, width))
     }
 
     fn matmul_nt(
@@ -405,6 +403,12 @@ impl<E: CudaFloat> Backend for Cuda<E> {
         &self, tokens: &mut Buf<TokenId>, logits: &mut Buf<f32>, units: &Buf<f32>, s: SampleShape,
     ) -> Result<()> {
         self.choose(tokens, logits, units, s)
+    }
+
+    fn scale(&self, x: &mut Buf<E>, factor: f64, len: usize) -> Result<()> {
+        self.lengths("scale", &[("x", x.len(), len)])?;
+        let args = [x.arg(), Arg::float(factor), Arg::long(len as i64)];
+        self.launch("scale", striding(len.div_ceil(vector::<E>())), &args)
     }
 
     fn widen(&self, y: &mut Buf<f32>, x: &Buf<E>, len: usize) -> Result<()> {

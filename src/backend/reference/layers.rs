@@ -49,20 +49,22 @@ pub fn rmsnorm(y: &mut Buf, rstd: &mut Buf, x: &Buf, w: &Buf, s: NormShape) -> R
 }
 
 pub fn rmsnorm_backward(
-    dx: &mut Buf, dw: &mut Buf, dy: &Buf, x: &Buf, rstd: &Buf, w: &Buf, s: NormShape,
+    dx: &mut Buf, dw: Option<&mut Buf>, dy: &Buf, x: &Buf, rstd: &Buf, w: &Buf, s: NormShape,
 ) -> Result<()> {
     const OP: &str = "rmsnorm_backward";
     let d = s.width;
     let (dy, x) = (part(OP, "dy", dy, s.tokens * d)?, part(OP, "x", x, s.tokens * d)?);
     let (rstd, w) = (part(OP, "rstd", rstd, s.tokens)?, part(OP, "w", w, d)?);
     let dx = part_mut(OP, "dx", dx, s.tokens * d)?;
-    let dw = part_mut(OP, "dw", dw, d)?;
+    let mut dw = dw.map(|dw| part_mut(OP, "dw", dw, d)).transpose()?;
     for t in 0..s.tokens {
         let (dy, x, r) = (&dy[t * d..][..d], &x[t * d..][..d], rstd[t]);
         let mean = (0..d).map(|j| dy[j] * w[j] * x[j] * r).sum::<f64>() / d as f64;
         for i in 0..d {
             dx[t * d + i] += r * (dy[i] * w[i] - x[i] * r * mean);
-            dw[i] += dy[i] * x[i] * r;
+            if let Some(dw) = &mut dw {
+                dw[i] += dy[i] * x[i] * r;
+            }
         }
     }
     Ok(())

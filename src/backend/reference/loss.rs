@@ -14,7 +14,7 @@ pub fn head_loss(
     nll.fill(0.0);
     if let Some(grad) = &mut grad {
         part_mut(OP, "dx", grad.dx, s.tokens * d)?.fill(0.0);
-        part_mut(OP, "dw", grad.dw, v * d)?;
+        grad.dw.as_mut().map(|dw| part_mut(OP, "dw", dw, v * d)).transpose()?;
     }
     for t in (0..s.tokens).filter(|&t| targets[t] != TokenId::IGNORED) {
         let target = targets[t].0 as usize;
@@ -31,7 +31,9 @@ pub fn head_loss(
             let dz = grad.scale * ((z - log_sum_exp).exp() - f64::from(j == target));
             for c in 0..d {
                 grad.dx.0[t * d + c] += dz * w[j * d + c];
-                grad.dw.0[j * d + c] += dz * x[c];
+                if let Some(dw) = &mut grad.dw {
+                    dw.0[j * d + c] += dz * x[c];
+                }
             }
         }
     }

@@ -95,7 +95,7 @@ impl Backend for Reference {
         layers::rmsnorm(y, rstd, x, w, s)
     }
     fn rmsnorm_backward(
-        &self, dx: &mut Buf, dw: &mut Buf, dy: &Buf, x: &Buf, rstd: &Buf, w: &Buf, s: NormShape,
+        &self, dx: &mut Buf, dw: Option<&mut Buf>, dy: &Buf, x: &Buf, rstd: &Buf, w: &Buf, s: NormShape,
     ) -> Result<()> {
         layers::rmsnorm_backward(dx, dw, dy, x, rstd, w, s)
     }
@@ -164,6 +164,10 @@ impl Backend for Reference {
         &self, tokens: &mut HostBuf<TokenId>, logits: &mut Buf, units: &Buf, s: SampleShape,
     ) -> Result<()> {
         sample::sample(tokens, logits, units, s)
+    }
+    fn scale(&self, x: &mut Buf, factor: f64, len: usize) -> Result<()> {
+        part_mut("scale", "x", x, len)?.iter_mut().for_each(|x| *x *= factor);
+        Ok(())
     }
     fn widen(&self, y: &mut Buf, x: &Buf, len: usize) -> Result<()> {
         part_mut("widen", "y", y, len)?.copy_from_slice(part("widen", "x", x, len)?);

@@ -252,10 +252,16 @@ fn presets_are_sound() {
         let count = parameter_count(&config);
         assert!((least..=most).contains(&count), "{name} has {count} parameters");
     }
-    assert_eq!(parameter_count(&Config::preset("smollm2-135m").unwrap()), 134_515_008);
+    for (name, count) in
+        [("smollm2-135m", 134_515_008), ("llama-7b", 6_738_415_616), ("llama-3-8b", 8_030_261_248)]
+    {
+        let config = Config::preset(name).unwrap();
+        config.check().unwrap();
+        assert_eq!(parameter_count(&config), count, "{name}");
+    }
     let unknown = Config::preset("huge").unwrap_err().to_string();
     assert!(unknown.contains("tiny, small, 10m, smollm2-135m"), "{unknown}");
-    assert_eq!(preset_names().count(), 4);
+    assert_eq!(preset_names().count(), 6);
 }
 
 #[test]
@@ -266,14 +272,14 @@ fn ids_and_table_agree() {
     assert_eq!(spec(ids.embed).name, "model.embed_tokens.weight");
     assert_eq!(spec(ids.head_weight()).name, "lm_head.weight");
     let layer = &ids.layers[1];
-    assert_eq!(spec(layer.q).name, "model.layers.1.self_attn.q_proj.weight");
-    assert_eq!(spec(layer.q).shape, [60, 24]);
-    assert_eq!(spec(layer.o).shape, [24, 60]);
-    assert_eq!(spec(layer.down).shape, [24, 40]);
-    assert_eq!(spec(layer.v_bias.unwrap()).name, "model.layers.1.self_attn.v_proj.bias");
-    assert_eq!((spec(layer.v_bias.unwrap()).decay, spec(layer.v_bias.unwrap()).init), (false, Init::Zeros));
+    assert_eq!(spec(layer.q.weight).name, "model.layers.1.self_attn.q_proj.weight");
+    assert_eq!(spec(layer.q.weight).shape, [60, 24]);
+    assert_eq!(spec(layer.o.weight).shape, [24, 60]);
+    assert_eq!(spec(layer.down.weight).shape, [24, 40]);
+    assert_eq!(spec(layer.v.bias.unwrap()).name, "model.layers.1.self_attn.v_proj.bias");
+    assert_eq!((spec(layer.v.bias.unwrap()).decay, spec(layer.v.bias.unwrap()).init), (false, Init::Zeros));
     assert_eq!((spec(layer.post_norm).decay, spec(layer.post_norm).init), (false, Init::Ones));
-    assert_eq!((spec(layer.up).decay, spec(layer.up).init), (true, Init::Normal(0.02)));
+    assert_eq!((spec(layer.up.weight).decay, spec(layer.up.weight).init), (true, Init::Normal(0.02)));
     let tied = ParamIds::new(&fixture("llama-tiny"));
-    assert_eq!((tied.head, tied.head_weight(), tied.layers[0].q_bias), (None, tied.embed, None));
+    assert_eq!((tied.head, tied.head_weight(), tied.layers[0].q.bias), (None, tied.embed, None));
 }

@@ -1,0 +1,207 @@
+//! An adapter as PEFT keeps it: adapter_config.json and adapter_model.safetensors, and beside them what PEFT does not keep:
+//! config.json with the scaling that was trained, and base_model.json, which tells the base model from others.
+
+use super::atomic::Staging;
+use super::model::{copy_tokenizer, write_config, write_json};
+use super::tensors::{TensorSource, write_safetensors};
+use super::weights::Weights;
+use crate::error::{Error, Result};
+use crate::model::Config;
+use crate::model::lora::{Also, Lora, Target};
+use crate::model::params::{ParamSpec, adapter_name, model_name, peft_name};
+use clap::ValueEnum;
+use serde::Deserialize;
+use serde_json::json;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+const CONFIG: &str = "adapter_config.json";
+const TENSORS: &str = "adapter_model.safetensors";
+const BASE: &str = "base_model.json";
+
+/// An opened adapter.
+#[derive(Debug)]
+pub struct Adapter {
+    dir: PathBuf,
+    pub lora: Lora,
+    /// Where the base model is, as adapter_config.json says it.
+    base: Option<PathBuf>,
+    pub weights: Weights,
+}
+
+/// What is read of adapter_config.json; what would change the formula is refused.
+#[derive(Deserialize)]
+struct PeftConfig {
+    peft_type: String,
+    base_model_name_or_path: Option<PathBuf>,
+    r: usize,
+    lora_alpha: f64,
+    #[serde(default)]
+    use_rslora: bool,
+    #[serde(default)]
+    use_dora: bool,
+    #[serde(default)]
+    fan_in_fan_out: bool,
+    #[serde(default)]
+    rank_pattern: serde_json::Map<String, serde_json::Value>,
+    #[serde(default)]
+    alpha_pattern: serde_json::Map<String, serde_json::Value>,
+}
+
+impl PeftConfig {
+    fn read(path: &Path) -> Result<PeftConfig> {
+        let text =
+            std::fs::read_to_string(path).map_err(|e| Error::io(path, "reading the adapter's config", e))?;
+        let config: PeftConfig = serde_json::from_str(&text)
+            .map_err(|e| Error::file(path, format!("is not an adapter's config: {e}")))?;
+        let refused = [
+            (config.peft_type != "LORA", "a peft_type other than LORA"),
+            (config.use_dora, "use_dora"),
+            (config.fan_in_fan_out, "fan_in_fan_out"),
+            (!config.rank_pattern.is_empty(), "rank_pattern"),
+            (!config.alpha_pattern.is_empty(), "alpha_pattern"),
+            (config.r == 0 || !config.lora_alpha.is_finite(), "a rank of 0 or an alpha that is no number"),
+        ];
+        match refused.iter().find(|(is, _)| *is) {
+            Some((_, what)) => Err(Error::file(path, format!("has {what}, which is not supported"))),
+            None => Ok(config),
+        }
+    }
+}
+
+impl Adapter {
+    /// The adapter in `dir`, if the directory holds one.
+    pub fn find(dir: &Path) -> Result<Option<Adapter>> {
+        if dir.join(CONFIG).exists() { Adapter::open(dir).map(Some) } else { Ok(None) }
+    }
+
+    /// # Errors
+    /// No adapter, one of another kind than LoRA, or tensors that belong to no projection.
+    pub fn open(dir: &Path) -> Result<Adapter> {
+        let config = PeftConfig::read(&dir.join(CONFIG))?;
+        let weights = Weights::open_file(&dir.join(TENSORS))?;
+        let has = |target: &&Target| {
+            weights.names().iter().any(|name| name.contains(&format!(".{}.lora_A.", target.module())))
+        };
+        let lora = Lora {
+            rank: config.r,
+            alpha: config.lora_alpha,
+            targets: Target::value_variants().iter().filter(has).copied().collect(),
+            also: Vec::new(),
+            rank_stabilised: config.use_rslora,
+        };
+        Ok(Adapter { dir: dir.into(), lora, base: config.base_model_name_or_path, weights })
+    }
+
+    /// The directory of the base model.
+    pub fn base(&self) -> Result<&Path> {
+        let path = self.dir.join(CONFIG);
+        match self.base.as_deref() {
+            Some(base) if base.is_dir() => Ok(base),
+            Some(base) => {
+                let problem = format!(
+                    "names {} as base_model_name_or_path, which is no directory here; write there where the base model is",
+                    base.display()
+                );
+                Err(Error::file(path, problem))
+            }
+            None => Err(Error::file(
+                path,
+                "names no base model: the adapter was trained on fresh weights; train with --lora-merge to save a whole model",
+            )),
+        }
+    }
+
+    /// Whether the model's config.json and tokenizer are beside it: PEFT leaves them with the base model.
+    pub fn has_config(&self) -> bool {
+        self.dir.join("config.json").exists()
+    }
+
+    /// Whether these are the weights that the adapter was trained on, as far as the adapter says.
+    pub fn check_base(&self, base: &Weights) -> Result<()> {
+        let Ok(text) = std::fs::read_to_string(self.dir.join(BASE)) else { return Ok(()) };
+        let known: serde_json::Value = serde_json::from_str(&text)
+            .map_err(|e| Error::file(self.dir.join(BASE), format!("is not JSON: {e}")))?;
+        let (known, found) = (known["fingerprint"].as_str(), base.fingerprint()?);
+        match known {
+            Some(known) if known != found => Err(Error::file(
+                &self.dir,
+                format!(
+                    "is an adapter for another model: its base has fingerprint {known}, these weights {found}"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether every tensor belongs to a parameter of this table, in its shape.
+    pub fn check(&self, table: &[ParamSpec]) -> Result<()> {
+        let other = |problem: String| {
+            Err(Error::file(&self.dir, format!("is an adapter for another model: {problem}")))
+        };
+        let mut known = HashSet::from([peft_name("lm_head.weight")]);
+        for spec in table {
+            let mut expected = vec![(peft_name(&spec.name), spec.shape.clone())];
+            if let [outputs, inputs] = spec.shape[..] {
+                let rank = self.lora.rank;
+                expected.push((adapter_name(&spec.name, "A"), vec![rank, inputs]));
+                expected.push((adapter_name(&spec.name, "B"), vec![outputs, rank]));
+            }
+            for (name, shape) in expected {
+                match self.weights.shape(&name) {
+                    Some(found) if found != shape => {
+                        return other(format!("{name} is {found:?}, this model makes it {shape:?}"));
+                    }
+                    _ => known.insert(name),
+                };
+            }
+        }
+        match self.weights.names().into_iter().find(|name| !known.contains(*name)) {
+            Some(name) => other(format!("it has {}, the model has not", model_name(name).unwrap_or(name))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Writes an adapter with all that it takes to use it. `source` has the tensors under PEFT's names; `base` is the directory
+/// of the model that it was trained on, None where that was drawn anew.
+pub fn write_adapter(
+    staging: &Staging, config: &Config, lora: &Lora, base: Option<&Path>, source: &dyn TensorSource,
+) -> Result<Vec<String>> {
+    let warnings = write_config(staging, config)?;
+    write_json(staging, CONFIG, &peft_config(config, lora, base))?;
+    let all: Vec<usize> = (0..source.specs().len()).collect();
+    write_safetensors(&staging.dir().join(TENSORS), source, &all)?;
+    if let Some(dir) = base {
+        let fingerprint = Weights::open(dir)?.fingerprint()?;
+        write_json(staging, BASE, &json!({ "path": dir, "fingerprint": fingerprint }))?;
+        copy_tokenizer(staging, dir)?;
+    }
+    Ok(warnings)
+}
+
+fn peft_config(config: &Config, lora: &Lora, base: Option<&Path>) -> serde_json::Value {
+    let targets: Vec<&str> = lora.targets.iter().map(|target| target.module()).collect();
+    let modules = |also: &Also| match also {
+        // PEFT keeps a head that is tied to the embedding as a module of its own
+        Also::Embed if config.tie_word_embeddings => vec!["embed_tokens", "lm_head"],
+        Also::Embed => vec!["embed_tokens"],
+        Also::Norm => vec!["input_layernorm", "post_attention_layernorm", "norm"],
+    };
+    let full: Vec<&str> = lora.also.iter().flat_map(modules).collect();
+    json!({
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "use_rslora": lora.rank_stabilised,
+        "target_modules": targets,
+        "modules_to_save": (!full.is_empty()).then_some(full),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": false,
+        "init_lora_weights": true,
+        "inference_mode": true,
+    })
+}

@@ -1,0 +1,88 @@
+//! The parameters of a model on a device as tensors of a file.
+
+use super::tensors::{TensorSource, TensorSpec};
+use crate::backend::{Backend, Float};
+use crate::error::Result;
+use crate::model::config::Dtype;
+use crate::model::params::{ParamSpec, Role, peft_name};
+use crate::model::{Model, transposed};
+
+/// Elements downloaded at a time.
+const PIECE: usize = 1 << 18;
+
+pub fn dtype_of<T: Float>() -> Dtype {
+    if size_of::<T>() == 2 { Dtype::Bf16 } else { Dtype::F32 }
+}
+
+/// Downloads a buffer's first elements as little-endian bytes.
+pub fn bytes_of<B: Backend, T: Float>(b: &B, buf: &B::Buf<T>, len: usize, sink: &mut Vec<u8>) -> Result<()> {
+    sink.reserve_exact(len * size_of::<T>());
+    let mut piece = vec![T::default(); len.min(PIECE)];
+    for at in (0..len).step_by(PIECE) {
+        let piece = &mut piece[..PIECE.min(len - at)];
+        b.download(piece, buf, at)?;
+        sink.extend_from_slice(bytemuck::cast_slice(piece));
+    }
+    Ok(())
+}
+
+/// Parameters as the forward pass reads them.
+pub struct ModelTensors<'a, B: Backend> {
+    b: &'a B,
+    model: &'a Model<B>,
+    /// By tensor of the file, the parameter that it holds.
+    which: Vec<usize>,
+    specs: Vec<TensorSpec>,
+}
+
+impl<'a, B: Backend> ModelTensors<'a, B> {
+    /// The model's own parameters, under their names.
+    pub fn whole(b: &'a B, model: &'a Model<B>) -> Self {
+        let name = |p: &ParamSpec| p.name.clone();
+        let own = model.own_specs().iter().enumerate().map(|(i, p)| (i, name(p)));
+        Self::named(b, model, own.collect())
+    }
+
+    /// What is trained, under PEFT's names.
+    pub fn adapter(b: &'a B, model: &'a Model<B>) -> Self {
+        let name = |p: &ParamSpec| if p.is_adapter() { p.name.clone() } else { peft_name(&p.name) };
+        let mut named: Vec<(usize, String)> = model.trained().map(|(id, p)| (id.0, name(p))).collect();
+        let embed = model.ids.embed;
+        if model.config.tie_word_embeddings && model.specs[embed.0].trained {
+            named.push((embed.0, peft_name("lm_head.weight")));
+        }
+        Self::named(b, model, named)
+    }
+
+    fn named(b: &'a B, model: &'a Model<B>, named: Vec<(usize, String)>) -> Self {
+        let spec = |(i, name): &(usize, String)| {
+            let p = &model.specs[*i];
+            let mut shape = p.shape.clone();
+            if p.role == Role::AdapterB {
+                shape.reverse();
+            }
+            TensorSpec { name: name.clone(), shape, dtype: dtype_of::<B::Act>() }
+        };
+        let specs = named.iter().map(spec).collect();
+        ModelTensors { b, model, which: named.into_iter().map(|(i, _)| i).collect(), specs }
+    }
+}
+
+impl<B: Backend> TensorSource for ModelTensors<'_, B> {
+    fn specs(&self) -> &[TensorSpec] {
+        &self.specs
+    }
+
+    fn bytes(&self, i: usize, sink: &mut Vec<u8>) -> Result<()> {
+        let (spec, param) = (&self.model.specs[self.which[i]], &self.model.params[self.which[i]]);
+        match (spec.role, spec.shape.as_slice()) {
+            (Role::AdapterB, &[rank, outputs]) => {
+                let mut values = vec![B::Act::default(); rank * outputs];
+                self.b.download(&mut values, param, 0)?;
+                sink.extend_from_slice(bytemuck::cast_slice(&transposed(&values, rank, outputs)));
+                Ok(())
+            }
+            _ => bytes_of::<B, B::Act>(self.b, param, spec.elements(), sink),
+        }
+    }
+}

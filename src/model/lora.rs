@@ -1,0 +1,99 @@
+//! Low-rank adapters (LoRA, 2106.09685): which projections have one, and what is trained beside them.
+//!
+//! A projection y = x·Wᵀ becomes y = x·Wᵀ + s·(x·Aᵀ)·Bᵀ with A [rank, inputs] and B [outputs, rank]. W is frozen. A starts
+//! random and B at zero, so that the model starts as it was.
+
+use super::Config;
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// A projection of every layer that can have an adapter.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    Q,
+    K,
+    V,
+    O,
+    Gate,
+    Up,
+    Down,
+}
+
+impl Target {
+    /// As the module is called in a checkpoint, e.g. `q_proj`.
+    pub fn module(self) -> &'static str {
+        match self {
+            Target::Q => "q_proj",
+            Target::K => "k_proj",
+            Target::V => "v_proj",
+            Target::O => "o_proj",
+            Target::Gate => "gate_proj",
+            Target::Up => "up_proj",
+            Target::Down => "down_proj",
+        }
+    }
+
+    /// Outputs and inputs of the projection.
+    pub fn sides(self, c: &Config) -> (usize, usize) {
+        let shapes = c.block_shapes(1);
+        let shape = match self {
+            Target::Q => shapes.q,
+            Target::K | Target::V => shapes.kv,
+            Target::O => shapes.o,
+            Target::Gate | Target::Up => shapes.up,
+            Target::Down => shapes.down,
+        };
+        (shape.n, shape.k)
+    }
+}
+
+/// What is trained in full beside the adapters, as LongLoRA (2309.12307) does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Also {
+    /// The embedding (and with it a head that is tied to it).
+    Embed,
+    /// All norms.
+    Norm,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lora {
+    pub rank: usize,
+    pub alpha: f64,
+    pub targets: Vec<Target>,
+    pub also: Vec<Also>,
+    /// Scale by alpha/√rank (2312.03732) and not by alpha/rank.
+    pub rank_stabilised: bool,
+}
+
+impl Lora {
+    /// s, by which the adapters' product is multiplied.
+    pub fn scale(&self) -> f64 {
+        let rank = self.rank as f64;
+        self.alpha / if self.rank_stabilised { rank.sqrt() } else { rank }
+    }
+
+    /// Refuses a rank that is no reduction: above the smaller side of a projection that it is for.
+    pub fn check(&self, c: &Config) -> Result<()> {
+        let side = |target: Target| {
+            let (outputs, inputs) = target.sides(c);
+            outputs.min(inputs)
+        };
+        match self.targets.iter().find(|&&target| self.rank > side(target)) {
+            None => Ok(()),
+            Some(&target) => {
+                let (outputs, inputs) = target.sides(c);
+                let problem = format!(
+                    "is above the smaller side of {}, which is {outputs} x {inputs} in this model; ask for at most {}",
+                    target.module(),
+                    side(target)
+                );
+                Err(Error::usage("--lora-rank", self.rank, problem))
+            }
+        }
+    }
+}
