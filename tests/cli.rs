@@ -4,10 +4,11 @@ mod common;
 
 use common::cli::Dir;
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "train",
     "eval-ppl",
     "eval-passkey",
+    "eval-needle",
     "generate",
     "coverage",
     "plan",
@@ -104,6 +105,38 @@ fn sizes_are_taken_as_people_write_them() {
     dir.run("coverage --train-len 1k --target-len 4k --rows 1k --json c.json --plot c.svg").ok();
     assert_eq!(dir.json("c.json")["probability"].as_array().unwrap().len(), 4096);
     assert!(dir.read("c.svg").starts_with(b"<svg"));
+}
+
+#[test]
+fn what_keys_and_values_are_kept_as_is_a_choice() {
+    let dir = Dir::with_model();
+    for command in ["eval-ppl", "eval-passkey", "eval-needle", "generate", "plan eval-ppl"] {
+        let help = dir.run(&format!("{command} --help")).ok().stdout;
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        for part in ["--kv-cache", "int8 takes about half the memory of bf16"] {
+            assert!(help.contains(part), "{command} --help has no \"{part}\":\n{help}");
+        }
+    }
+    let ppl = |flags: &str| {
+        let args = "eval-ppl --model m --data a.txt --windows 128 --tokens 600 --quiet --json e.json";
+        dir.run(&format!("{args} {flags}")).ok();
+        (dir.json("e.json")["kv_cache"].clone(), dir.json("e.json")["results"][0]["ppl"].as_f64().unwrap())
+    };
+    let (plain, int8) = (ppl("--dtype f32"), ppl("--dtype f32 --kv-cache int8"));
+    assert_eq!(ppl("--dtype f32 --kv-cache f32"), plain);
+    assert_eq!((&plain.0, &int8.0), (&"f32".into(), &"int8".into()));
+    assert_ne!(int8.1, plain.1, "--kv-cache int8 changed nothing");
+    assert!((int8.1 / plain.1 - 1.0).abs() < 1e-3, "{int8:?} instead of {plain:?}");
+    let cache = |flags: &str| {
+        dir.run(&format!("plan eval-ppl --model m --windows 16k --json p.json {flags}")).ok();
+        dir.json("p.json")["by_kind"]["KV cache"].as_f64().unwrap()
+    };
+    let heads_of = |bytes: f64| bytes / (16 << 10) as f64;
+    let (bf16, int8) = (heads_of(cache("")), heads_of(cache("--kv-cache int8")));
+    let config = dir.json("m/config.json");
+    let scales = 2.0 * 4.0 * config["num_key_value_heads"].as_f64().unwrap();
+    assert_eq!(int8, bf16 / 2.0 + scales);
+    dir.run("generate --model m --prompt fox --max-new-tokens 8 --kv-cache int8 --quiet").ok();
 }
 
 #[test]

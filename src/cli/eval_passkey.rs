@@ -1,12 +1,12 @@
 //! `pose-engine eval-passkey`.
 
-use super::common::{Common, Json, OpenedReader, Reader, Where};
-use super::output::{size_text, table};
+use super::common::{Common, Json, KvCache, OpenedReader, Reader, Where};
+use super::output::{print_spent, size_text, table};
 use super::progress::Progress;
 use crate::backend::Backend;
 use crate::backend::device::{Job, dispatch};
 use crate::error::{Error, Result};
-use crate::eval::{self, Bos, PasskeyProtocol, PasskeyReport, Protocol, ROOM_FOR_ANSWER, proportion_error};
+use crate::eval::{self, Asker, Bos, PasskeyProtocol, Protocol, ROOM_FOR_ANSWER, Report, proportion_error};
 use crate::model::buffers::Reading;
 use crate::recipe::Size;
 use clap::Args;
@@ -32,6 +32,8 @@ pub struct EvalPasskey {
     #[arg(long, value_enum, default_value_t = Bos::Auto)]
     bos: Bos,
     #[command(flatten)]
+    kv: KvCache,
+    #[command(flatten)]
     place: Where,
     #[command(flatten)]
     json: Json,
@@ -51,17 +53,24 @@ impl EvalPasskey {
         let protocol = PasskeyProtocol { lengths, trials: self.trials.0, seed: self.seed, bos };
         let bar =
             Progress::new("passkey", protocol.lengths.len() * protocol.trials, "trials", self.common.quiet);
-        let job = PasskeyJob { opened: &opened, protocol: &protocol, longest, bar: &bar };
+        let cache = self.kv.format(self.reader.dtype)?;
+        let reading = Reading { cache, ..Reading::of(longest + ROOM_FOR_ANSWER) };
+        let job = PasskeyJob { opened: &opened, protocol: &protocol, reading, bar: &bar };
         let report = dispatch(self.place.device, self.reader.dtype, self.common.threads, job)?;
         bar.finish();
         print_report(&report);
+        print_spent(report.spent);
         let by_length: Vec<_> = protocol.lengths.iter().map(|&l| accuracy(&report, l)).collect();
         self.json.write(&json!({
-            "model": self.reader.model, "dtype": self.reader.dtype, "protocol": protocol, "by_length": by_length,
+            "model": self.reader.model, "dtype": self.reader.dtype,
+            "kv_cache": self.kv.name(self.reader.dtype), "protocol": protocol, "by_length": by_length,
             "by_depth": (0..DEPTHS).map(|d| depth_accuracy(&report, d)).collect::<Vec<_>>(), "trials": report.trials,
+            "spent": report.spent,
         }))
     }
 }
+
+type PasskeyReport = Report<PasskeyProtocol>;
 
 const DEPTHS: usize = 5;
 
@@ -84,20 +93,21 @@ fn depth_accuracy(report: &PasskeyReport, d: usize) -> serde_json::Value {
 struct PasskeyJob<'a> {
     opened: &'a OpenedReader,
     protocol: &'a PasskeyProtocol,
-    longest: usize,
+    reading: Reading,
     bar: &'a Progress,
 }
 
 impl Job for PasskeyJob<'_> {
     type Out = PasskeyReport;
     fn run<B: Backend>(self, b: &B) -> Result<PasskeyReport> {
-        let (model, mut session) = self.opened.load(b, Reading::of(self.longest + ROOM_FOR_ANSWER))?;
+        let (model, mut session) = self.opened.load(b, self.reading)?;
         let mut right = 0;
-        let mut progress = |trial: &eval::PasskeyTrial| {
+        let mut progress = |trial: &eval::Trial| {
             right += usize::from(trial.correct);
             self.bar.advance(1, &format!("{right} right"));
         };
-        eval::passkey(b, &model, &mut session, &self.opened.tokenizer, self.protocol, &mut progress)
+        let mut asker = Asker::new(b, &model, &mut session, &self.opened.tokenizer);
+        eval::passkey(&mut asker, self.protocol, &mut progress)
     }
 }
 

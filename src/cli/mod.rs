@@ -19,6 +19,7 @@ macro_rules! outln {
 mod common;
 mod coverage;
 mod devices;
+mod eval_needle;
 mod eval_passkey;
 mod eval_ppl;
 mod generate;
@@ -55,6 +56,8 @@ enum Command {
     EvalPpl(eval_ppl::EvalPpl),
     /// Measure retrieval of a passkey by length and depth
     EvalPasskey(eval_passkey::EvalPasskey),
+    /// Measure retrieval of a sentence from a text of your own, by length and depth
+    EvalNeedle(eval_needle::EvalNeedle),
     /// Continue a text
     Generate(generate::Generate),
     /// Show which relative distances a way of drawing positions trains
@@ -77,6 +80,7 @@ impl Cli {
             Command::Train(c) => c.run(),
             Command::EvalPpl(c) => c.run(),
             Command::EvalPasskey(c) => c.run(),
+            Command::EvalNeedle(c) => c.run(),
             Command::Generate(c) => c.run(),
             Command::Coverage(c) => c.run(),
             Command::Plan(c) => c.run(),
@@ -93,6 +97,7 @@ impl Cli {
             Command::Train(c) => &c.common,
             Command::EvalPpl(c) => &c.common,
             Command::EvalPasskey(c) => &c.common,
+            Command::EvalNeedle(c) => &c.common,
             Command::Generate(c) => &c.common,
             Command::Coverage(c) => &c.common,
             Command::Plan(_) => return Ok(()),

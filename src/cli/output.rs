@@ -27,6 +27,11 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     out
 }
 
+/// How much of the prompts was read.
+pub fn print_spent(spent: crate::eval::Spent) {
+    outln!("{} tokens read, {} reused from the cache", spent.read, spent.reused);
+}
+
 /// 131072 as "128k", 1000 as "1000".
 pub fn size_text(n: usize) -> String {
     if n >= 1024 && n.is_multiple_of(1024) { format!("{}k", n / 1024) } else { n.to_string() }

@@ -10,7 +10,7 @@ mod sampling;
 mod scorer;
 mod session;
 
-pub use sampling::Sampling;
+pub use sampling::{Sampling, likeliest, log_probability};
 pub use scorer::{Scored, Scorer};
 pub use session::{Session, generate};
 

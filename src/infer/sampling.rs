@@ -4,6 +4,7 @@
 
 use crate::backend::SampleShape;
 use crate::error::{Error, Result};
+use crate::index::TokenId;
 use crate::random::{Purpose, Stream};
 
 /// Greedy at temperature 0; else nucleus sampling (1904.09751), drawn as a function of (seed, step).
@@ -44,12 +45,36 @@ impl Sampling {
     }
 }
 
+/// The first of the largest logits.
+pub fn likeliest(logits: &[f32]) -> Result<TokenId> {
+    let best = logits.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1));
+    match best.filter(|_| logits.iter().all(|z| z.is_finite())) {
+        Some((i, _)) => Ok(TokenId(i as u32)),
+        None => Err(Error::NonFinite("a logit is no finite number: the model is broken".into())),
+    }
+}
+
+/// log p(token) = z_token − log Σ exp(z), in f64.
+pub fn log_probability(logits: &[f32], token: TokenId) -> f64 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|z| f64::from(z - max).exp()).sum();
+    f64::from(logits[token.0 as usize] - max) - sum.ln()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::backend::Backend;
     use crate::backend::reference::{HostBuf, Reference};
-    use crate::index::TokenId;
+
+    #[test]
+    fn probabilities_add_up_to_one() {
+        let logits = [1.0, -3.0, 200.0, 199.0];
+        let sum: f64 = (0..4).map(|i| log_probability(&logits, TokenId(i)).exp()).sum();
+        assert!((sum - 1.0).abs() < 1e-12, "{sum}");
+        assert_eq!(likeliest(&logits).unwrap(), TokenId(2));
+        assert!(likeliest(&[0.0, f32::NAN]).is_err());
+    }
 
     #[test]
     fn the_nucleus_bounds_what_is_drawn_and_frequencies_follow_the_softmax() {

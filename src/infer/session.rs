@@ -42,6 +42,11 @@ impl<B: Backend> Session<B> {
         self.past
     }
 
+    /// Tokens that go through the model together.
+    pub fn chunk(&self) -> usize {
+        self.buffers.chunk
+    }
+
     /// Forgets what was read after the first `tokens` tokens.
     pub fn rewind(&mut self, tokens: usize) {
         self.past = self.past.min(tokens);

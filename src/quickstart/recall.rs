@@ -3,9 +3,9 @@
 use super::documents::{Recall, Story};
 use crate::backend::Backend;
 use crate::data::Tokenizer;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::index::TokenId;
-use crate::infer::Scorer;
+use crate::infer::{Scorer, likeliest};
 use crate::model::Model;
 use serde::{Deserialize, Serialize};
 
@@ -60,15 +60,6 @@ fn ask<B: Backend>(
         }
         Ok(())
     })
-}
-
-/// The first of the largest logits.
-fn likeliest(logits: &[f32]) -> Result<TokenId> {
-    let best = logits.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1));
-    match best.filter(|_| logits.iter().all(|z| z.is_finite())) {
-        Some((i, _)) => Ok(TokenId(i as u32)),
-        None => Err(Error::NonFinite("a logit is no finite number: the model is broken".into())),
-    }
 }
 
 /// Shares of right answers by distance, over the first `window` words of all stories.

@@ -126,7 +126,7 @@ const SIZE: (u32, u32) = (780, 400);
 /// Room for the names of the curves, right of them.
 const LEGEND: u32 = 170;
 
-type Drawn<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+pub(super) type Drawn<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 impl Plot {
     /// The plot as a self-contained SVG element.
