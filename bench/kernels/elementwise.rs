@@ -20,8 +20,9 @@ fn norms<B: Stopwatch>(b: &B, table: &Table, shape: &Shape, tokens: usize) {
     let (mut rstd, mut dw) = (random::<B, B::Stat>(b, tokens), random::<B, B::Stat>(b, s.width));
     let t = time(b, || b.rmsnorm(&mut y, &mut rstd, &x, &w, s).expect("rmsnorm"));
     table.row("  rmsnorm", t, 0.0, 2.0 * n as f64 * e);
-    let t =
-        time(b, || b.rmsnorm_backward(&mut dx, Some(&mut dw), &dy, &x, &rstd, &w, s).expect("rmsnorm_backward"));
+    let t = time(b, || {
+        b.rmsnorm_backward(&mut dx, Some(&mut dw), &dy, &x, &rstd, &w, s).expect("rmsnorm_backward")
+    });
     table.row("  rmsnorm_backward", t, 0.0, 4.0 * n as f64 * e);
 }
 
