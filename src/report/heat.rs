@@ -14,7 +14,7 @@ pub struct HeatMap {
     pub y: String,
     pub columns: Vec<String>,
     pub rows: Vec<String>,
-    /// [rows][columns]; None where nothing was measured.
+    /// `[rows][columns]`; None where nothing was measured.
     pub cells: Vec<Vec<Option<f64>>>,
 }
 
