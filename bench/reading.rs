@@ -1,0 +1,80 @@
+//! Reading a text and writing on after it, with SmolLM2-135M's shape and random weights: prefill up to 8k and 32k tokens, then
+//! tokens one at a time, with the cache in bf16 and in int8: `cargo bench --bench reading [-- --threads N]`.
+
+mod harness;
+
+use half::bf16;
+use harness::{Stopwatch, Table, Timing, time};
+use pose_engine::backend::Backend;
+use pose_engine::backend::cpu::Cpu;
+use pose_engine::backend::device::threads_or_all;
+use pose_engine::index::TokenId;
+use pose_engine::infer::{Reads, Session};
+use pose_engine::memory::Ledger;
+use pose_engine::model::buffers::Reading;
+use pose_engine::model::cache::CacheFormat;
+use pose_engine::model::{Config, Model};
+
+/// Where decoding is timed.
+const CONTEXTS: [usize; 2] = [8192, 32768];
+/// Room for the tokens that are decoded there.
+const ROOM: usize = 64;
+
+/// What reading tokens past..end takes: products with every layer's weights and attention to all that came before. The head
+/// is left out: only the last token of a text goes through it.
+fn reading_flops(config: &Config, weights: usize, past: usize, end: usize) -> f64 {
+    let attention = config.attention_shape(1, end - past, end).flops() * config.num_hidden_layers as f64;
+    2.0 * (weights * (end - past)) as f64 + attention
+}
+
+/// What decoding one token must read: all weights once, and the keys and values of the context.
+fn decoding_bytes(config: &Config, parameters: usize, cache: CacheFormat, context: usize) -> f64 {
+    let width = config.num_key_value_heads * config.head_dim;
+    let token = match cache {
+        CacheFormat::Act => 2 * width,
+        CacheFormat::Int8 => width + 4 * config.num_key_value_heads,
+    };
+    (2 * parameters + 2 * token * context * config.num_hidden_layers) as f64
+}
+
+fn read(b: &Cpu<bf16>, table: &Table, config: &Config, model: &Model<Cpu<bf16>>, cache: CacheFormat) {
+    let name = if cache == CacheFormat::Int8 { "int8" } else { "bf16" };
+    let last = CONTEXTS[CONTEXTS.len() - 1];
+    let reading = Reading { cache, ..Reading::of(last + ROOM) };
+    b.reserve_scratch(Session::scratch_bytes(b, model, reading)).expect("memory");
+    let mut session = Session::allocate(b, &mut Ledger::live(), model, reading).expect("memory");
+    let ids: Vec<TokenId> = (0..last).map(|t| TokenId((t * 7919 % config.vocab_size) as u32)).collect();
+    let parameters = model.parameters();
+    let weights = parameters - config.vocab_size * config.hidden_size;
+    let mut past = 0;
+    for context in CONTEXTS {
+        let seconds = b.seconds(&mut || {
+            session.feed(b, model, &ids[past..context], &mut |_| {}).expect("reading");
+        });
+        let once = Timing { median: seconds, spread: 0.0 };
+        let flops = reading_flops(config, weights, past, context);
+        table.row(&format!("  {name}: reading {past}..{context}"), once, flops, 0.0);
+        let t = time(b, || {
+            session.rewind(context);
+            session.feed(b, model, &ids[..1], &mut |_| {}).expect("decoding");
+        });
+        let bytes = decoding_bytes(config, parameters, cache, context);
+        table.row(&format!("  {name}: one token after {context}"), t, 0.0, bytes);
+        session.rewind(context);
+        past = context;
+    }
+}
+
+fn main() {
+    let threads = std::env::args().skip_while(|arg| arg != "--threads").nth(1);
+    let threads = threads.map_or(0, |n| n.parse().expect("--threads takes a number"));
+    let b = Cpu::<bf16>::new(threads_or_all(threads)).expect("a CPU");
+    println!("\ncpu, {} threads, {}", b.threads(), b.isa());
+    let table = Table::new("bf16", &b.measure_peak(), false);
+    let config = Config::preset("smollm2-135m").expect("a built-in preset");
+    let mut model = Model::allocate(&b, &mut Ledger::live(), &config, &config.rope).expect("memory");
+    model.initialise(&b, 1).expect("initial weights");
+    for cache in [CacheFormat::Act, CacheFormat::Int8] {
+        read(&b, &table, &config, &model, cache);
+    }
+}
