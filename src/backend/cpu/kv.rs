@@ -1,9 +1,7 @@
 //! Keys and values as 8-bit integers: quantising them, and attention over them.
 
-use super::attention;
-use super::attention::forward::{self, Forward};
-use super::attention::int8::{self, Decode};
-use super::attention::source::{Codes, Source, room_words};
+use super::attention::source::{Codes, Source};
+use super::attention::{self, Forward, ForwardPlan};
 use super::isa::per_isa;
 use super::math::{CpuFloat, LANES, larger, max_lanes, sum_lanes};
 use super::{Buf, Cpu, check};
@@ -35,7 +33,7 @@ impl<E: CpuFloat> Cpu<E> {
         Ok(())
     }
 
-    /// Few queries go over the codes where they lie; for many a block of keys is multiplied out as it is packed.
+    /// A few keys or values at a time are multiplied out, to E, and from there on all is as if they had been stored so.
     pub(super) fn attention_int8(
         &self, o: &mut Buf<E>, lse: &mut Buf<f32>, q: &Buf<E>, k: Quantised<'_, Self>,
         v: Quantised<'_, Self>, documents: Option<&Buf<DocumentId>>, s: AttentionShape,
@@ -58,36 +56,23 @@ impl<E: CpuFloat> Cpu<E> {
         if queries == 0 {
             return Ok(());
         }
-        let (o, lse, q, k, v) =
-            (o.as_mut_slice(), lse.as_mut_slice(), q.as_slice(), Codes::of(k), Codes::of(v));
-        let documents = documents.map(|d| d.as_slice());
-        let words = self.int8_words(s);
-        let (scratch, workers) = (&mut self.arena.take(words), &self.workers);
-        match self.decode_plan(s) {
-            Some(plan) => {
-                int8::decode(&plan, workers, scratch.words(words), Decode { o, lse, q, k, v, documents });
-            }
-            None => {
-                let (k, v) = (Source::Int8(k), Source::Int8(v));
-                let operands = Forward { o, lse, q, k, v, documents };
-                forward::forward(&self.int8_plan(s), workers, scratch.words(words), operands);
-            }
-        }
+        let plan = self.int8_plan(s);
+        let words = plan.scratch_words();
+        let mut scratch = self.arena.take(words);
+        let operands = Forward {
+            o: o.as_mut_slice(),
+            lse: lse.as_mut_slice(),
+            q: q.as_slice(),
+            k: Source::Int8(Codes::of(k)),
+            v: Source::Int8(Codes::of(v)),
+            documents: documents.map(|d| d.as_slice()),
+        };
+        plan.run(&self.workers, scratch.words(words), operands);
         Ok(())
     }
 
-    fn decode_plan(&self, s: AttentionShape) -> Option<int8::Plan> {
-        int8::Plan::new(self.packer, self.workers.threads(), s)
-    }
-
-    fn int8_plan(&self, s: AttentionShape) -> forward::Plan {
-        forward::Plan::new(self.packer, self.workers.threads(), s)
-            .with_room(|keys| room_words::<E>(keys, s.head_dim))
-    }
-
-    /// Words of scratch.
-    pub(super) fn int8_words(&self, s: AttentionShape) -> usize {
-        self.decode_plan(s).map_or_else(|| self.int8_plan(s).scratch_words(), |plan| plan.scratch_words())
+    pub(super) fn int8_plan(&self, s: AttentionShape) -> ForwardPlan {
+        self.forward_plan(s).with_room::<E>()
     }
 }
 

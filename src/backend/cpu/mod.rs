@@ -39,7 +39,8 @@ use crate::backend::{
 };
 use crate::error::Result;
 use crate::index::{DocumentId, TokenId};
-use attention::{ForwardPlan, Operands, backward};
+use attention::source::Source;
+use attention::{Forward, ForwardPlan, backward};
 use isa::Simd;
 use matmul::pack::Packer;
 use pool::{Disjoint, Workers};
@@ -82,6 +83,11 @@ impl<E: CpuFloat> Cpu<E> {
     /// Measures what the machine can do at most, for about a second.
     pub fn measure_peak(&self) -> Peaks {
         peak::measure(self.simd, &self.workers)
+    }
+
+    /// GB/s that all threads together read from memory, at the best in a few tens of milliseconds.
+    pub fn measure_bandwidth(&self) -> f64 {
+        peak::bandwidth(self.simd, &self.workers)
     }
 
     /// Bytes of scratch memory that the largest operation so far took.
@@ -151,7 +157,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
             ScratchFor::MatmulTn(s) => self.product_words(s.n, s.k, s.m, products::columns(&[], s.n)),
             ScratchFor::NormBackward(s) => s.tokens.div_ceil(norm_block(s.tokens)) * grain(s.width),
             ScratchFor::Attention(s) => self.forward_plan(s).scratch_words(),
-            ScratchFor::AttentionInt8(s) => self.int8_words(s),
+            ScratchFor::AttentionInt8(s) => self.int8_plan(s).scratch_words(),
             ScratchFor::AttentionBackward(s) => self.backward_plan(s).scratch_words(),
             ScratchFor::HeadLoss(s, with_grad) => self.head_words(s, with_grad),
         };
@@ -408,12 +414,12 @@ impl<E: CpuFloat> Backend for Cpu<E> {
         let plan = self.forward_plan(s);
         let words = plan.scratch_words();
         let mut scratch = self.arena.take(words);
-        let operands = Operands {
+        let operands = Forward {
             o: o.as_mut_slice(),
             lse: lse.as_mut_slice(),
             q: q.as_slice(),
-            k: k.as_slice(),
-            v: v.as_slice(),
+            k: Source::Plain(k.as_slice()),
+            v: Source::Plain(v.as_slice()),
             documents: documents.map(|d| d.as_slice()),
         };
         plan.run(&self.workers, scratch.words(words), operands);

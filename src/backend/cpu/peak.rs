@@ -60,7 +60,7 @@ fn spin_bf16(simd: Simd, rounds: usize) -> f64 {
 }
 
 /// Best of several passes over 256 MB.
-fn bandwidth(simd: Simd, workers: &Workers) -> f64 {
+pub(super) fn bandwidth(simd: Simd, workers: &Workers) -> f64 {
     const BYTES: usize = 256 << 20;
     let mut memory = Buf::<f32>::zeroed(BYTES / 4);
     memory.as_mut_slice().fill(1.0);

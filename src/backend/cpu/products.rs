@@ -11,7 +11,7 @@ use super::sinks::{AddExact, AddRounded, Rounded};
 use crate::backend::{Buffer, MatmulShape, Write};
 use crate::error::Result;
 
-/// Rows of w that a task of the skinny product takes.
+/// Rows of w that a task of the skinny product takes at most.
 const SKINNY_ROWS: usize = 64;
 
 /// A row-major matrix whose rows run along k.
@@ -45,8 +45,10 @@ impl<E: CpuFloat> Cpu<E> {
             );
         }
         let ns = 0.05 * (n * k) as f64;
-        self.workers.each(ns, (0..n).step_by(SKINNY_ROWS), |col| {
-            let cols = SKINNY_ROWS.min(n - col);
+        // As many tasks for each thread, all of one length: there are few of them, and the last one is waited for.
+        let run = n.div_ceil(self.threads() * n.div_ceil(SKINNY_ROWS * self.threads()).max(1)).max(1);
+        self.workers.each(ns, (0..n).step_by(run), |col| {
+            let cols = run.min(n - col);
             let mut sums = [[0f32; MAX_ROWS]; SKINNY_ROWS];
             skinny::dots(self.packer, &mut sums[..cols], x, &w[col * k..], m, k);
             for row in 0..m {

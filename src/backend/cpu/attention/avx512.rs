@@ -1,7 +1,8 @@
-//! The softmax of attention in AVX-512, where products are of bf16 pairs: what `softmax` and `backward` say in plain Rust,
+//! What attention does besides products in AVX-512, where these are of bf16 pairs: what its files say in plain Rust,
 //! with the exponential folded into base 2, two instructions for its power, and one that rounds two vectors to bf16.
 
 use super::softmax::State;
+use super::source::Codes;
 use half::bf16;
 use std::arch::x86_64::*;
 use std::f32::consts::LOG2_E;
@@ -114,6 +115,31 @@ pub(super) unsafe fn weights_and_slopes(
             ];
             _mm512_storeu_si512(weights.as_mut_ptr().add(at).cast(), round_two(p[0], p[1]));
             _mm512_storeu_si512(ds.as_mut_ptr().add(at).cast(), round_two(d[0], d[1]));
+        }
+    }
+}
+
+/// `source::multiply_out` for a width that is a multiple of 32.
+///
+/// # Safety
+/// The CPU has the features.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) unsafe fn multiply_out(
+    rows: &mut [bf16], x: Codes<'_>, (first, stride): (usize, usize), width: usize,
+) {
+    for (i, row) in rows.chunks_exact_mut(width).enumerate() {
+        let at = first + i * stride;
+        let scale = _mm512_set1_ps(x.scales[at / width]);
+        let codes = x.codes[at..at + width].chunks_exact(32);
+        for (out, codes) in row.chunks_exact_mut(32).zip(codes) {
+            // SAFETY: 32 codes of a byte, and room for 32 elements of two.
+            unsafe {
+                let low = _mm512_cvtepi8_epi32(_mm_loadu_si128(codes.as_ptr().cast()));
+                let high = _mm512_cvtepi8_epi32(_mm_loadu_si128(codes.as_ptr().add(16).cast()));
+                let low = _mm512_mul_ps(_mm512_cvtepi32_ps(low), scale);
+                let high = _mm512_mul_ps(_mm512_cvtepi32_ps(high), scale);
+                _mm512_storeu_si512(out.as_mut_ptr().cast(), round_two(low, high));
+            }
         }
     }
 }

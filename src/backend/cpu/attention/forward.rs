@@ -17,7 +17,7 @@ use super::super::pool::{Disjoint, Workers};
 use super::super::scratch::{Carver, grain};
 use super::mask::Cover;
 use super::softmax::{PADDED, State, Update, merge};
-use super::source::Source;
+use super::source::{Source, room_words};
 use super::{KEYS, Shape, panel_words};
 use crate::backend::AttentionShape;
 use crate::index::DocumentId;
@@ -64,9 +64,9 @@ impl Plan {
         Plan { shape, packer, threads, queries: queries.min(shape.queries.max(1)), parts, room: 0 }
     }
 
-    /// With the room that [`Source::rows`] takes for a block of keys.
-    pub(in crate::backend::cpu) fn with_room(self, words_of: impl Fn(usize) -> usize) -> Self {
-        Plan { room: words_of(KEYS), ..self }
+    /// With the room that codes take which become elements of E.
+    pub(in crate::backend::cpu) fn with_room<E>(self) -> Self {
+        Plan { room: room_words::<E>(KEYS, self.shape.head_dim), ..self }
     }
 
     fn task_rows(&self) -> usize {

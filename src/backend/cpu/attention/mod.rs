@@ -4,10 +4,7 @@
 mod avx512;
 pub(super) mod backward;
 pub(super) mod decode;
-#[cfg(target_arch = "x86_64")]
-mod decode_avx512;
 pub(super) mod forward;
-pub(super) mod int8;
 mod mask;
 mod queries;
 mod softmax;
@@ -20,19 +17,8 @@ use super::pool::Workers;
 use crate::backend::AttentionShape;
 use crate::error::Result;
 use crate::index::DocumentId;
-use forward::Forward;
+pub(super) use forward::Forward;
 use mask::Mask;
-use source::Source;
-
-/// The operands of a forward pass whose keys and values are stored as they are.
-pub(super) struct Operands<'a, E> {
-    pub o: &'a mut [E],
-    pub lse: &'a mut [f32],
-    pub q: &'a [E],
-    pub k: &'a [E],
-    pub v: &'a [E],
-    pub documents: Option<&'a [DocumentId]>,
-}
 
 /// How a forward pass goes: one query a row straight from the cache, more of them in packed blocks.
 pub(super) enum ForwardPlan {
@@ -46,6 +32,14 @@ impl ForwardPlan {
             .map_or_else(|| ForwardPlan::Blocks(forward::Plan::new(packer, threads, s)), ForwardPlan::Decode)
     }
 
+    /// With the room that a [`Source::Int8`](source::Source) takes.
+    pub(super) fn with_room<E>(self) -> Self {
+        match self {
+            ForwardPlan::Decode(plan) => ForwardPlan::Decode(plan.with_room::<E>()),
+            ForwardPlan::Blocks(plan) => ForwardPlan::Blocks(plan.with_room::<E>()),
+        }
+    }
+
     pub(super) fn scratch_words(&self) -> usize {
         match self {
             ForwardPlan::Decode(plan) => plan.scratch_words(),
@@ -53,14 +47,10 @@ impl ForwardPlan {
         }
     }
 
-    pub(super) fn run<E: CpuFloat>(&self, workers: &Workers, scratch: &mut [u32], x: Operands<'_, E>) {
+    pub(super) fn run<E: CpuFloat>(&self, workers: &Workers, scratch: &mut [u32], x: Forward<'_, E>) {
         match self {
             ForwardPlan::Decode(plan) => decode::forward(plan, workers, scratch, x),
-            ForwardPlan::Blocks(plan) => {
-                let Operands { o, lse, q, k, v, documents } = x;
-                let (k, v) = (Source::Plain(k), Source::Plain(v));
-                forward::forward(plan, workers, scratch, Forward { o, lse, q, k, v, documents });
-            }
+            ForwardPlan::Blocks(plan) => forward::forward(plan, workers, scratch, x),
         }
     }
 }

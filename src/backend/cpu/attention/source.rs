@@ -1,6 +1,8 @@
 //! Where a block of keys or values comes from: the cache as it lies, or 8-bit codes that are multiplied out.
 
 use super::super::Cpu;
+#[cfg(target_arch = "x86_64")]
+use super::super::isa::Isa;
 use super::super::isa::{Simd, per_isa};
 use super::super::math::CpuFloat;
 use crate::backend::Quantised;
@@ -36,7 +38,7 @@ impl<'a, E: CpuFloat> Source<'a, E> {
             Source::Plain(x) => (&x[first..], stride),
             Source::Int8(x) => {
                 let rows: &mut [E] = &mut bytemuck::cast_slice_mut(room)[..n * width];
-                dequantise(simd, rows, *x, first, stride, width);
+                multiply_out(simd, rows, *x, (first, stride), width);
                 (rows, width)
             }
         }
@@ -46,6 +48,20 @@ impl<'a, E: CpuFloat> Source<'a, E> {
 /// Words of room that [`Source::rows`] takes for codes: n rows of `width` elements of E.
 pub(in crate::backend::cpu) fn room_words<E>(n: usize, width: usize) -> usize {
     (n * width * std::mem::size_of::<E>()).div_ceil(4)
+}
+
+/// rows[i][c] = scale·code, rounded to E, for codes of `width` from `first` on, `stride` apart.
+fn multiply_out<E: CpuFloat>(
+    simd: Simd, rows: &mut [E], x: Codes<'_>, (first, stride): (usize, usize), width: usize,
+) {
+    #[cfg(target_arch = "x86_64")]
+    if simd.isa() == Isa::Avx512Bf16 && std::mem::size_of::<E>() == 2 && width.is_multiple_of(32) {
+        let rows: &mut [half::bf16] = bytemuck::cast_slice_mut(rows);
+        // SAFETY: a Simd of this ISA exists only where the CPU has its features.
+        unsafe { super::avx512::multiply_out(rows, x, (first, stride), width) };
+        return;
+    }
+    dequantise(simd, rows, x, first, stride, width);
 }
 
 per_isa! {

@@ -1,0 +1,89 @@
+//! The products of decoding: the queries of all heads against a step of keys and values, token by token.
+
+use super::super::super::isa::{Simd, per_isa};
+use super::super::super::math::{CpuFloat, LANES, fma, sum_products};
+use super::super::Shape;
+use super::KEYS;
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
+
+/// n tokens of keys or values, [n][kv_heads][head_dim]; what lies behind them in memory is the next to be read.
+#[derive(Clone, Copy)]
+pub(super) struct Lines<'a, E> {
+    pub data: &'a [E],
+    pub n: usize,
+}
+
+/// Words of memory that [`Products::dots`] takes.
+pub(super) fn sums_words(heads: usize) -> usize {
+    heads * LANES * LANES
+}
+
+/// What the products need to know.
+pub(super) struct Products<'a> {
+    pub simd: Simd,
+    pub shape: &'a Shape,
+}
+
+impl Products<'_> {
+    /// scores[head·KEYS + j] = q_head·k_j for the n keys, q [heads][head_dim]; up to the next multiple of [`LANES`] something.
+    pub(super) fn dots<E: CpuFloat>(&self, scores: &mut [f32], q: &[E], k: Lines<'_, E>, sums: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if avx512::takes::<E, E>(self.simd, self.shape.head_dim) {
+            let (q, k) = (bytemuck::cast_slice(q), k.as_bf16());
+            // SAFETY: `takes` has seen that the CPU has the features.
+            return unsafe { avx512::dots(scores, q, k, self.shape, sums) };
+        }
+        plain_dots(self.simd, scores, q, k, self.shape);
+    }
+
+    /// acc[head][..] += Σ_j weights[head·KEYS + j]·v_j; the weight behind an odd n must be 0.
+    pub(super) fn sums<E: CpuFloat, W: CpuFloat>(&self, acc: &mut [f32], weights: &[W], v: Lines<'_, E>) {
+        #[cfg(target_arch = "x86_64")]
+        if avx512::takes::<E, W>(self.simd, self.shape.head_dim) {
+            let (weights, v) = (bytemuck::cast_slice(weights), v.as_bf16());
+            // SAFETY: `takes` has seen that the CPU has the features.
+            return unsafe { avx512::sums(acc, weights, v, self.shape) };
+        }
+        plain_sums(self.simd, acc, weights, v, self.shape);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl<'a, E: CpuFloat> Lines<'a, E> {
+    fn as_bf16(self) -> Lines<'a, half::bf16> {
+        Lines { data: bytemuck::cast_slice(self.data), n: self.n }
+    }
+}
+
+per_isa! {
+    fn plain_dots[E: CpuFloat](scores: &mut [f32], q: &[E], k: Lines<'_, E>, s: &Shape) => dots_body;
+    fn plain_sums[E: CpuFloat, W: CpuFloat](
+        acc: &mut [f32], weights: &[W], v: Lines<'_, E>, s: &Shape,
+    ) => sums_body;
+}
+
+#[inline(always)]
+fn dots_body<E: CpuFloat, const FMA: bool>(scores: &mut [f32], q: &[E], k: Lines<'_, E>, s: &Shape) {
+    for (j, k) in k.data.chunks_exact(s.kv_stride()).enumerate().take(k.n) {
+        for (head, q) in q.chunks_exact(s.head_dim).enumerate() {
+            let k = &k[head / s.group * s.head_dim..][..s.head_dim];
+            scores[head * KEYS + j] = sum_products::<E, FMA, 2>([q, k]);
+        }
+    }
+}
+
+#[inline(always)]
+fn sums_body<E: CpuFloat, W: CpuFloat, const FMA: bool>(
+    acc: &mut [f32], weights: &[W], v: Lines<'_, E>, s: &Shape,
+) {
+    for (j, v) in v.data.chunks_exact(s.kv_stride()).enumerate().take(v.n) {
+        for (head, acc) in acc.chunks_exact_mut(s.head_dim).enumerate() {
+            let v = &v[head / s.group * s.head_dim..][..s.head_dim];
+            let weight = weights[head * KEYS + j].widen();
+            for (acc, x) in acc.iter_mut().zip(v) {
+                *acc = fma::<FMA>(weight, x.widen(), *acc);
+            }
+        }
+    }
+}

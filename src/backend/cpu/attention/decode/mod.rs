@@ -1,0 +1,199 @@
+//! Forward for a single query a row, as in decoding: keys and values are read once, in the order they lie in.
+//!
+//! A task has a part of a row's keys and all heads. It goes over blocks of keys: scores of all heads, online softmax, weighted
+//! values. What it takes is the time to read, so reading must be one stream: in steps of whole tokens, all key/value heads of
+//! one before the next. (Head by head, a stride apart, a core of a Zen 4 gets 9 to 12 GB/s; in a stream 22 to 26.) Parts
+//! begin at places that the shape alone decides and are merged in order.
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod lines;
+
+use super::super::math::CpuFloat;
+use super::super::matmul::pack::Packer;
+use super::super::pool::{Disjoint, Workers};
+use super::super::scratch::{Carver, grain};
+use super::Shape;
+use super::forward::{Forward, Out, Task};
+use super::mask::Cover;
+use super::softmax::{State, Update, merge};
+use super::source::{Source, room_words};
+use crate::backend::AttentionShape;
+use crate::index::DocumentId;
+use half::bf16;
+use lines::{Lines, Products};
+
+/// Keys of a part, of a block, and of a step of the reading.
+const PART: usize = 512;
+const KEYS: usize = 128;
+const STEP: usize = 32;
+
+/// How the work is cut.
+#[derive(Clone, Copy)]
+pub(in crate::backend::cpu) struct Plan {
+    shape: Shape,
+    packer: Packer,
+    threads: usize,
+    parts: usize,
+    /// Words for a step's keys or values where they must be multiplied out.
+    room: usize,
+}
+
+impl Plan {
+    /// None where there is more than one query a row.
+    pub(in crate::backend::cpu) fn new(packer: Packer, threads: usize, s: AttentionShape) -> Option<Self> {
+        let shape = Shape { columns: s.head_dim, ..Shape::new(s, packer.kernel) };
+        let parts = shape.keys.div_ceil(PART).max(1);
+        (s.queries == 1).then_some(Plan { shape, packer, threads, parts, room: 0 })
+    }
+
+    /// With the room that codes take which become elements of E.
+    pub(in crate::backend::cpu) fn with_room<E>(self) -> Self {
+        Plan { room: room_words::<E>(STEP, self.shape.kv_stride()), ..self }
+    }
+
+    fn worker_words(&self) -> usize {
+        let s = &self.shape;
+        2 * grain(s.heads * KEYS) + grain(lines::sums_words(s.heads)) + grain(self.room)
+    }
+
+    /// Weighted sums and states of all heads.
+    fn part_words(&self) -> usize {
+        grain(self.shape.heads * (self.shape.head_dim + 2))
+    }
+
+    pub(in crate::backend::cpu) fn scratch_words(&self) -> usize {
+        self.threads * self.worker_words() + self.shape.rows * self.parts * self.part_words()
+    }
+}
+
+/// One worker's memory.
+struct Space<'a> {
+    /// [heads][KEYS].
+    scores: &'a mut [f32],
+    weights: &'a mut [u32],
+    sums: &'a mut [f32],
+    /// A step's keys or values, multiplied out.
+    room: &'a mut [u32],
+}
+
+impl<'a> Space<'a> {
+    fn carve(plan: &Plan, scratch: &'a mut [u32]) -> Self {
+        let (mut carver, heads) = (Carver(scratch), plan.shape.heads);
+        Space {
+            scores: carver.floats(heads * KEYS),
+            weights: carver.words(heads * KEYS),
+            sums: carver.floats(lines::sums_words(heads)),
+            room: carver.words(plan.room),
+        }
+    }
+}
+
+pub(in crate::backend::cpu) fn forward<E: CpuFloat>(
+    plan: &Plan, workers: &Workers, scratch: &mut [u32], x: Forward<'_, E>,
+) {
+    let s = &plan.shape;
+    let (parts, scratch) = scratch.split_at_mut(s.rows * plan.parts * plan.part_words());
+    let states = scratch[..plan.threads * plan.worker_words()].chunks_exact_mut(plan.worker_words());
+    let pieces = parts.chunks_exact_mut(plan.part_words()).enumerate();
+    let job = Job { plan, q: x.q, k: x.k, v: x.v, documents: x.documents };
+    workers.each_with(s.ns(s.pairs(), 2.0), states, pieces, |scratch, (t, piece)| {
+        job.part(t / plan.parts, t % plan.parts, Space::carve(plan, scratch), piece);
+    });
+    let out = Out { o: Disjoint::new(x.o), lse: Disjoint::new(x.lse) };
+    for (row, pieces) in parts.chunks_exact_mut(plan.parts * plan.part_words()).enumerate() {
+        let (acc, states) = merge(pieces, plan.part_words(), s.heads, s.head_dim);
+        for (kv, (acc, states)) in
+            acc.chunks_exact(s.group * s.head_dim).zip(states.chunks_exact(s.group)).enumerate()
+        {
+            out.finish(plan.packer.simd, s, Task { row, kv, i0: 0, i1: 1, part: 0 }, acc, states);
+        }
+    }
+}
+
+struct Job<'a, E> {
+    plan: &'a Plan,
+    q: &'a [E],
+    k: Source<'a, E>,
+    v: Source<'a, E>,
+    documents: Option<&'a [DocumentId]>,
+}
+
+impl<E: CpuFloat> Job<'_, E> {
+    /// Leaves weighted sums [heads][head_dim] and states [heads] of a part of a row's keys in `piece`.
+    fn part(&self, row: usize, part: usize, mut space: Space<'_>, piece: &mut [u32]) {
+        let (s, packer) = (&self.plan.shape, self.plan.packer);
+        let (acc, states) = piece.split_at_mut(s.heads * s.head_dim);
+        let acc: &mut [f32] = bytemuck::cast_slice_mut(acc);
+        let states: &mut [State] = bytemuck::cast_slice_mut(&mut states[..2 * s.heads]);
+        acc.fill(0.0);
+        states.fill(State::EMPTY);
+        let (mask, index) = (s.mask(self.documents, row), s.past());
+        let seen = mask.keys_of(index);
+        let first = (part * PART).max(seen.start / KEYS * KEYS);
+        let end = ((part + 1) * PART).min(seen.end);
+        for j0 in (first..end).step_by(KEYS) {
+            let n = KEYS.min(end - j0);
+            let cover = mask.cover(index..index + 1, j0..j0 + n);
+            if cover == Cover::Nothing {
+                continue;
+            }
+            self.score(row, (j0, n), &mut space);
+            if cover == Cover::Part || n < KEYS {
+                for scores in space.scores.chunks_exact_mut(KEYS) {
+                    mask.apply(&mut scores[..n], index, seen.clone(), j0..j0 + n);
+                    scores[n..].fill(f32::NEG_INFINITY);
+                }
+            }
+            let scores = &*space.scores;
+            let update = Update { states, scores, acc, ld: KEYS, n: KEYS, scale: s.scale };
+            update.run(packer.simd, packer.kernel, space.weights);
+            if packer.kernel.paired {
+                self.add_values::<bf16>(row, (j0, n), &mut space, acc);
+            } else {
+                self.add_values::<f32>(row, (j0, n), &mut space, acc);
+            }
+        }
+    }
+
+    fn products(&self) -> Products<'_> {
+        Products { simd: self.plan.packer.simd, shape: &self.plan.shape }
+    }
+
+    /// scores[head][..n] = q·k for the keys from j0 on.
+    fn score(&self, row: usize, keys: (usize, usize), space: &mut Space<'_>) {
+        let s = &self.plan.shape;
+        let q = &self.q[s.query_at(row, 0, 0)..][..s.heads * s.head_dim];
+        for (at, n) in steps(keys.1) {
+            let k = self.lines(&self.k, row, (keys.0 + at, n), space.room);
+            self.products().dots(&mut space.scores[at..], q, k, space.sums);
+        }
+    }
+
+    /// acc[head] += Σ_j weights[head][j]·v_j.
+    fn add_values<W: CpuFloat>(
+        &self, row: usize, keys: (usize, usize), space: &mut Space<'_>, acc: &mut [f32],
+    ) {
+        let weights: &[W] = bytemuck::cast_slice(space.weights);
+        for (at, n) in steps(keys.1) {
+            let v = self.lines(&self.v, row, (keys.0 + at, n), space.room);
+            self.products().sums(acc, &weights[at..], v);
+        }
+    }
+
+    /// n tokens of the cache from j on.
+    fn lines<'s>(
+        &self, from: &'s Source<'_, E>, row: usize, (j, n): (usize, usize), room: &'s mut [u32],
+    ) -> Lines<'s, E> {
+        let s = &self.plan.shape;
+        // All heads of all n tokens, one after the other.
+        let (first, heads) = (s.key_at(row, 0, j), n * s.kv_heads);
+        let (data, _) = from.rows(self.plan.packer.simd, (first, s.head_dim), (heads, s.head_dim), room);
+        Lines { data, n }
+    }
+}
+
+/// The steps of n keys: where each begins, and its keys.
+fn steps(n: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..n).step_by(STEP).map(move |at| (at, STEP.min(n - at)))
+}
