@@ -1,8 +1,10 @@
 //! Reading a text and writing on after it, with SmolLM2-135M's shape and random weights: prefill up to 8k and 32k tokens, then
-//! tokens one at a time, with the cache in bf16 and in int8: `cargo bench --bench reading [-- --threads N]`.
+//! tokens one at a time, with the cache in bf16 and in int8: `cargo bench --bench reading [-- --threads N --contexts N,N]`.
 
+mod flags;
 mod harness;
 
+use flags::{number, numbers};
 use half::bf16;
 use harness::{Stopwatch, Table, Timing, time};
 use pose_engine::backend::Backend;
@@ -15,8 +17,8 @@ use pose_engine::model::buffers::Reading;
 use pose_engine::model::cache::CacheFormat;
 use pose_engine::model::{Config, Model};
 
-/// Where decoding is timed.
-const CONTEXTS: [usize; 2] = [8192, 32768];
+/// Where decoding is timed, unless `--contexts` says so.
+const CONTEXTS: &str = "8192,32768";
 /// Room for the tokens that are decoded there.
 const ROOM: usize = 64;
 
@@ -37,9 +39,26 @@ fn decoding_bytes(config: &Config, parameters: usize, cache: CacheFormat, contex
     (2 * parameters + 2 * token * context * config.num_hidden_layers) as f64
 }
 
-fn read(b: &Cpu<bf16>, table: &Table, config: &Config, model: &Model<Cpu<bf16>>, cache: CacheFormat) {
+/// The medians of rounds in which decoding and the bandwidth are measured in turn: where a machine's memory serves others
+/// too, what it gives changes from one second to the next.
+fn beside_bandwidth(b: &Cpu<bf16>, mut call: impl FnMut()) -> (Timing, f64) {
+    const ROUNDS: usize = 7;
+    let (mut times, mut bandwidths) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        bandwidths.push(b.measure_bandwidth());
+        times.push(time(b, &mut call));
+    }
+    bandwidths.sort_by(f64::total_cmp);
+    times.sort_by(|x, y| x.median.total_cmp(&y.median));
+    (times[ROUNDS / 2], bandwidths[ROUNDS / 2])
+}
+
+fn read(
+    b: &Cpu<bf16>, table: &mut Table, config: &Config, model: &Model<Cpu<bf16>>, cache: CacheFormat,
+    contexts: &[usize],
+) {
     let name = if cache == CacheFormat::Int8 { "int8" } else { "bf16" };
-    let last = CONTEXTS[CONTEXTS.len() - 1];
+    let last = contexts.iter().copied().max().unwrap_or(0);
     let reading = Reading { cache, ..Reading::of(last + ROOM) };
     b.reserve_scratch(Session::scratch_bytes(b, model, reading)).expect("memory");
     let mut session = Session::allocate(b, &mut Ledger::live(), model, reading).expect("memory");
@@ -47,34 +66,35 @@ fn read(b: &Cpu<bf16>, table: &Table, config: &Config, model: &Model<Cpu<bf16>>,
     let parameters = model.parameters();
     let weights = parameters - config.vocab_size * config.hidden_size;
     let mut past = 0;
-    for context in CONTEXTS {
+    for &context in contexts {
         let seconds = b.seconds(&mut || {
             session.feed(b, model, &ids[past..context], &mut |_| {}).expect("reading");
         });
         let once = Timing { median: seconds, spread: 0.0 };
         let flops = reading_flops(config, weights, past, context);
         table.row(&format!("  {name}: reading {past}..{context}"), once, flops, 0.0);
-        let t = time(b, || {
+        let (t, bandwidth) = beside_bandwidth(b, || {
             session.rewind(context);
             session.feed(b, model, &ids[..1], &mut |_| {}).expect("decoding");
         });
         let bytes = decoding_bytes(config, parameters, cache, context);
-        table.row(&format!("  {name}: one token after {context}"), t, 0.0, bytes);
+        table.peak_gbs = bandwidth;
+        table.row(&format!("  {name}: token after {context}, of {bandwidth:.1} GB/s"), t, 0.0, bytes);
         session.rewind(context);
         past = context;
     }
 }
 
 fn main() {
-    let threads = std::env::args().skip_while(|arg| arg != "--threads").nth(1);
-    let threads = threads.map_or(0, |n| n.parse().expect("--threads takes a number"));
+    let threads = number("--threads", 0);
+    let contexts = numbers("--contexts", CONTEXTS);
     let b = Cpu::<bf16>::new(threads_or_all(threads)).expect("a CPU");
     println!("\ncpu, {} threads, {}", b.threads(), b.isa());
-    let table = Table::new("bf16", &b.measure_peak(), false);
+    let mut table = Table::new("bf16", &b.measure_peak(), false);
     let config = Config::preset("smollm2-135m").expect("a built-in preset");
     let mut model = Model::allocate(&b, &mut Ledger::live(), &config, &config.rope).expect("memory");
     model.initialise(&b, 1).expect("initial weights");
     for cache in [CacheFormat::Act, CacheFormat::Int8] {
-        read(&b, &table, &config, &model, cache);
+        read(&b, &mut table, &config, &model, cache, &contexts);
     }
 }
