@@ -1,6 +1,6 @@
 //! The parameters of a model on a device as tensors of a file.
 
-use super::tensors::{TensorSource, TensorSpec};
+use super::tensors::{Bytes, TensorSource, TensorSpec};
 use crate::backend::{Backend, Float};
 use crate::error::Result;
 use crate::model::config::Dtype;
@@ -15,15 +15,15 @@ pub fn dtype_of<T: Float>() -> Dtype {
 }
 
 /// Downloads a buffer's first elements as little-endian bytes.
-pub fn bytes_of<B: Backend, T: Float>(b: &B, buf: &B::Buf<T>, len: usize, sink: &mut Vec<u8>) -> Result<()> {
-    sink.reserve_exact(len * size_of::<T>());
+pub fn bytes_of<B: Backend, T: Float>(
+    b: &B, buf: &B::Buf<T>, len: usize, sink: &mut Bytes<'_>,
+) -> Result<()> {
     let mut piece = vec![T::default(); len.min(PIECE)];
-    for at in (0..len).step_by(PIECE) {
+    (0..len).step_by(PIECE).try_for_each(|at| {
         let piece = &mut piece[..PIECE.min(len - at)];
         b.download(piece, buf, at)?;
-        sink.extend_from_slice(bytemuck::cast_slice(piece));
-    }
-    Ok(())
+        sink(bytemuck::cast_slice(piece))
+    })
 }
 
 /// Parameters as the forward pass reads them.
@@ -73,14 +73,13 @@ impl<B: Backend> TensorSource for ModelTensors<'_, B> {
         &self.specs
     }
 
-    fn bytes(&self, i: usize, sink: &mut Vec<u8>) -> Result<()> {
+    fn bytes(&self, i: usize, sink: &mut Bytes<'_>) -> Result<()> {
         let (spec, param) = (&self.model.specs[self.which[i]], &self.model.params[self.which[i]]);
         match (spec.role, spec.shape.as_slice()) {
             (Role::AdapterB, &[rank, outputs]) => {
                 let mut values = vec![B::Act::default(); rank * outputs];
                 self.b.download(&mut values, param, 0)?;
-                sink.extend_from_slice(bytemuck::cast_slice(&transposed(&values, rank, outputs)));
-                Ok(())
+                sink(bytemuck::cast_slice(&transposed(&values, rank, outputs)))
             }
             _ => bytes_of::<B, B::Act>(self.b, param, spec.elements(), sink),
         }

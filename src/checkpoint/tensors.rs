@@ -1,12 +1,12 @@
-//! Tensors on their way to a safetensors file, one at a time.
+//! Tensors on their way to a safetensors file, a piece at a time.
 
 use crate::error::{Error, Result};
 use crate::model::config::Dtype;
-use safetensors::SafeTensorError;
-use safetensors::tensor::{View, serialize_to_file};
-use std::borrow::Cow;
-use std::cell::RefCell;
+use safetensors::tensor::{Metadata, TensorInfo};
+use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 /// A tensor to write.
@@ -27,64 +27,25 @@ impl TensorSpec {
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
     }
+
+    fn check_length(&self, given: usize) -> Result<()> {
+        if given == self.bytes() {
+            return Ok(());
+        }
+        let problem = format!("gave {given} bytes, {:?} of {} has {}", self.shape, self.dtype, self.bytes());
+        Err(Error::file(&self.name, problem))
+    }
 }
+
+/// Where the bytes of a tensor go, piece by piece.
+pub type Bytes<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
 
 /// Whoever holds the tensors: a model on some device, an optimizer's state.
 pub trait TensorSource {
     /// What there is; the same at every call.
     fn specs(&self) -> &[TensorSpec];
-    /// Appends the content of tensor `i` of [`TensorSource::specs`] to the empty `sink`: row-major, little-endian.
-    fn bytes(&self, i: usize, sink: &mut Vec<u8>) -> Result<()>;
-}
-
-/// One tensor as the safetensors crate wants it: it asks for the bytes when it comes to write them.
-struct Lazy<'a> {
-    source: &'a dyn TensorSource,
-    i: usize,
-    dtype: safetensors::Dtype,
-    /// The first error of any tensor: `View::data` has no way to return one.
-    failed: &'a RefCell<Option<Error>>,
-}
-
-impl View for Lazy<'_> {
-    fn dtype(&self) -> safetensors::Dtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.source.specs()[self.i].shape
-    }
-
-    fn data_len(&self) -> usize {
-        self.source.specs()[self.i].bytes()
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        if self.failed.borrow().is_some() {
-            // the file is lost already; do not fetch the rest of the model for it
-            return Cow::Borrowed(&[]);
-        }
-        let mut bytes = Vec::with_capacity(self.data_len());
-        let result =
-            self.source.bytes(self.i, &mut bytes).and_then(|()| match bytes.len() == self.data_len() {
-                true => Ok(()),
-                false => {
-                    let spec = &self.source.specs()[self.i];
-                    let problem = format!(
-                        "gave {} bytes, {:?} of {} has {}",
-                        bytes.len(),
-                        spec.shape,
-                        spec.dtype,
-                        spec.bytes()
-                    );
-                    Err(Error::file(&spec.name, problem))
-                }
-            });
-        if let Err(error) = result {
-            *self.failed.borrow_mut() = Some(error);
-        }
-        Cow::Owned(bytes)
-    }
+    /// Hands the content of tensor `i` of [`TensorSource::specs`] to `sink`, in order: row-major, little-endian.
+    fn bytes(&self, i: usize, sink: &mut Bytes<'_>) -> Result<()>;
 }
 
 pub(super) fn safetensors_dtype(dtype: Dtype) -> safetensors::Dtype {
@@ -95,43 +56,53 @@ pub(super) fn safetensors_dtype(dtype: Dtype) -> safetensors::Dtype {
     }
 }
 
-/// Writes the tensors `which` (places in `source.specs()`) to `path`, holding one of them in memory at a time.
+/// Writes the tensors `which` (places in `source.specs()`) to `path`, holding a piece of one in memory at a time.
 ///
 /// # Errors
 /// What the source returns, or the operating system's refusal (a full disk, say); then there is no file.
 pub fn write_safetensors(path: &Path, source: &dyn TensorSource, which: &[usize]) -> Result<()> {
-    let failed = RefCell::new(None);
-    let specs = source.specs();
-    let views = which.iter().map(|&i| {
-        let dtype = safetensors_dtype(specs[i].dtype);
-        (specs[i].name.as_str(), Lazy { source, i, dtype, failed: &failed })
-    });
-    // transformers refuses files that do not say which framework's layout they have
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    let written = serialize_to_file(views, Some(metadata), path);
-    if let Some(error) = failed.into_inner() {
+    let written = write_file(path, source, which);
+    if written.is_err() {
         let _ = std::fs::remove_file(path);
-        return Err(error);
     }
-    written.map_err(|e| match e {
-        SafeTensorError::IoError(e) => Error::io(path, "writing", e),
-        e => Error::file(path, format!("cannot be written: {e}")),
-    })?;
-    open_to_readers(path)
+    written
 }
 
-/// The safetensors crate leaves files that only their owner can read; give them the mode that any new file has.
-#[cfg(unix)]
-fn open_to_readers(path: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let dir = super::atomic::parent_of(path);
-    let of_dir =
-        std::fs::metadata(&dir).map_err(|e| Error::io(&dir, "reading permissions", e))?.permissions();
-    let mode = std::fs::Permissions::from_mode(of_dir.mode() & 0o666);
-    std::fs::set_permissions(path, mode).map_err(|e| Error::io(path, "setting permissions", e))
+fn write_file(path: &Path, source: &dyn TensorSource, which: &[usize]) -> Result<()> {
+    let refused = |e| Error::io(path, "writing", e);
+    let specs = source.specs();
+    let mut which = which.to_vec();
+    // as the format's own library orders them: widest numbers first, then by name
+    which.sort_by_key(|&i| (Reverse(safetensors_dtype(specs[i].dtype)), &specs[i].name));
+    let mut file = BufWriter::new(File::create(path).map_err(refused)?);
+    file.write_all(&header(path, &which.iter().map(|&i| &specs[i]).collect::<Vec<_>>())?).map_err(refused)?;
+    for &i in &which {
+        let mut written = 0;
+        source.bytes(i, &mut |piece| {
+            written += piece.len();
+            file.write_all(piece).map_err(refused)
+        })?;
+        specs[i].check_length(written)?;
+    }
+    file.flush().map_err(refused)
 }
 
-#[cfg(not(unix))]
-fn open_to_readers(_: &Path) -> Result<()> {
-    Ok(())
+/// What a file of these tensors, one after the other, starts with: the length of a JSON text, and the text.
+fn header(path: &Path, specs: &[&TensorSpec]) -> Result<Vec<u8>> {
+    const ALIGNMENT: usize = 8;
+    let mut end = 0;
+    let info = |spec: &&TensorSpec| {
+        let start = end;
+        end += spec.bytes();
+        let (dtype, shape) = (safetensors_dtype(spec.dtype), spec.shape.clone());
+        (spec.name.clone(), TensorInfo { dtype, shape, data_offsets: (start, end) })
+    };
+    let tensors = specs.iter().map(info).collect();
+    // transformers refuses files that do not say which framework's layout they have
+    let about = HashMap::from([("format".to_string(), "pt".to_string())]);
+    let cannot = |e: &dyn std::fmt::Display| Error::file(path, format!("cannot be written: {e}"));
+    let metadata = Metadata::new(Some(about), tensors).map_err(|e| cannot(&e))?;
+    let mut text = serde_json::to_vec(&metadata).map_err(|e| cannot(&e))?;
+    text.resize(text.len().next_multiple_of(ALIGNMENT), b' ');
+    Ok([&(text.len() as u64).to_le_bytes()[..], &text].concat())
 }

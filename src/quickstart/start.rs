@@ -5,7 +5,7 @@
 //! in a million tokens. From plain random weights it had not after five million.
 
 use super::words::{tokenizer_json, vocabulary};
-use crate::checkpoint::{Existing, SHARD_BYTES, Staging, TensorSource, TensorSpec, write_model};
+use crate::checkpoint::{Bytes, Existing, SHARD_BYTES, Staging, TensorSource, TensorSpec, write_model};
 use crate::error::Result;
 use crate::model::config::Dtype;
 use crate::model::{Config, params};
@@ -78,9 +78,8 @@ impl TensorSource for Fresh {
     fn specs(&self) -> &[TensorSpec] {
         &self.specs
     }
-    fn bytes(&self, i: usize, sink: &mut Vec<u8>) -> Result<()> {
-        sink.extend(self.values(i).iter().flat_map(|v| v.to_le_bytes()));
-        Ok(())
+    fn bytes(&self, i: usize, sink: &mut Bytes<'_>) -> Result<()> {
+        sink(bytemuck::cast_slice(&self.values(i)))
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{Opened, State, Watch};
 use crate::backend::Backend;
 use crate::checkpoint::{
-    Adapter, Existing, ModelTensors, Resume, ResumeState, SHARD_BYTES, Slot, Staging, TensorSource,
+    Adapter, Bytes, Existing, ModelTensors, Resume, ResumeState, SHARD_BYTES, Slot, Staging, TensorSource,
     TensorSpec, Weights, bytes_of, checkpoint_dir, dtype_of, finish_publishing, latest, publish, slot_name,
     write_adapter, write_model, write_resume,
 };
@@ -253,7 +253,7 @@ impl<B: Backend> TensorSource for OptimizerTensors<'_, B> {
     fn specs(&self) -> &[TensorSpec] {
         &self.specs
     }
-    fn bytes(&self, i: usize, sink: &mut Vec<u8>) -> Result<()> {
+    fn bytes(&self, i: usize, sink: &mut Bytes<'_>) -> Result<()> {
         let mut all = slots(self.state).flat_map(|(_, buffers)| buffers);
         let Some(buffer) = all.nth(i) else { return Ok(()) };
         bytes_of::<B, B::Stat>(self.b, buffer, self.specs[i].elements(), sink)

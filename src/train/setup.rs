@@ -1,7 +1,7 @@
 //! From a recipe to open files and allocated buffers.
 
 use super::Watch;
-use crate::backend::{Backend, Element};
+use crate::backend::Backend;
 use crate::checkpoint::{Adapter, Weights};
 use crate::data::{Corpus, LoadOptions, Loader, Tokenizer};
 use crate::error::{Error, Result};
@@ -9,7 +9,7 @@ use crate::eval::{self, Mode, Protocol, WindowReport};
 use crate::infer::{Reads, Scorer};
 use crate::memory::{self, Kind, Ledger};
 use crate::model::buffers::{Reading, TrainBuffers};
-use crate::model::{Config, Gradients, Merge, Model, ParamSpec, PlacedBatch, scratch};
+use crate::model::{Config, Gradients, Merge, Model, PlacedBatch, scratch};
 use crate::optim::AdamState;
 use crate::recipe::{Recipe, Source};
 use crate::rope::{self, Rope};
@@ -136,11 +136,6 @@ impl<B: Backend> State<B> {
             merge = Some(Merge::allocate(b, ledger, config, lora)?);
         }
         ledger.note(Kind::Scratch, "kernels", &[scratch], "u8", scratch);
-        let saved = |spec: &&ParamSpec| spec.trained || recipe.lora_merge;
-        if let Some(largest) = model.specs.iter().filter(saved).max_by_key(|spec| spec.elements()) {
-            let bytes = largest.elements() * size_of::<B::Stat>();
-            ledger.note(Kind::Program, "tensor being saved", &largest.shape, B::Stat::NAME, bytes);
-        }
         if !ledger.is_dry() {
             b.reserve_scratch(scratch)?;
         }
