@@ -155,9 +155,7 @@ impl EvalPpl {
         if let Some(docs) = self.docs {
             corpus.documents.truncate(docs.0);
         }
-        for document in &mut corpus.documents {
-            document.tokens.truncate(self.tokens.map_or(usize::MAX, |n| n.0));
-        }
+        corpus.cut(self.tokens.map_or(usize::MAX, |n| n.0));
         if corpus.documents.iter().all(|d| d.tokens.len() < 2) {
             return Err(Error::usage(
                 "--data",

@@ -93,6 +93,14 @@ impl Corpus {
         self.documents.iter().map(|document| document.tokens.len() as u64).sum()
     }
 
+    /// Cuts every document to its first `tokens` tokens, and gives back the memory of the rest.
+    pub fn cut(&mut self, tokens: usize) {
+        for document in &mut self.documents {
+            document.tokens.truncate(tokens);
+            document.tokens.shrink_to_fit();
+        }
+    }
+
     /// Drops the documents of fewer than `tokens` tokens and returns how many there were. `flag` set the window that asks
     /// for them.
     ///

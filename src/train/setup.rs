@@ -51,9 +51,7 @@ impl Opened {
     pub fn with_data(recipe: &Recipe, model: OpenedModel, watch: &dyn Watch) -> Result<Opened> {
         let loader = open_loader(recipe, &model.tokenizer, watch)?;
         let mut eval = load_corpus(&recipe.eval_data, recipe, &model.tokenizer, watch)?;
-        for document in &mut eval.documents {
-            document.tokens.truncate(recipe.eval_tokens);
-        }
+        eval.cut(recipe.eval_tokens);
         Ok(Opened { model, loader, eval })
     }
 }
