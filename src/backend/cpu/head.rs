@@ -21,11 +21,12 @@ const LOGITS_BYTES: usize = 100_000_000;
 /// A chunk of tokens is a multiple of this where it can be: whole tiles of every micro-kernel.
 const CHUNK: usize = 56;
 
-/// Tokens whose logits exist at once.
+/// Tokens whose logits exist at once: as few chunks as keep each within [`LOGITS_BYTES`], of even size.
 fn chunk_tokens(tokens: usize, vocab: usize) -> usize {
     let fit = LOGITS_BYTES / (4 * row_words(vocab));
     let fit = if fit > CHUNK { fit / CHUNK * CHUNK } else { fit.max(1) };
-    tokens.min(fit)
+    let even = tokens.div_ceil(tokens.div_ceil(fit).max(1));
+    even.next_multiple_of(CHUNK).min(fit).min(tokens)
 }
 
 /// Words from one row of logits to the next.
