@@ -4,6 +4,7 @@
 mod common;
 
 use common::cli::{Dir, words};
+use serde_json::Value;
 
 /// Some hundreds of MB, so that 5% is more than what a process takes anyway.
 const FLAGS: &str = "--preset 10m --train-len 256 --steps 1 --quiet";
@@ -57,6 +58,36 @@ fn training_that_recomputes_some_layers() {
 #[test]
 fn training_of_adapters() {
     train(&Dir::new(), "lora", "--lora-rank 16 --batch 20 --save-every 1 --lora-merge");
+}
+
+#[test]
+fn training_that_accumulates() {
+    train(&Dir::new(), "accumulate", "--batch 8 --grad-accum 2");
+}
+
+/// Where a step is one pass, gradients of projections lie in the memory of activations that are over.
+#[test]
+fn gradients_lodge_in_activations() {
+    let dir = Dir::new();
+    let plan = |flags: &str| {
+        dir.run(&format!("plan {FLAGS} --batch 16 {flags} --json plan.json")).ok();
+        dir.json("plan.json")
+    };
+    let (one, two) = (plan("--grad-accum 1"), plan("--grad-accum 2"));
+    let bytes = |plan: &Value, kind: &str| plan["by_kind"][kind].as_u64().unwrap();
+    let of_projections: u64 = two["buffers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|row| row["kind"] == "gradients" && row["name"].as_str().unwrap().contains("_proj.weight"))
+        .map(|row| row["bytes"].as_u64().unwrap())
+        .sum();
+    assert!(of_projections > 10_000_000);
+    assert_eq!(bytes(&one, "gradients"), bytes(&two, "gradients") - of_projections);
+    assert_eq!(bytes(&one, "activations"), bytes(&two, "activations"));
+    assert_eq!(one["total"].as_u64().unwrap(), two["total"].as_u64().unwrap() - of_projections);
+    let recomputed = plan("--recompute");
+    assert_eq!(bytes(&recomputed, "gradients"), bytes(&two, "gradients"));
 }
 
 #[test]

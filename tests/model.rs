@@ -223,6 +223,35 @@ fn recomputing_gives_the_same_bits() {
     }
 }
 
+/// Step after step, whatever the memory held before; with activations that are smaller and larger than the gradients.
+fn lodging_gives_the_same_bits<B: Backend>(b: &B) {
+    let (config, ids, targets) = awkward();
+    let places = &placements()[1].1;
+    let run = |mut bench: Bench<'_, B>| {
+        bench.model.initialise(b, 5).unwrap();
+        let mut step = |_| {
+            let loss = bench.step(2, &ids, &targets, places);
+            let gradients: Vec<Vec<f64>> = (0..bench.model.specs.len()).map(|p| bench.gradient(p)).collect();
+            (loss.to_bits(), gradients)
+        };
+        (0..3).map(&mut step).collect::<Vec<_>>()
+    };
+    let own = run(Bench::new(b, &config, 2, 13, 0));
+    for (room, recomputed) in [(13, 0), (13, 1), (13, 2), (400, 0)] {
+        assert!(
+            run(Bench::lodging(b, &config, 2, room, recomputed)) == own,
+            "{recomputed} layers, room for {room}"
+        );
+    }
+}
+
+#[test]
+fn gradients_that_lodge_in_activations_have_the_same_bits() {
+    lodging_gives_the_same_bits(&Reference);
+    lodging_gives_the_same_bits(&Cpu::<f32>::new(2).unwrap());
+    lodging_gives_the_same_bits(&Cpu::<bf16>::new(2).unwrap());
+}
+
 /// A skip in positions must not cut attention: the second chunk depends on the first.
 #[test]
 fn chunks_see_each_other() {

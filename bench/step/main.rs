@@ -33,10 +33,10 @@ fn step<E: CpuFloat>(threads: usize) {
     let ledger = &mut Ledger::live();
     let mut model = Model::allocate(b, ledger, &config, &config.rope).expect("memory");
     model.initialise(b, 1).expect("initial weights");
-    let mut grads = Gradients::allocate(b, ledger, &model.specs).expect("memory");
+    let mut grads = Gradients::lodging(b, ledger, &model, 0).expect("memory");
     let mut adam = AdamState::allocate(b, ledger, &model).expect("memory");
     adam.start_masters(b, &model).expect("master weights");
-    let mut buffers = TrainBuffers::new(b, ledger, &config, TOKENS, 0).expect("memory");
+    let mut buffers = TrainBuffers::with_lodgers(b, ledger, &model, &grads, TOKENS, 0).expect("memory");
     let mut batch = PlacedBatch::new(b, ledger, 1, TOKENS, 2).expect("memory");
     b.reserve_scratch(scratch::training(b, &config, 1, TOKENS)).expect("memory");
     let ids: Vec<TokenId> = (0..TOKENS).map(|t| TokenId((t * 7919 % config.vocab_size) as u32)).collect();

@@ -307,6 +307,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
     ) -> Result<()>;
     /// `x[0..len] = 0`.
     fn zero<T: Element>(&self, x: &mut Self::Buf<T>, len: usize) -> Result<()>;
+    /// x and y exchange their memory. Each has as many elements afterwards as fit into what it got; what they are is
+    /// unspecified.
+    fn exchange(&self, x: &mut Self::Buf<Self::Act>, y: &mut Self::Buf<Self::Stat>);
 
     /// Bytes of working memory that the operation takes beside its operands.
     fn scratch_bytes(&self, op: ScratchFor) -> usize;

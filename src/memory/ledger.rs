@@ -119,6 +119,18 @@ impl Ledger {
         backend.alloc(if self.dry { 0 } else { len })
     }
 
+    /// A zeroed buffer for one thing and, once that is over, for another. Entered as what `first` takes and what `then` takes
+    /// beyond it.
+    pub fn buf_in_turn<B: Backend, T: Element, U: Element>(
+        &mut self, backend: &B, first: (Kind, &str, &[usize]), then: (Kind, &str, &[usize]),
+    ) -> Result<B::Buf<T>> {
+        let bytes = first.2.iter().product::<usize>() * size_of::<T>();
+        let beyond = (then.2.iter().product::<usize>() * size_of::<U>()).saturating_sub(bytes);
+        self.note(first.0, first.1, first.2, T::NAME, bytes);
+        self.note(then.0, then.1, then.2, U::NAME, beyond);
+        backend.alloc(if self.dry { 0 } else { (bytes + beyond).div_ceil(size_of::<T>()) })
+    }
+
     /// Enters memory that something else allocates.
     pub fn note(&mut self, kind: Kind, name: &str, shape: &[usize], dtype: &'static str, bytes: usize) {
         self.rows.push(Row { kind, name: name.into(), shape: shape.to_vec(), dtype, bytes });

@@ -59,24 +59,26 @@ impl<B: Backend> Model<B> {
     }
 
     /// Undoes a block: `work.dx`, the gradient of its output, becomes the gradient of its input `x`; the gradients of
-    /// its parameters are added to `grads`. What is cheap to compute (norms, activation) is computed again, not kept.
+    /// its parameters are added to `grads`. What is cheap to compute (norms, activation) is computed again, not kept. What
+    /// projections gave, the block's output `y` among it, may become the memory of their weights' gradients.
     pub(super) fn block_backward(
-        &self, backend: &B, layer: usize, x: &B::Buf<B::Act>, inner: &mut Inner<B>, work: &mut Work<B>,
-        grads: &mut Gradients<B>, batch: &PlacedBatch<B>,
+        &self, backend: &B, layer: usize, x: &B::Buf<B::Act>, y: &mut B::Buf<B::Act>, inner: &mut Inner<B>,
+        work: &mut Work<B>, grads: &mut Gradients<B>, batch: &PlacedBatch<B>,
     ) -> Result<()> {
-        self.mlp_backward(backend, layer, inner, work, grads, batch.len())?;
+        self.mlp_backward(backend, layer, y, inner, work, grads, batch.len())?;
         self.attention_half_backward(backend, layer, x, inner, work, grads, batch)
     }
 
     fn mlp_backward(
-        &self, b: &B, layer: usize, inner: &mut Inner<B>, work: &mut Work<B>, grads: &mut Gradients<B>,
-        tokens: usize,
+        &self, b: &B, layer: usize, y: &mut B::Buf<B::Act>, inner: &mut Inner<B>, work: &mut Work<B>,
+        grads: &mut Gradients<B>, tokens: usize,
     ) -> Result<()> {
         let (w, s) = (&self.ids.layers[layer], self.config.block_shapes(tokens));
         let p = |id| self.param(id);
         let (back, low) = (&mut work.backward, &mut work.low);
         // y = mid + act·downᵀ; the residual's share of the gradient is already in dx
         b.swiglu(&mut work.act, &inner.gate, &inner.up, tokens * s.up.n)?;
+        grads.move_in(b, &w.down, y, s.down)?;
         let (d_act, dx) = (&mut back.d_act, &back.dx);
         self.linear_backward(b, d_act, dx, &work.act, &w.down, Write::Overwrite, grads, low, s.down)?;
         // act = silu(gate)·up
@@ -84,6 +86,8 @@ impl<B: Backend> Model<B> {
         b.swiglu_backward(&mut back.d_gate, &mut back.d_up, &back.d_act, &inner.gate, &inner.up, len)?;
         // gate = normed·gateᵀ, up = normed·upᵀ
         b.rmsnorm(&mut work.normed, &mut inner.rstd_mid, &inner.mid, p(w.post_norm), s.norm)?;
+        grads.move_in(b, &w.gate, &mut inner.gate, s.up)?;
+        grads.move_in(b, &w.up, &mut inner.up, s.up)?;
         let (d_normed, normed) = (&mut back.d_normed, &work.normed);
         self.linear_backward(b, d_normed, &back.d_gate, normed, &w.gate, Write::Overwrite, grads, low, s.up)?;
         self.linear_backward(b, d_normed, &back.d_up, normed, &w.up, Write::Accumulate, grads, low, s.up)?;
@@ -108,6 +112,7 @@ impl<B: Backend> Model<B> {
         let p = |id| self.param(id);
         let (back, low) = (&mut work.backward, &mut work.low);
         // mid = x + o·woᵀ (+ bias)
+        grads.move_in(b, &w.o, &mut inner.mid, s.o)?;
         let (d_o, dx) = (&mut back.d_o, &back.dx);
         self.linear_backward(b, d_o, dx, &inner.o, &w.o, Write::Overwrite, grads, low, s.o)?;
         // o = attention(q, k, v)
@@ -129,7 +134,11 @@ impl<B: Backend> Model<B> {
         // q, k, v = normed·wqᵀ, normed·wkᵀ, normed·wvᵀ (+ biases)
         b.rmsnorm(&mut work.normed, &mut inner.rstd_in, x, p(w.input_norm), s.norm)?;
         let mut write = Write::Overwrite;
-        for (d, w, shape) in [(&back.dq, &w.q, s.q), (&back.dk, &w.k, s.kv), (&back.dv, &w.v, s.kv)] {
+        let Inner { q, k, v, .. } = &mut *inner;
+        for (d, y, w, shape) in
+            [(&back.dq, q, &w.q, s.q), (&back.dk, k, &w.k, s.kv), (&back.dv, v, &w.v, s.kv)]
+        {
+            grads.move_in(b, w, y, shape)?;
             self.linear_backward(b, &mut back.d_normed, d, &work.normed, w, write, grads, low, shape)?;
             write = Write::Accumulate;
         }

@@ -1,6 +1,10 @@
 //! Every buffer that a forward or backward pass works in, allocated through the ledger.
 
 use super::cache::{Cache, CacheFormat};
+use super::gradients::row_name;
+use super::lora::Target;
+use super::params::{LayerIds, Linear};
+use super::{Gradients, Model, ParamSpec};
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::memory::{Kind, Ledger};
@@ -20,14 +24,37 @@ pub struct Inner<B: Backend> {
     pub up: B::Buf<B::Act>,        // [T, f]
 }
 
+/// By projection of a layer, the parameter whose gradient lodges in the output.
+type Lodgers<'a> = dyn Fn(Target) -> Option<&'a ParamSpec> + 'a;
+
+/// A projection's output, with room for what lodges in it.
+fn output<B: Backend>(
+    b: &B, ledger: &mut Ledger, kind: Kind, name: &str, shape: &[usize], lodger: Option<&ParamSpec>,
+) -> Result<B::Buf<B::Act>> {
+    let Some(spec) = lodger else { return ledger.buf(b, kind, name, shape) };
+    let gradient = row_name(spec);
+    ledger.buf_in_turn::<B, B::Act, B::Stat>(
+        b,
+        (kind, name, shape),
+        (Kind::Gradients, &gradient, &spec.shape),
+    )
+}
+
 impl<B: Backend> Inner<B> {
-    fn new(b: &B, ledger: &mut Ledger, kind: Kind, prefix: &str, c: &Config, tokens: usize) -> Result<Self> {
+    fn new(
+        b: &B, ledger: &mut Ledger, kind: Kind, prefix: &str, c: &Config, tokens: usize,
+        lodgers: &Lodgers<'_>,
+    ) -> Result<Self> {
         let (q, kv) =
             ([tokens, c.num_attention_heads, c.head_dim], [tokens, c.num_key_value_heads, c.head_dim]);
         let (hidden, wide) = ([tokens, c.hidden_size], [tokens, c.intermediate_size]);
-        let mut act = |name: &str, shape: &[usize]| ledger.buf(b, kind, &format!("{prefix}.{name}"), shape);
-        let (q, k, v, o) = (act("q", &q)?, act("k", &kv)?, act("v", &kv)?, act("o", &q)?);
-        let (mid, gate, up) = (act("mid", &hidden)?, act("gate", &wide)?, act("up", &wide)?);
+        let mut of = |target, name: &str, shape: &[usize]| {
+            output(b, ledger, kind, &format!("{prefix}.{name}"), shape, lodgers(target))
+        };
+        let (q, k, v) = (of(Target::Q, "q", &q)?, of(Target::K, "k", &kv)?, of(Target::V, "v", &kv)?);
+        let mid = of(Target::O, "mid", &hidden)?;
+        let (gate, up) = (of(Target::Gate, "gate", &wide)?, of(Target::Up, "up", &wide)?);
+        let o = ledger.buf(b, kind, &format!("{prefix}.o"), &[tokens, c.num_attention_heads, c.head_dim])?;
         let mut stat = |name: &str, shape: &[usize]| ledger.buf(b, kind, &format!("{prefix}.{name}"), shape);
         let rstd_in = stat("rstd_in", &[tokens])?;
         let (lse, rstd_mid) = (stat("lse", &[tokens, c.num_attention_heads])?, stat("rstd_mid", &[tokens])?);
@@ -124,16 +151,56 @@ pub struct TrainBuffers<B: Backend> {
 impl<B: Backend> TrainBuffers<B> {
     /// The first `recomputed` layers (all, where there are no more) keep only their input.
     pub fn new(b: &B, ledger: &mut Ledger, c: &Config, tokens: usize, recomputed: usize) -> Result<Self> {
-        let recomputed = recomputed.min(c.num_hidden_layers);
-        let hidden = [tokens, c.hidden_size];
-        let x =
-            (0..=c.num_hidden_layers).map(|i| ledger.buf(b, Kind::Activations, &format!("x.{i}"), &hidden));
+        Self::allocate(b, ledger, c, tokens, recomputed, &|_, _| None)
+    }
+
+    /// The same, with room in the outputs of projections for the gradients that lodge there.
+    pub fn with_lodgers(
+        b: &B, ledger: &mut Ledger, model: &Model<B>, grads: &Gradients<B>, tokens: usize, recomputed: usize,
+    ) -> Result<Self> {
+        let lodger = |layer: usize, target| {
+            let id = model.ids.layers[layer].linear(target).weight;
+            grads.lodges(id).then(|| &model.specs[id.0])
+        };
+        Self::allocate(b, ledger, &model.config, tokens, recomputed, &lodger)
+    }
+
+    fn allocate<'a>(
+        b: &B, ledger: &mut Ledger, c: &Config, tokens: usize, recomputed: usize,
+        lodger: &dyn Fn(usize, Target) -> Option<&'a ParamSpec>,
+    ) -> Result<Self> {
+        let (layers, hidden) = (c.num_hidden_layers, [tokens, c.hidden_size]);
+        let recomputed = recomputed.min(layers);
+        let x = (0..=layers).map(|i| {
+            let lodger = i.checked_sub(1).and_then(|layer| lodger(layer, Target::Down));
+            output(b, ledger, Kind::Activations, &format!("x.{i}"), &hidden, lodger)
+        });
         let x = x.collect::<Result<_>>()?;
         // the last of the layers that share names what they share
-        let inner = (recomputed.saturating_sub(1)..c.num_hidden_layers)
-            .map(|i| Inner::new(b, ledger, Kind::Activations, &format!("layers.{i}"), c, tokens));
+        let inner = (recomputed.saturating_sub(1)..layers).map(|i| {
+            let (prefix, lodgers) = (format!("layers.{i}"), |target| lodger(i, target));
+            Inner::new(b, ledger, Kind::Activations, &prefix, c, tokens, &lodgers)
+        });
         let inner = inner.collect::<Result<_>>()?;
         Ok(TrainBuffers { x, inner, recomputed, work: Work::new(b, ledger, c, tokens, true)? })
+    }
+
+    /// Takes the memory back that gradients of the pass before lodge in.
+    pub(super) fn reclaim(&mut self, b: &B, grads: &mut Gradients<B>, layers: &[LayerIds]) {
+        for (layer, ids) in layers.iter().enumerate() {
+            let (kept, y) = (self.kept(layer), &mut self.x[layer + 1]);
+            let Inner { q, k, v, mid, gate, up, .. } = &mut self.inner[kept];
+            let outputs: [(&Linear, _); 7] = [
+                (&ids.q, q),
+                (&ids.k, k),
+                (&ids.v, v),
+                (&ids.o, mid),
+                (&ids.gate, gate),
+                (&ids.up, up),
+                (&ids.down, y),
+            ];
+            outputs.into_iter().for_each(|(w, output)| grads.move_out(b, w, output));
+        }
     }
 
     /// Which of `inner` holds what block `layer` keeps.
@@ -211,7 +278,7 @@ impl<B: Backend> ReadBuffers<B> {
         let x =
             (0..chunks).map(|i| ledger.buf(b, kind, &format!("x.{i}"), &hidden)).collect::<Result<_>>()?;
         let y = ledger.buf(b, Kind::Work, "y", &hidden)?;
-        let inner = Inner::new(b, ledger, Kind::Work, "layer", c, chunk)?;
+        let inner = Inner::new(b, ledger, Kind::Work, "layer", c, chunk, &|_| None)?;
         let work = Work::new(b, ledger, c, chunk, false)?;
         let mut cache = |i: usize| Cache::new(b, ledger, &format!("cache.{i}"), c, capacity, reading.cache);
         let caches = (0..layers).map(&mut cache).collect::<Result<_>>()?;

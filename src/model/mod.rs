@@ -5,6 +5,7 @@ mod block;
 pub mod buffers;
 pub mod cache;
 pub mod config;
+mod gradients;
 mod linear;
 pub mod lora;
 mod merge;
@@ -15,6 +16,7 @@ mod shapes;
 
 pub use batch::{PlacedBatch, places_at, places_from};
 pub use config::Config;
+pub use gradients::Gradients;
 pub use lora::Lora;
 pub use merge::{Merge, transposed};
 pub use params::{Init, ParamId, ParamIds, ParamSpec};
@@ -120,50 +122,6 @@ impl<B: Backend> Model<B> {
 pub fn upload_f32<B: Backend, T: Float>(b: &B, dst: &mut B::Buf<T>, at: usize, values: &[f32]) -> Result<()> {
     let rounded: Vec<T> = values.iter().map(|&v| T::from_f64(v.into())).collect();
     b.upload(dst, at, &rounded)
-}
-
-/// The gradients of the trained parameters, summed over the micro-batches of a step.
-pub struct Gradients<B: Backend> {
-    /// By [`ParamId`]; None for what is frozen.
-    tensors: Vec<Option<B::Buf<B::Stat>>>,
-}
-
-impl<B: Backend> Gradients<B> {
-    pub fn allocate(b: &B, ledger: &mut Ledger, specs: &[ParamSpec]) -> Result<Self> {
-        let alloc = |spec: &ParamSpec| {
-            let name = format!("d {}", spec.name);
-            spec.trained.then(|| ledger.buf(b, Kind::Gradients, &name, &spec.shape)).transpose()
-        };
-        Ok(Gradients { tensors: specs.iter().map(alloc).collect::<Result<_>>()? })
-    }
-
-    pub fn zero(&mut self, b: &B, specs: &[ParamSpec]) -> Result<()> {
-        let tensors = self.tensors.iter_mut().zip(specs);
-        tensors
-            .filter_map(|(t, spec)| Some((t.as_mut()?, spec)))
-            .try_for_each(|(t, spec)| b.zero(t, spec.elements()))
-    }
-
-    /// Where a parameter's gradient is added to; None where it is frozen.
-    pub fn of(&mut self, id: ParamId) -> Option<&mut B::Buf<B::Stat>> {
-        self.tensors[id.0].as_mut()
-    }
-
-    /// A parameter's gradient; None where it is frozen.
-    pub fn get(&self, id: ParamId) -> Option<&B::Buf<B::Stat>> {
-        self.tensors[id.0].as_ref()
-    }
-
-    /// The gradients, in the order of the table.
-    pub fn trained(&self) -> impl Iterator<Item = &B::Buf<B::Stat>> {
-        self.tensors.iter().flatten()
-    }
-
-    /// √Σ g² of each trained parameter, in the order of the table.
-    pub fn norms(&self, b: &B, specs: &[ParamSpec]) -> Result<Vec<f64>> {
-        let trained = specs.iter().filter(|spec| spec.trained);
-        self.trained().zip(trained).map(|(t, spec)| Ok(b.sum_squares(t, spec.elements())?.sqrt())).collect()
-    }
 }
 
 /// A buffer's first `len` elements as f32.

@@ -110,6 +110,10 @@ pub struct LayerIds {
 }
 
 impl LayerIds {
+    pub fn linears(&self) -> [&Linear; 7] {
+        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    }
+
     pub fn linear(&self, target: Target) -> &Linear {
         match target {
             Target::Q => &self.q,

@@ -12,6 +12,7 @@ impl<B: Backend> Model<B> {
         &self, b: &B, buffers: &mut TrainBuffers<B>, grads: &mut Gradients<B>, batch: &PlacedBatch<B>,
         scale: f64,
     ) -> Result<()> {
+        buffers.reclaim(b, grads, &self.ids.layers);
         self.forward(b, buffers, batch)?;
         let TrainBuffers { x, work, .. } = buffers;
         let last = &x[self.config.num_hidden_layers];
@@ -72,7 +73,8 @@ impl<B: Backend> Model<B> {
         if overwritten {
             self.block_inner(b, layer, &x[layer], inner, work, batch, Keys::Own)?;
         }
-        self.block_backward(b, layer, &x[layer], inner, work, grads, batch)
+        let (before, after) = x.split_at_mut(layer + 1);
+        self.block_backward(b, layer, &before[layer], &mut after[0], inner, work, grads, batch)
     }
 
     /// Reads one chunk of a single row whose first `past` tokens are in the caches. Leaves the normed final state of the

@@ -116,9 +116,13 @@ impl<B: Backend> State<B> {
         let (config, rope) = (&opened.config, &opened.rope);
         let (rows, tokens) = (recipe.batch, recipe.sampler.window());
         let model = Model::allocate(b, ledger, config, rope)?;
-        let grads = Gradients::allocate(b, ledger, &model.specs)?;
+        // gradients that are summed over passes outlive the activations of each
+        let grads = match recipe.grad_accum {
+            1 => Gradients::lodging(b, ledger, &model, recipe.recompute)?,
+            _ => Gradients::allocate(b, ledger, &model.specs)?,
+        };
         let adam = AdamState::allocate(b, ledger, &model)?;
-        let buffers = TrainBuffers::new(b, ledger, config, rows * tokens, recipe.recompute)?;
+        let buffers = TrainBuffers::with_lodgers(b, ledger, &model, &grads, rows * tokens, recipe.recompute)?;
         let batch = PlacedBatch::new(b, ledger, rows, tokens, recipe.sampler.spans_per_row().unwrap_or(0))?;
         let mut scratch = scratch::training(b, config, rows, tokens);
         let scorer = if with_eval {

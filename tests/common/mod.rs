@@ -104,6 +104,15 @@ impl<'a, B: Backend> Bench<'a, B> {
         Self::placed(b, config, 2, tokens, recompute, spans)
     }
 
+    /// The same, with gradients that lodge in activations.
+    pub fn lodging(b: &'a B, config: &Config, rows: usize, tokens: usize, recompute: usize) -> Self {
+        let (bench, ledger) = (Self::new(b, config, rows, tokens, recompute), &mut Ledger::live());
+        let grads = Gradients::lodging(b, ledger, &bench.model, recompute).unwrap();
+        let len = rows * tokens;
+        let buffers = TrainBuffers::with_lodgers(b, ledger, &bench.model, &grads, len, recompute).unwrap();
+        Bench { grads, buffers, ..bench }
+    }
+
     fn placed(b: &'a B, config: &Config, rows: usize, tokens: usize, recompute: usize, spans: usize) -> Self {
         let mut ledger = Ledger::live();
         let model = Model::allocate(b, &mut ledger, config, &config.rope).unwrap();

@@ -47,6 +47,9 @@ impl Backend for Rounded {
     fn zero<T: Element>(&self, x: &mut HostBuf<T>, len: usize) -> Result<()> {
         R.zero(x, len)
     }
+    fn exchange(&self, x: &mut Buf, y: &mut Buf) {
+        R.exchange(x, y);
+    }
     fn scratch_bytes(&self, _op: ScratchFor) -> usize {
         0
     }

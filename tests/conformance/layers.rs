@@ -1,10 +1,11 @@
-//! embed, rmsnorm, rope, swiglu, adamw, sum_squares and what undoes them.
+//! embed, rmsnorm, rope, swiglu, adamw, sum_squares and what undoes them; memory that is exchanged.
 
 use super::plain::{dot, round};
-use super::{Suite, TRUTH, host, zeros};
+use super::{GUARDED, Suite, TRUTH, host, zeros};
 use pose_engine::backend::reference::HostBuf;
 use pose_engine::backend::{
-    AdamStep, AdamTensor, Backend, Direction, Float, HeadShape, NormShape, PairLayout, Places, RopeShape,
+    AdamStep, AdamTensor, Backend, Buffer, Direction, Float, HeadShape, NormShape, PairLayout, Places,
+    RopeShape,
 };
 use pose_engine::index::{ChunkSpan, RopePosition, SeqIndex, TokenId};
 
@@ -19,6 +20,7 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
         sum_squares(t, len);
         scale(t, len);
         widen(t, len);
+        exchange(t, len);
     }
     for pairs in [PairLayout::HalfSplit, PairLayout::Interleaved] {
         for (rows, tokens, heads, kv_heads, head_dim, rotary_dim) in [
@@ -129,6 +131,24 @@ fn scale<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
         let mut y = t.output(&x);
         t.b.scale(&mut y, factor, len).unwrap();
         t.compare::<B::Act>(&format!("scale {len} by {factor}"), &y, &want.0, &plain);
+    }
+}
+
+/// The memory of activations serves for statistics and comes back, as long as it was.
+fn exchange<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
+    let fits = len * size_of::<B::Act>() / size_of::<B::Stat>();
+    let (mut x, mut y) = (t.fresh::<B::Act>(len + GUARDED), t.b.alloc::<B::Stat>(0).unwrap());
+    for round in 1..=2 {
+        t.b.exchange(&mut x, &mut y);
+        assert!(x.is_empty() && y.len() >= fits + GUARDED, "{} elements, {fits} fit", y.len());
+        let values = t.random_stat(fits, 3.0);
+        t.fill::<B::Stat>(&mut y, &values);
+        t.compare::<B::Stat>(&format!("exchange {len} x{round}"), &y, &values, &values);
+        t.b.exchange(&mut x, &mut y);
+        assert!(y.is_empty() && x.len() >= len + GUARDED, "{} elements of {len}", x.len());
+        let values = t.random(len, 3.0);
+        t.fill::<B::Act>(&mut x, &values);
+        t.compare::<B::Act>(&format!("exchange back {len} x{round}"), &x, &values, &values);
     }
 }
 

@@ -79,7 +79,15 @@ impl<'a, B: Backend> Suite<'a, B> {
 
     /// An output: `values`, and more after them that must stay.
     pub fn output<T: Float>(&self, values: &[f64]) -> B::Buf<T> {
-        self.floats(&values.iter().copied().chain([GUARD; GUARDED]).collect::<Vec<_>>())
+        let mut buf = self.b.alloc(values.len() + GUARDED).unwrap();
+        self.fill(&mut buf, values);
+        buf
+    }
+
+    /// Makes a buffer that is long enough an output of these values.
+    pub fn fill<T: Float>(&self, buf: &mut B::Buf<T>, values: &[f64]) {
+        let values = values.iter().copied().chain([GUARD; GUARDED]).map(T::from_f64).collect::<Vec<_>>();
+        self.b.upload(buf, 0, &values).unwrap();
     }
 
     /// An output that is written without being read: it starts as NaN.

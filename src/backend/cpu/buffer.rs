@@ -36,6 +36,13 @@ impl<T: Element> Buf<T> {
         buf
     }
 
+    /// The two exchange their memory, and are as long as it.
+    pub fn exchange<U: Element>(&mut self, other: &mut Buf<U>) {
+        std::mem::swap(&mut self.lines, &mut other.lines);
+        self.len = self.lines.len() * (LINE / std::mem::size_of::<T>());
+        other.len = other.lines.len() * (LINE / std::mem::size_of::<U>());
+    }
+
     pub fn as_slice(&self) -> &[T] {
         &bytemuck::cast_slice(&self.lines)[..self.len]
     }

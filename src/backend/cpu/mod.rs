@@ -150,6 +150,10 @@ impl<E: CpuFloat> Backend for Cpu<E> {
         Ok(())
     }
 
+    fn exchange(&self, x: &mut Buf<E>, y: &mut Buf<f32>) {
+        x.exchange(y);
+    }
+
     fn scratch_bytes(&self, op: ScratchFor) -> usize {
         let words = match op {
             ScratchFor::MatmulNt(s) => self.nt_words(s),

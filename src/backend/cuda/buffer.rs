@@ -10,14 +10,24 @@ use std::sync::Arc;
 pub struct Buf<T> {
     gpu: Arc<Gpu>,
     at: u64,
+    bytes: usize,
     len: usize,
     kind: PhantomData<T>,
 }
 
 impl<T: Element> Buf<T> {
     pub(super) fn zeroed(gpu: &Arc<Gpu>, len: usize) -> Result<Self> {
-        let at = gpu.alloc(len * size_of::<T>())?;
-        Ok(Buf { gpu: gpu.clone(), at, len, kind: PhantomData })
+        let bytes = len * size_of::<T>();
+        let at = gpu.alloc(bytes)?;
+        Ok(Buf { gpu: gpu.clone(), at, bytes, len, kind: PhantomData })
+    }
+
+    /// The two, of one device, exchange their memory, and are as long as it.
+    pub(super) fn exchange<U: Element>(&mut self, other: &mut Buf<U>) {
+        std::mem::swap(&mut self.at, &mut other.at);
+        std::mem::swap(&mut self.bytes, &mut other.bytes);
+        self.len = self.bytes / size_of::<T>();
+        other.len = other.bytes / size_of::<U>();
     }
 
     /// Where it lies on the device, for other libraries.

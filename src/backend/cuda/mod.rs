@@ -166,6 +166,10 @@ impl<E: CudaFloat> Backend for Cuda<E> {
         self.gpu.zero(x.at(0), len * size_of::<T>())
     }
 
+    fn exchange(&self, x: &mut Buf<E>, y: &mut Buf<f32>) {
+        x.exchange(y);
+    }
+
     fn scratch_bytes(&self, op: ScratchFor) -> usize {
         match op {
             ScratchFor::MatmulNt(_) | ScratchFor::MatmulNn(_) | ScratchFor::MatmulTn(_) => 0,

@@ -75,6 +75,9 @@ impl Backend for Reference {
         part_mut("zero", "x", x, len)?.fill(T::default());
         Ok(())
     }
+    fn exchange(&self, x: &mut Buf, y: &mut Buf) {
+        std::mem::swap(x, y);
+    }
 
     fn scratch_bytes(&self, _op: ScratchFor) -> usize {
         0
