@@ -10,7 +10,8 @@ use crate::error::Result;
 use crate::memory::{Kind, Ledger};
 use crate::model::Config;
 
-/// What a block keeps from its forward pass for its backward pass, beside its input.
+/// What a block keeps from its forward pass for its backward pass, beside its input: d + (2h + 2g)·c + 2f numbers and h + 2
+/// statistics a token. In what projections gave (q, k, v, mid, gate, up) the gradients of their weights may lodge later.
 pub struct Inner<B: Backend> {
     pub rstd_in: B::Buf<B::Stat>,  // [T]
     pub q: B::Buf<B::Act>,         // [T, h, c], rotated
@@ -62,10 +63,10 @@ impl<B: Backend> Inner<B> {
     }
 }
 
-/// Shared by all layers.
+/// Shared by all layers. What a norm or the activation gave is made again in the backward pass.
 pub struct Work<B: Backend> {
     pub normed: B::Buf<B::Act>, // [T, d]
-    pub act: B::Buf<B::Act>,    // [T, f]
+    pub act: B::Buf<B::Act>,    // [T, f], silu(gate)·up
     pub rstd: B::Buf<B::Stat>,  // [T], of the final norm
     pub nll: B::Buf<B::Stat>,   // [T]
     pub low: Low<B>,
