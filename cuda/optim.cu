@@ -8,6 +8,7 @@
 // The host sums the partial sums, in order. Launch: sum_squares: SUM_BLOCKS blocks of SUM_THREADS. adamw: ADAMW_THREADS, one block
 // for each run of ADAMW_RUN elements of a tensor; `runs` says which tensor and which run each block has.
 #include "common.cuh"
+#include "adam.cuh"
 
 // ---------------------------------------------------------------------------------------------------------------- kernels
 
@@ -46,26 +47,6 @@ struct AdamTensor {
     float decay;
     float unused;
 };
-struct AdamRun {
-    uint32_t tensor, run;
-};
-struct AdamStep {
-    float lr, beta1, beta2, eps, correction1, correction2, grad_scale;  // correction: 1/(1 − beta^step)
-};
-
-__device__ __forceinline__ float adam_one(float p, float& m, float& v, float grad, float decay, const AdamStep& s) {
-    const float g = grad * s.grad_scale;
-    m = s.beta1 * m + (1.f - s.beta1) * g;
-    v = s.beta2 * v + (1.f - s.beta2) * g * g;
-    return p - s.lr * (m * s.correction1 / (sqrtf(v * s.correction2) + s.eps) + decay * p);
-}
-
-// Four consecutive elements of a parameter.
-__device__ __forceinline__ void store_four(float* p, const Vec<float>& v) { store_vec(p, v); }
-__device__ __forceinline__ void store_four(bf16* p, const Vec<float>& v) {
-    *reinterpret_cast<uint2*>(p) = make_uint2(pack_bf16(v.x[0], v.x[1]), pack_bf16(v.x[2], v.x[3]));
-}
-
 template <typename T>
 __device__ __forceinline__ void adamw(const AdamTensor<T>* tensors, const AdamRun* runs, const AdamStep& s) {
     const AdamRun run = runs[blockIdx.x];

@@ -19,6 +19,7 @@ constexpr int SUM_THREADS = 256;
 constexpr int SUM_BLOCKS = 256;         // partial sums of the global norm
 constexpr int ADAMW_THREADS = 256;
 constexpr int ADAMW_RUN = 4096;         // elements of one block
+constexpr int MOMENT_BLOCK = 256;       // elements that share the scales of their 8-bit moments
 
 // matmul in bf16 on tensor cores: a block's tile of the output, the depth of one stage, stages in flight.
 constexpr int MATMUL_M = 128;

@@ -21,16 +21,28 @@ pub enum Purpose {
     Sampling = 4,
     /// Evaluation tasks.
     Task = 5,
+    /// Whether a code of an optimizer's moment is rounded up or down.
+    Rounding = 6,
 }
 
 /// One block: 128 random bits for a 64-bit key and a 128-bit counter, words in the order of the Random123 library.
 pub fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+    philox4x32_lanes(counter.map(|word| [word]), key).map(|[word]| word)
+}
+
+/// N blocks beside each other, for the compiler to vectorise: word w of block l is `[w][l]`, in and out.
+#[inline(always)]
+pub fn philox4x32_lanes<const N: usize>(counters: [[u32; N]; 4], key: [u32; 2]) -> [[u32; N]; 4] {
     const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
     const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
-    let ([mut x0, mut x1, mut x2, mut x3], [mut k0, mut k1]) = (counter, key);
+    let ([mut x0, mut x1, mut x2, mut x3], [mut k0, mut k1]) = (counters, key);
     for _ in 0..10 {
-        let (p0, p1) = (u64::from(MULTIPLIERS[0]) * u64::from(x0), u64::from(MULTIPLIERS[1]) * u64::from(x2));
-        (x0, x1, x2, x3) = ((p1 >> 32) as u32 ^ x1 ^ k0, p1 as u32, (p0 >> 32) as u32 ^ x3 ^ k1, p0 as u32);
+        for l in 0..N {
+            let p0 = u64::from(MULTIPLIERS[0]) * u64::from(x0[l]);
+            let p1 = u64::from(MULTIPLIERS[1]) * u64::from(x2[l]);
+            (x0[l], x2[l]) = ((p1 >> 32) as u32 ^ x1[l] ^ k0, (p0 >> 32) as u32 ^ x3[l] ^ k1);
+            (x1[l], x3[l]) = (p1 as u32, p0 as u32);
+        }
         (k0, k1) = (k0.wrapping_add(WEYL[0]), k1.wrapping_add(WEYL[1]));
     }
     [x0, x1, x2, x3]
@@ -60,6 +72,19 @@ impl Stream {
     pub fn from_draw(mut self, draw: u32) -> Self {
         (self.draw, self.used) = (draw, 4);
         self
+    }
+
+    /// The stream's blocks `draw..draw + N`, as [`philox4x32_lanes`] leaves them: its word 4·(draw + l) + w is `[w][l]`.
+    #[inline(always)]
+    pub fn lanes<const N: usize>(&self, draw: u32) -> [[u32; N]; 4] {
+        let [row, step, high] = self.place;
+        let draws = std::array::from_fn(|l| draw.wrapping_add(l as u32));
+        philox4x32_lanes([draws, [row; N], [step; N], [high; N]], self.key)
+    }
+
+    /// Key, and words 1 to 3 of the counter, whose word 0 is the draw: for who computes the stream elsewhere.
+    pub fn coordinates(&self) -> ([u32; 2], [u32; 3]) {
+        (self.key, self.place)
     }
 
     /// 32 random bits.
@@ -163,8 +188,12 @@ mod tests {
         let stream = Stream::new(7, Purpose::Init, 0, 3);
         let mut whole = stream.clone();
         let normals: Vec<f64> = (0..10).map(|_| whole.normal()).collect();
-        let mut late = stream.from_draw(6);
+        let mut late = stream.clone().from_draw(6);
         assert_eq!(late.normal(), normals[6]);
+        let (lanes, mut words) = (stream.lanes::<8>(3), stream.from_draw(3));
+        for l in 0..8 {
+            assert_eq!(lanes.map(|word| word[l]), [0; 4].map(|_| words.next_u32()));
+        }
     }
 
     #[test]

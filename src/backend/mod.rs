@@ -263,6 +263,54 @@ pub struct AdamStep {
     pub grad_scale: f64,
 }
 
+/// Elements of a tensor, one after the other, that share a scale in [`Backend::adamw8`]; the last block may be shorter.
+pub const MOMENT_BLOCK: usize = 256;
+/// The largest codes of the first and of the second moment.
+pub const M_CODE_MAX: f64 = 127.0;
+pub const V_CODE_MAX: f64 = 255.0;
+/// Scales below this, the least normal f32, count as 0.
+pub const MOMENT_SCALE_LEAST: f64 = f32::MIN_POSITIVE as f64;
+
+/// A moment as [`Backend::adamw8`] keeps it.
+pub struct MomentCodes<'a, B: Backend, C: Element> {
+    /// As many as the parameter has elements.
+    pub codes: &'a mut B::Buf<C>,
+    /// One for each block of [`MOMENT_BLOCK`].
+    pub scales: &'a mut B::Buf<B::Stat>,
+}
+
+/// One parameter in [`Backend::adamw8`].
+pub struct Adam8Tensor<'a, B: Backend> {
+    /// As in [`AdamTensor`].
+    pub param: &'a mut B::Buf<B::Act>,
+    /// As in [`AdamTensor`].
+    pub master: Option<&'a mut B::Buf<B::Stat>>,
+    /// First moment: codes -127..=127.
+    pub m: MomentCodes<'a, B, i8>,
+    /// Second moment, by its root: codes 0..=255.
+    pub v: MomentCodes<'a, B, u8>,
+    pub grad: &'a B::Buf<B::Stat>,
+    /// As in [`AdamTensor`].
+    pub decay: f64,
+}
+
+impl<B: Backend> Adam8Tensor<'_, B> {
+    /// Operands: name, elements they have, elements that are needed.
+    fn lengths(&self) -> Vec<(&'static str, usize, usize)> {
+        let n = self.param.len();
+        let blocks = n.div_ceil(MOMENT_BLOCK);
+        let mut operands = vec![
+            ("m.codes", self.m.codes.len(), n),
+            ("m.scales", self.m.scales.len(), blocks),
+            ("v.codes", self.v.codes.len(), n),
+            ("v.scales", self.v.scales.len(), blocks),
+            ("grad", self.grad.len(), n),
+        ];
+        operands.extend(self.master.as_ref().map(|master| ("master", master.len(), n)));
+        operands
+    }
+}
+
 /// An operation with its sizes, to ask how much scratch memory it takes.
 #[derive(Clone, Copy, Debug)]
 pub enum ScratchFor {
@@ -451,4 +499,16 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// `v = β2·v + (1−β2)·g²`, `p −= lr·(m̂/(√v̂ + eps) + decay·p)` with `m̂ = m/(1−β1^step)`, `v̂ = v/(1−β2^step)`;
     /// param = p rounded.
     fn adamw(&self, tensors: &mut [AdamTensor<'_, Self>], step: AdamStep) -> Result<()>;
+    /// `adamw` with moments that are kept in 8 bits. They are decoded, by block of [`MOMENT_BLOCK`] with scales s_m and s_v,
+    /// `m = s_m·sign(c)·(c/127)²`, `v = (s_v·(c/255)²)²`, advanced and used as in `adamw`, and encoded anew with
+    /// `s_m = max |m|`, `s_v = max √v` of the block (0, and all codes 0, below [`MOMENT_SCALE_LEAST`]).
+    ///
+    /// Encoding rounds at random, so that what is decoded is the moment in the mean: with `x = 127²·|m|/s_m`, k = 2, or
+    /// `x = 255⁴·v/s_v²`, k = 4, and `c = ⌊x^(1/k)⌋`, the code is c+1 where `u·((c+1)^k − c^k) < x − c^k`, else c; it is at
+    /// least 1 for every `v > 0`, so that no step is divided by eps alone. u is (16 bits + ½)/2^16, the low half (for v the
+    /// high half) of word i of [`Stream`](crate::random::Stream)`(seed, Purpose::Rounding, step, t)` for element i of
+    /// `tensors[t]`.
+    ///
+    /// Where an m or v is no finite number the block's scale is NaN, and so are its parameters from the next step on.
+    fn adamw8(&self, tensors: &mut [Adam8Tensor<'_, Self>], step: AdamStep, seed: u64) -> Result<()>;
 }

@@ -178,4 +178,7 @@ impl Backend for Rounded {
     fn adamw(&self, _: &mut [AdamTensor<'_, Self>], _: AdamStep) -> Result<()> {
         Err(pose_engine::error::Error::usage("adamw", "", "no test of rounding takes an optimizer step"))
     }
+    fn adamw8(&self, _: &mut [Adam8Tensor<'_, Self>], _: AdamStep, _: u64) -> Result<()> {
+        Err(pose_engine::error::Error::usage("adamw8", "", "no test of rounding takes an optimizer step"))
+    }
 }

@@ -7,6 +7,7 @@
 pub mod attention;
 pub mod kv;
 pub mod layers;
+pub mod moments;
 pub mod plain;
 pub mod products;
 pub mod sampling;
@@ -34,6 +35,7 @@ impl<'a, B: Backend> Suite<'a, B> {
     /// Every operation.
     pub fn run(&mut self) {
         layers::all(self);
+        moments::all(self);
         products::all(self);
         attention::all(self);
         kv::all(self);

@@ -20,6 +20,7 @@ mod math;
 mod matmul;
 mod norm;
 mod optim;
+mod optim8;
 mod peak;
 mod pool;
 mod products;
@@ -34,8 +35,9 @@ pub use isa::Isa;
 pub use math::CpuFloat;
 
 use crate::backend::{
-    AdamStep, AdamTensor, AttentionShape, Backend, Buffer, Direction, Element, HeadGrad, HeadShape, KvShape,
-    MatmulShape, NormShape, Peaks, Places, Quantised, RopeShape, SampleShape, ScratchFor, Write,
+    Adam8Tensor, AdamStep, AdamTensor, AttentionShape, Backend, Buffer, Direction, Element, HeadGrad,
+    HeadShape, KvShape, MatmulShape, NormShape, Peaks, Places, Quantised, RopeShape, SampleShape, ScratchFor,
+    Write,
 };
 use crate::error::Result;
 use crate::index::{DocumentId, TokenId};
@@ -566,6 +568,14 @@ impl<E: CpuFloat> Backend for Cpu<E> {
         let elements: usize = tensors.iter().map(|t| t.param.len()).sum();
         let pieces = tensors.iter_mut().flat_map(|t| optim::pieces(t, step));
         self.workers.each(1.0 * elements as f64, pieces, |piece| optim::step(self.simd, piece));
+        Ok(())
+    }
+
+    fn adamw8(&self, tensors: &mut [Adam8Tensor<'_, Self>], step: AdamStep, seed: u64) -> Result<()> {
+        tensors.iter().try_for_each(|t| check::lengths("adamw8", &t.lengths()))?;
+        let elements: usize = tensors.iter().map(|t| t.param.len()).sum();
+        let pieces = tensors.iter_mut().enumerate().flat_map(|(at, t)| optim8::pieces(t, at, step, seed));
+        self.workers.each(2.0 * elements as f64, pieces, |piece| optim8::step(self.simd, piece));
         Ok(())
     }
 }

@@ -93,7 +93,7 @@ per_isa! {
 }
 
 #[inline(always)]
-fn with_master_body<E: CpuFloat, const FMA: bool>(
+pub(super) fn with_master_body<E: CpuFloat, const FMA: bool>(
     param: &mut [E], master: &mut [f32], m: &mut [f32], v: &mut [f32], grad: &[f32], c: Coefficients,
 ) {
     let n = grad.len();
@@ -105,7 +105,7 @@ fn with_master_body<E: CpuFloat, const FMA: bool>(
 }
 
 #[inline(always)]
-fn in_place_body<E: CpuFloat, const FMA: bool>(
+pub(super) fn in_place_body<E: CpuFloat, const FMA: bool>(
     param: &mut [E], m: &mut [f32], v: &mut [f32], grad: &[f32], c: Coefficients,
 ) {
     let n = grad.len();

@@ -25,6 +25,7 @@ const BOTH: &[&str] = &[
     "scale",
     "widen",
     "adamw",
+    "adamw8",
     "matmul_nt",
     "matmul_nn",
     "matmul_tn",

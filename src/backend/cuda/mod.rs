@@ -24,9 +24,9 @@ pub use driver::{Description, count, describe};
 pub use images::architectures;
 
 use super::{
-    AdamStep, AdamTensor, AttentionShape, Backend, Buffer, Direction, Element, Float, HeadGrad, HeadShape,
-    KvShape, MatmulShape, NormShape, PairLayout, Places, Quantised, RopeShape, SampleShape, ScratchFor,
-    Write, check,
+    Adam8Tensor, AdamStep, AdamTensor, AttentionShape, Backend, Buffer, Direction, Element, Float, HeadGrad,
+    HeadShape, KvShape, MatmulShape, NormShape, PairLayout, Places, Quantised, RopeShape, SampleShape,
+    ScratchFor, Write, check,
 };
 use crate::error::{Error, Result};
 use crate::index::{DocumentId, TokenId};
@@ -433,6 +433,11 @@ impl<E: CudaFloat> Backend for Cuda<E> {
             self.lengths("adamw", &operands)?;
         }
         self.step(tensors, step)
+    }
+
+    fn adamw8(&self, tensors: &mut [Adam8Tensor<'_, Self>], step: AdamStep, seed: u64) -> Result<()> {
+        tensors.iter().try_for_each(|t| self.lengths("adamw8", &t.lengths()))?;
+        self.step8(tensors, step, seed)
     }
 }
 

@@ -4,8 +4,9 @@ use super::buffer::Buf;
 use super::driver::{Arg, Gpu};
 use super::images::tiles;
 use super::{Cuda, CudaFloat, line};
-use crate::backend::{AdamStep, AdamTensor, Buffer};
+use crate::backend::{Adam8Tensor, AdamStep, AdamTensor, Buffer, MOMENT_BLOCK};
 use crate::error::Result;
+use crate::random::{Purpose, Stream};
 use bytemuck::{Pod, Zeroable};
 use std::sync::{Arc, Mutex};
 
@@ -23,7 +24,40 @@ struct Tensor {
     unused: f32,
 }
 
-/// `AdamStep` of cuda/optim.cu.
+/// `Adam8Tensor` of cuda/adamw8.cu.
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+struct Tensor8 {
+    param: u64,
+    master: u64,
+    m_codes: u64,
+    m_scales: u64,
+    v_codes: u64,
+    v_scales: u64,
+    grad: u64,
+    len: i64,
+    decay: f32,
+    unused: f32,
+}
+
+const _: () = assert!(tiles::MOMENT_BLOCK == MOMENT_BLOCK);
+
+/// A row of the kernels' table of tensors.
+trait Entry: Pod + PartialEq {
+    fn elements(&self) -> usize;
+}
+impl Entry for Tensor {
+    fn elements(&self) -> usize {
+        self.len as usize
+    }
+}
+impl Entry for Tensor8 {
+    fn elements(&self) -> usize {
+        self.len as usize
+    }
+}
+
+/// `AdamStep` of cuda/adam.cuh.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 struct Step {
@@ -36,26 +70,43 @@ struct Step {
     grad_scale: f32,
 }
 
-/// What stays on the device from step to step: partial sums, and the table of tensors and of which block has which run.
-pub struct Tables {
-    partial: Buf<f64>,
-    launch: Mutex<Option<Launch>>,
+impl From<AdamStep> for Step {
+    fn from(step: AdamStep) -> Step {
+        let correction = |beta: f64| (1.0 / (1.0 - beta.powf(step.step as f64))) as f32;
+        Step {
+            lr: step.lr as f32,
+            beta1: step.beta1 as f32,
+            beta2: step.beta2 as f32,
+            eps: step.eps as f32,
+            correction1: correction(step.beta1),
+            correction2: correction(step.beta2),
+            grad_scale: step.grad_scale as f32,
+        }
+    }
 }
 
-struct Launch {
-    tensors: Vec<Tensor>,
+/// What stays on the device from step to step: partial sums, and the tables of the optimizer that runs.
+pub struct Tables {
+    partial: Buf<f64>,
+    adamw: Mutex<Option<Launch<Tensor>>>,
+    adamw8: Mutex<Option<Launch<Tensor8>>>,
+}
+
+/// The table of tensors, and of which block has which run of one.
+struct Launch<T> {
+    tensors: Vec<T>,
     blocks: usize,
     tensors_there: Buf<u8>,
     runs_there: Buf<u8>,
 }
 
-impl Launch {
-    fn new(gpu: &Arc<Gpu>, tensors: Vec<Tensor>) -> Result<Self> {
+impl<T: Entry> Launch<T> {
+    fn new(gpu: &Arc<Gpu>, tensors: Vec<T>) -> Result<Self> {
         let runs: Vec<[u32; 2]> = tensors
             .iter()
             .enumerate()
             .flat_map(|(t, tensor)| {
-                let count = (tensor.len as usize).div_ceil(tiles::ADAMW_RUN);
+                let count = tensor.elements().div_ceil(tiles::ADAMW_RUN);
                 (0..count).map(move |run| [t as u32, run as u32])
             })
             .collect();
@@ -67,11 +118,25 @@ impl Launch {
         let runs_there = there(bytemuck::cast_slice(&runs))?;
         Ok(Launch { tensors, blocks: runs.len(), tensors_there, runs_there })
     }
+
+    /// The tables of `known` where they are of these tensors, else new ones in their place.
+    fn of<'a>(known: &'a mut Option<Self>, gpu: &Arc<Gpu>, tensors: Vec<T>) -> Result<&'a Self> {
+        let table = match known.take() {
+            Some(table) if table.tensors == tensors => table,
+            _ => Launch::new(gpu, tensors)?,
+        };
+        Ok(known.insert(table))
+    }
+
+    fn args(&self) -> [Arg; 2] {
+        [self.tensors_there.arg(), self.runs_there.arg()]
+    }
 }
 
 impl Tables {
     pub fn new(gpu: &Arc<Gpu>) -> Result<Self> {
-        Ok(Tables { partial: Buf::zeroed(gpu, tiles::SUM_BLOCKS)?, launch: Mutex::new(None) })
+        let partial = Buf::zeroed(gpu, tiles::SUM_BLOCKS)?;
+        Ok(Tables { partial, adamw: Mutex::new(None), adamw8: Mutex::new(None) })
     }
 
     /// Partial sums by block, added in order here.
@@ -86,7 +151,7 @@ impl Tables {
 
 impl<E: CudaFloat> Cuda<E> {
     pub(super) fn step(&self, tensors: &[AdamTensor<'_, Self>], step: AdamStep) -> Result<()> {
-        let tensors: Vec<Tensor> = tensors
+        let tensors = tensors
             .iter()
             .map(|t| Tensor {
                 param: t.param.at(0),
@@ -99,23 +164,37 @@ impl<E: CudaFloat> Cuda<E> {
                 unused: 0.0,
             })
             .collect();
-        let correction = |beta: f64| (1.0 / (1.0 - beta.powf(step.step as f64))) as f32;
-        let numbers = Step {
-            lr: step.lr as f32,
-            beta1: step.beta1 as f32,
-            beta2: step.beta2 as f32,
-            eps: step.eps as f32,
-            correction1: correction(step.beta1),
-            correction2: correction(step.beta2),
-            grad_scale: step.grad_scale as f32,
-        };
-        let mut launch = self.optimizer.launch.lock().unwrap_or_else(|e| e.into_inner());
-        let launch = match &mut *launch {
-            Some(known) if known.tensors == tensors => known,
-            other => other.insert(Launch::new(&self.gpu, tensors)?),
-        };
-        let args =
-            [launch.tensors_there.arg(), launch.runs_there.arg(), Arg::bytes(bytemuck::bytes_of(&numbers))];
+        let mut known = self.optimizer.adamw.lock().unwrap_or_else(|e| e.into_inner());
+        let launch = Launch::of(&mut known, &self.gpu, tensors)?;
+        let numbers = Arg::bytes(bytemuck::bytes_of(&Step::from(step)));
+        let args = [&launch.args()[..], &[numbers]].concat();
         self.launch("adamw", line(launch.blocks, tiles::ADAMW_THREADS), &args)
+    }
+
+    pub(super) fn step8(&self, tensors: &[Adam8Tensor<'_, Self>], step: AdamStep, seed: u64) -> Result<()> {
+        let tensors = tensors
+            .iter()
+            .map(|t| Tensor8 {
+                param: t.param.at(0),
+                master: t.master.as_ref().map_or(0, |master| master.at(0)),
+                m_codes: t.m.codes.at(0),
+                m_scales: t.m.scales.at(0),
+                v_codes: t.v.codes.at(0),
+                v_scales: t.v.scales.at(0),
+                grad: t.grad.at(0),
+                len: t.param.len() as i64,
+                decay: t.decay as f32,
+                unused: 0.0,
+            })
+            .collect();
+        let mut known = self.optimizer.adamw8.lock().unwrap_or_else(|e| e.into_inner());
+        let launch = Launch::of(&mut known, &self.gpu, tensors)?;
+        // the counter's first two words are the kernel's: the draw and the tensor
+        let ([low, high], [_, at_step, purpose]) =
+            Stream::new(seed, Purpose::Rounding, step.step, 0).coordinates();
+        let numbers = Arg::bytes(bytemuck::bytes_of(&Step::from(step)));
+        let rounding = Arg::bytes(bytemuck::bytes_of(&[low, high, at_step, purpose]));
+        let args = [&launch.args()[..], &[numbers, rounding]].concat();
+        self.launch("adamw8", line(launch.blocks, tiles::ADAMW_THREADS), &args)
     }
 }

@@ -6,6 +6,7 @@ mod attention;
 mod kv;
 mod layers;
 mod loss;
+mod moments;
 mod products;
 mod sample;
 
@@ -181,5 +182,8 @@ impl Backend for Reference {
     }
     fn adamw(&self, tensors: &mut [AdamTensor<'_, Self>], step: AdamStep) -> Result<()> {
         tensors.iter_mut().try_for_each(|t| loss::adamw(t, step))
+    }
+    fn adamw8(&self, tensors: &mut [Adam8Tensor<'_, Self>], step: AdamStep, seed: u64) -> Result<()> {
+        tensors.iter_mut().enumerate().try_for_each(|(at, t)| moments::adamw8(t, at, step, seed))
     }
 }
