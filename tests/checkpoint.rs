@@ -27,7 +27,7 @@ impl Held {
         let specs = tensors.iter().map(|(name, shape, _)| TensorSpec {
             name: name.to_string(),
             shape: shape.to_vec(),
-            dtype: Dtype::F32,
+            dtype: Dtype::F32.into(),
         });
         let bytes = tensors.iter().map(|(_, _, x)| x.iter().flat_map(|x| x.to_le_bytes()).collect());
         Held { specs: specs.collect(), bytes: bytes.collect() }
@@ -42,7 +42,7 @@ impl Held {
             let mut numbers = Vec::new();
             weights.read_into(&param.name, &param.shape, &mut numbers).unwrap();
             held.bytes.push(numbers.iter().flat_map(|x| x.to_le_bytes()).collect());
-            held.specs.push(TensorSpec { name: param.name, shape: param.shape, dtype: Dtype::F32 });
+            held.specs.push(TensorSpec { name: param.name, shape: param.shape, dtype: Dtype::F32.into() });
         }
         (config, held)
     }
@@ -156,7 +156,8 @@ fn halves_are_read_exactly_and_in_windows() {
     use half::{bf16, f16};
     let n = (1 << 20) + 17;
     let numbers: Vec<f32> = (0..n).map(|i| (i % 256) as f32 - 100.0).collect();
-    let tensor = |name: &str, dtype| TensorSpec { name: name.into(), shape: vec![n], dtype };
+    let tensor =
+        |name: &str, dtype: Dtype| TensorSpec { name: name.into(), shape: vec![n], dtype: dtype.into() };
     let held = Held {
         specs: vec![tensor("a", Dtype::Bf16), tensor("b", Dtype::F16)],
         bytes: vec![
@@ -259,7 +260,7 @@ fn a_tied_head_may_be_there_if_it_is_the_embedding() {
     assert!(sentence(check(&held, &untied)).contains("set tie_word_embeddings to true"));
     held.specs.push(TensorSpec { name: "lm_head.weight".into(), ..held.specs[0].clone() });
     held.bytes.push(held.bytes[0].clone());
-    held.specs.push(TensorSpec { name: "rotary.inv_freq".into(), shape: vec![1], dtype: Dtype::F32 });
+    held.specs.push(TensorSpec { name: "rotary.inv_freq".into(), shape: vec![1], dtype: Dtype::F32.into() });
     held.bytes.push(vec![0; 4]);
     assert_eq!(check(&held, &config).unwrap(), ["rotary.inv_freq"]);
     assert_eq!(check(&held, &untied).unwrap(), ["rotary.inv_freq"]);

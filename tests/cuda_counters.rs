@@ -7,8 +7,8 @@ mod softcuda;
 use half::bf16;
 use pose_engine::backend::cuda::Cuda;
 use pose_engine::backend::{
-    AdamStep, AdamTensor, AttentionShape, Backend, Direction, Element, HeadGrad, HeadShape, MatmulShape,
-    NormShape, PairLayout, Places, RopeShape,
+    Adam8Tensor, AdamStep, AdamTensor, AttentionShape, Backend, Direction, Element, HeadGrad, HeadShape,
+    MOMENT_BLOCK, MatmulShape, MomentCodes, NormShape, PairLayout, Places, RopeShape,
 };
 use pose_engine::index::{ChunkSpan, SeqIndex, TokenId};
 use serde_json::Value;
@@ -32,7 +32,7 @@ const OUTPUTS: usize = 1024;
 const INPUTS: usize = 2048;
 
 /// Kernels, and the bytes of their operands: read once, written once. Statistics are f32, the rest bf16.
-const MINIMUM: [(&str, usize); 16] = [
+const MINIMUM: [(&str, usize); 17] = [
     ("embed_bf16", 2 * ALL + 2 * ALL + 4 * TOKENS),
     ("embed_backward_bf16", 2 * ALL + (4 + 4) * ALL + 4 * TOKENS),
     ("rmsnorm_bf16", 2 * ALL + 2 * ALL + 4 * TOKENS + 2 * WIDTH),
@@ -49,6 +49,7 @@ const MINIMUM: [(&str, usize); 16] = [
     ("attention_row_stats_bf16", ROW_TOKENS * HEADS * (2 * 2 * HEAD_DIM + 4 + 8)),
     ("sum_squares", 4 * ALL),
     ("adamw_bf16", 4 * ALL + 3 * (4 + 4) * ALL + 2 * ALL),
+    ("adamw8_bf16", 4 * ALL + (4 + 4) * ALL + 2 * (1 + 1) * ALL + 2 * (4 + 4) * ALL / MOMENT_BLOCK + 2 * ALL),
 ];
 
 fn uploaded<T: Element>(b: &Cuda<bf16>, values: &[T]) -> <Cuda<bf16> as Backend>::Buf<T> {
@@ -111,6 +112,17 @@ fn launch_all() {
     };
     let step = AdamStep { lr: 1e-3, beta1: 0.9, beta2: 0.99, eps: 1e-8, step: 1, grad_scale: 1.0 };
     b.adamw(&mut [tensor], step).unwrap();
+    let (mut m_codes, mut v_codes) = (b.alloc(ALL).unwrap(), b.alloc(ALL).unwrap());
+    let (mut m_scales, mut v_scales) = (stat(ALL / MOMENT_BLOCK), stat(ALL / MOMENT_BLOCK));
+    let tensor = Adam8Tensor {
+        param: &mut param,
+        master: Some(&mut master),
+        m: MomentCodes { codes: &mut m_codes, scales: &mut m_scales },
+        v: MomentCodes { codes: &mut v_codes, scales: &mut v_scales },
+        grad: &stat(ALL),
+        decay: 0.1,
+    };
+    b.adamw8(&mut [tensor], step, 1).unwrap();
     b.synchronize().unwrap();
 }
 

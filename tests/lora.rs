@@ -13,7 +13,7 @@ use pose_engine::memory::{Kind, Ledger};
 use pose_engine::model::buffers::TrainBuffers;
 use pose_engine::model::lora::{Also, Target};
 use pose_engine::model::{Config, Gradients, Lora, Merge, Model, ParamId, upload_f32};
-use pose_engine::optim::{AdamHyper, AdamState};
+use pose_engine::optim::{AdamHyper, AdamState, Optimizer};
 use pose_engine::random::{Purpose, Stream};
 use std::collections::BTreeSet;
 
@@ -118,10 +118,10 @@ fn what_is_frozen_stays_and_the_rest_learns() {
     let b = &Cpu::<bf16>::new(2).unwrap();
     let mut bench = Bench::new(b, &config(&[Also::Norm], &[Target::Q, Target::Down]), 2, 13, 0);
     bench.model.initialise(b, 5).unwrap();
-    let mut adam = AdamState::allocate(b, &mut Ledger::live(), &bench.model).unwrap();
+    let mut adam = AdamState::allocate(b, &mut Ledger::live(), &bench.model, Optimizer::Adamw).unwrap();
     adam.start_masters(b, &bench.model).unwrap();
     let before = bits(&bench);
-    let hyper = AdamHyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
+    let hyper = AdamHyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0, seed: 0 };
     let losses: Vec<f64> = (1..=30)
         .map(|step| {
             let loss = bench.step(2, &ids, &targets, &places);
@@ -144,14 +144,18 @@ fn what_is_frozen_takes_no_memory_but_its_own() {
     let config = config(&[Also::Embed], &[Target::V]);
     let model = Model::allocate(b, ledger, &config, &config.rope).unwrap();
     Gradients::allocate(b, ledger, &model.specs).unwrap();
-    AdamState::allocate(b, ledger, &model).unwrap();
+    AdamState::allocate(b, ledger, &model, Optimizer::Adamw).unwrap();
     TrainBuffers::new(b, ledger, &config, 26, 0).unwrap();
+    let in_8_bits = &mut Ledger::dry();
+    AdamState::allocate(b, in_8_bits, &model, Optimizer::Adamw8bit).unwrap();
     let trained: usize = model.trained().map(|(_, spec)| spec.elements()).sum();
     // embedding, and in two layers A of 3 x 12 and the transpose of B of 3 x 6
     assert_eq!(trained, 37 * 12 + 2 * 3 * (12 + 6));
     assert_eq!(ledger.of(Kind::Gradients), 4 * trained);
     assert_eq!(ledger.of(Kind::MasterWeights), 4 * trained);
     assert_eq!(ledger.of(Kind::Moments), 8 * trained);
+    // a code each, and for each moment of a tensor a scale for 256: 2 for the embedding, 1 for each A and B
+    assert_eq!(in_8_bits.of(Kind::Moments), 2 * trained + 2 * 4 * (2 + 4));
     let names = |kind| -> BTreeSet<String> {
         let rows = ledger.rows().iter().filter(|row| row.kind == kind);
         rows.map(|row| row.name.split(' ').next_back().unwrap().to_string()).collect()

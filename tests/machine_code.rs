@@ -164,6 +164,7 @@ fn streaming_kernels_go_by_16_bytes() {
         ("norm", &["rmsnorm_bf16", "rmsnorm_backward_bf16"]),
         ("embed", &["embed_bf16"]),
         ("optim", &["adamw_bf16", "adamw_f32"]),
+        ("adamw8", &["adamw8_bf16", "adamw8_f32"]),
         ("loss", &["cross_entropy_bf16"]),
         ("rope", &["rope_bf16"]),
     ] {

@@ -46,6 +46,18 @@ fn f32_training() {
 }
 
 #[test]
+fn training_with_moments_in_8_bits() {
+    let dir = Dir::new();
+    train(&dir, "narrow", "--batch 12 --optimizer adamw8bit --save-every 1");
+    let moments = |optimizer: &str| {
+        dir.run(&format!("plan {FLAGS} --optimizer {optimizer} --json plan.json")).ok();
+        dir.json("plan.json")["by_kind"]["moments"].as_f64().unwrap()
+    };
+    let share = moments("adamw8bit") / moments("adamw");
+    assert!((share - (2.0 + 8.0 / 256.0) / 8.0).abs() < 1e-4, "{share}");
+}
+
+#[test]
 fn recomputing_training_with_checkpoints() {
     train(&Dir::new(), "recompute", "--recompute --batch 24 --save-every 1");
 }

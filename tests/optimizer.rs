@@ -113,6 +113,82 @@ fn the_rate_follows_its_schedule() {
     assert_eq!(lr("cosine"), [4000, 8000, 8000, 6828, 4000, 1172]);
 }
 
+/// The file of a run's moments; its state is of the last step.
+fn moments(dir: &Dir, out: &str, step: u64) -> Weights {
+    Weights::open_file(&dir.path(&format!("{out}/checkpoint-{step:06}/resume/optimizer.safetensors")))
+        .unwrap()
+}
+
+#[test]
+fn the_first_step_with_moments_in_8_bits_is_adamws_own() {
+    let dir = Dir::new();
+    let run = |optimizer: &str| {
+        let flags = "--steps 1 --lr 1e-3 --weight-decay 0.1 --clip 0.5 --save-every 1";
+        dir.run(&format!("{TRAIN} {flags} --optimizer {optimizer} --out {optimizer}")).ok();
+        (weights(&dir, optimizer), moments(&dir, optimizer, 1))
+    };
+    let ((full, wide), (codes, narrow)) = (run("adamw"), run("adamw8bit"));
+    // moments begin at zero, which their codes hold exactly
+    assert_eq!(full, codes);
+    for (name, _) in &full {
+        let shape = wide.shape(&format!("m.{name}")).unwrap();
+        let read = |file: &Weights, slot: &str, shape: &[usize]| {
+            let mut values = Vec::new();
+            file.read_into(&format!("{slot}.{name}"), shape, &mut values).unwrap();
+            values
+        };
+        let (mut m_codes, mut v_codes) = (Vec::<i8>::new(), Vec::<u8>::new());
+        let mut take = |_, x: &[i8]| Ok(m_codes.extend_from_slice(x));
+        narrow.read_stored(&format!("m-codes.{name}"), shape, &mut take).unwrap();
+        let mut take = |_, x: &[u8]| Ok(v_codes.extend_from_slice(x));
+        narrow.read_stored(&format!("v-codes.{name}"), shape, &mut take).unwrap();
+        let blocks = [m_codes.len().div_ceil(256)];
+        let (m, m_scales) = (read(&wide, "m", shape), read(&narrow, "m-scales", &blocks));
+        let v: Vec<f32> = read(&wide, "v", shape).iter().map(|v| v.sqrt()).collect();
+        let m_codes: Vec<f32> = m_codes.into_iter().map(f32::from).collect();
+        let v_codes: Vec<f32> = v_codes.into_iter().map(f32::from).collect();
+        coded(&format!("m of {name}"), &m, &m_codes, &m_scales, 127.0);
+        coded(&format!("v of {name}"), &v, &v_codes, &read(&narrow, "v-scales", &blocks), 255.0);
+        assert!(v.iter().zip(&v_codes).all(|(v, c)| *v == 0.0 || *c > 0.0), "{name}: a v is lost");
+    }
+}
+
+/// Scales are the largest of each block, and each code is one of the two whose squares its value lies between.
+fn coded(name: &str, values: &[f32], codes: &[f32], scales: &[f32], most: f32) {
+    for ((x, codes), scale) in values.chunks(256).zip(codes.chunks(256)).zip(scales) {
+        assert_eq!(*scale, x.iter().fold(0f32, |top, x| top.max(x.abs())), "{name}");
+        for (x, code) in x.iter().zip(codes).filter(|_| *scale > 0.0) {
+            let at = (most * (x.abs() / scale).sqrt()).copysign(*x);
+            assert!((code - at).abs() < 1.001, "{name}: {x} of {scale} is {code}, should be at {at}");
+        }
+    }
+}
+
+/// The mean loss of a run's second half.
+fn late_loss(dir: &Dir, out: &str) -> f64 {
+    let losses = metrics(dir, out, "loss");
+    let late = &losses[losses.len() / 2..];
+    late.iter().sum::<f64>() / late.len() as f64
+}
+
+#[test]
+fn moments_in_8_bits_train_as_well() {
+    let dir = Dir::new();
+    for dtype in ["f32", "bf16"] {
+        let run = |optimizer: &str| {
+            let flags =
+                "--preset tiny --data a.txt --train-len 64 --steps 200 --batch 4 --lr 3e-3 --warmup 10";
+            let out = format!("{dtype}-{optimizer}");
+            dir.run(&format!("train {flags} --dtype {dtype} --optimizer {optimizer} --quiet --out {out}"))
+                .ok();
+            (metrics(&dir, &out, "loss")[0], late_loss(&dir, &out))
+        };
+        let ((first, full), (_, codes)) = (run("adamw"), run("adamw8bit"));
+        assert!(full < 0.4 * first, "{dtype}: from {first} to {full}");
+        assert!((codes / full - 1.0).abs() < 0.02, "{dtype}: a loss of {codes}, in f32 {full}");
+    }
+}
+
 #[test]
 fn a_small_model_learns_a_short_text_by_heart() {
     let dir = Dir::new();

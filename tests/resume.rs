@@ -92,6 +92,25 @@ fn a_killed_run_loses_at_most_the_steps_since_its_checkpoint() {
 }
 
 #[test]
+fn moments_in_8_bits_go_on_to_the_same_bits() {
+    let dir = Dir::new();
+    let run = RUN.replace("--steps 40", "--steps 24") + " --optimizer adamw8bit --quiet";
+    for (what, flags) in [("all", ""), ("lora", " --lora-rank 4 --lora-merge")] {
+        let (run, whole, killed) =
+            (format!("{run}{flags}"), format!("{what}-whole"), format!("{what}-killed"));
+        dir.run(&format!("{run} --out {whole} --threads 1")).ok();
+        let ran = stopped(&dir, &format!("{run} --out {killed}"), &killed, 9, libc::SIGKILL);
+        assert_eq!(ran.code, None, "{}", ran.all());
+        dir.run(&format!("train --resume --out {killed} --threads 2 --quiet")).ok();
+        same(&weights(&dir, &killed, 24), &weights(&dir, &whole, 24), what);
+        let state = |out: &str| dir.read(&format!("{out}/checkpoint-000024/resume/optimizer.safetensors"));
+        same(&state(&killed), &state(&whole), "codes and scales");
+    }
+    dir.run("train --resume --out all-whole --optimizer adamw")
+        .refused(2, &["--optimizer \"adamw\"", "started with \"adamw8bit\""]);
+}
+
+#[test]
 fn threads_and_recomputation_change_no_bit() {
     let dir = Dir::new();
     let run = RUN.replace("--steps 40", "--steps 6");
@@ -119,6 +138,7 @@ fn only_the_same_run_can_be_resumed() {
         ("--batch 4", &["--batch 4"]),
         ("--dtype f32", &["--dtype", "f32", "bf16"]),
         ("--clip 0.5", &["--clip 0.5"]),
+        ("--optimizer adamw8bit", &["--optimizer \"adamw8bit\"", "started with \"adamw\""]),
     ] {
         dir.run(&format!("train --resume --out run {flags}")).refused(2, parts);
     }

@@ -2,7 +2,10 @@
 
 use crate::Shape;
 use crate::harness::{Stopwatch, Table, random, time};
-use pose_engine::backend::{AdamStep, AdamTensor, Direction, NormShape, PairLayout, Places, RopeShape};
+use pose_engine::backend::{
+    Adam8Tensor, AdamStep, AdamTensor, Direction, MOMENT_BLOCK, MomentCodes, NormShape, PairLayout, Places,
+    RopeShape,
+};
 use pose_engine::index::{ChunkSpan, SeqIndex};
 
 pub fn all<B: Stopwatch>(b: &B, table: &Table, shape: &Shape, tokens: usize) {
@@ -10,6 +13,7 @@ pub fn all<B: Stopwatch>(b: &B, table: &Table, shape: &Shape, tokens: usize) {
     swiglu(b, table, tokens * shape.inner);
     rope(b, table, shape, tokens);
     optimizer(b, table, 16 << 20);
+    optimizer_in_8_bits(b, table, 16 << 20);
 }
 
 fn norms<B: Stopwatch>(b: &B, table: &Table, shape: &Shape, tokens: usize) {
@@ -62,17 +66,18 @@ fn rope<B: Stopwatch>(b: &B, table: &Table, shape: &Shape, tokens: usize) {
     table.row("  rope", t, 0.0, 2.0 * (nq + nk) as f64 * size_of::<B::Act>() as f64);
 }
 
+const STEP: AdamStep = AdamStep { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 3, grad_scale: 1.0 };
+
 fn optimizer<B: Stopwatch>(b: &B, table: &Table, len: usize) {
     let stat = || random::<B, B::Stat>(b, len);
     let (mut param, mut master, mut m, mut v, grad) =
         (random::<B, B::Act>(b, len), stat(), stat(), stat(), stat());
     b.zero(&mut v, len).expect("zero");
     let coarse = size_of::<B::Act>() < size_of::<B::Stat>();
-    let step = AdamStep { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 3, grad_scale: 1.0 };
     let t = time(b, || {
         let master = coarse.then_some(&mut master);
         let tensor = AdamTensor { param: &mut param, master, m: &mut m, v: &mut v, grad: &grad, decay: 0.1 };
-        b.adamw(&mut [tensor], step).expect("adamw");
+        b.adamw(&mut [tensor], STEP).expect("adamw");
     });
     // master (or param), m and v are read and written, the gradient is read, a coarse copy is written
     let bytes = if coarse { 3.0 * 8.0 + 4.0 + 2.0 } else { 3.0 * 8.0 + 4.0 };
@@ -81,4 +86,29 @@ fn optimizer<B: Stopwatch>(b: &B, table: &Table, len: usize) {
         std::hint::black_box(b.sum_squares(&grad, len).expect("sum_squares"));
     });
     table.row("  sum_squares", t, 0.0, 4.0 * len as f64);
+}
+
+fn optimizer_in_8_bits<B: Stopwatch>(b: &B, table: &Table, len: usize) {
+    let blocks = len.div_ceil(MOMENT_BLOCK);
+    let (mut param, mut master, grad) =
+        (random::<B, B::Act>(b, len), random::<B, B::Stat>(b, len), random::<B, B::Stat>(b, len));
+    let memory = "memory for the benchmark";
+    let (mut m, mut v) = (b.alloc(len).expect(memory), b.alloc(len).expect(memory));
+    let (mut m_scales, mut v_scales) = (b.alloc(blocks).expect(memory), b.alloc(blocks).expect(memory));
+    let coarse = size_of::<B::Act>() < size_of::<B::Stat>();
+    let t = time(b, || {
+        let tensor = Adam8Tensor {
+            param: &mut param,
+            master: coarse.then_some(&mut master),
+            m: MomentCodes { codes: &mut m, scales: &mut m_scales },
+            v: MomentCodes { codes: &mut v, scales: &mut v_scales },
+            grad: &grad,
+            decay: 0.1,
+        };
+        b.adamw8(&mut [tensor], STEP, 1).expect("adamw8");
+    });
+    // as adamw, but for moments of a byte and their scales
+    let moments = 2.0 * (2.0 + 8.0 / MOMENT_BLOCK as f64);
+    let bytes = moments + if coarse { 8.0 + 4.0 + 2.0 } else { 8.0 + 4.0 };
+    table.row("  adamw8", t, 0.0, bytes * len as f64);
 }

@@ -15,7 +15,7 @@ use pose_engine::index::{ChunkSpan, SeqIndex, TokenId};
 use pose_engine::memory::Ledger;
 use pose_engine::model::buffers::TrainBuffers;
 use pose_engine::model::{Config, Gradients, Model, PlacedBatch, scratch};
-use pose_engine::optim::{AdamHyper, AdamState};
+use pose_engine::optim::{AdamHyper, AdamState, Optimizer};
 
 const TOKENS: usize = 2048;
 
@@ -34,7 +34,7 @@ fn step<E: CpuFloat>(threads: usize) {
     let mut model = Model::allocate(b, ledger, &config, &config.rope).expect("memory");
     model.initialise(b, 1).expect("initial weights");
     let mut grads = Gradients::lodging(b, ledger, &model, 0).expect("memory");
-    let mut adam = AdamState::allocate(b, ledger, &model).expect("memory");
+    let mut adam = AdamState::allocate(b, ledger, &model, Optimizer::Adamw).expect("memory");
     adam.start_masters(b, &model).expect("master weights");
     let mut buffers = TrainBuffers::with_lodgers(b, ledger, &model, &grads, TOKENS, 0).expect("memory");
     let mut batch = PlacedBatch::new(b, ledger, 1, TOKENS, 2).expect("memory");
@@ -42,7 +42,7 @@ fn step<E: CpuFloat>(threads: usize) {
     let ids: Vec<TokenId> = (0..TOKENS).map(|t| TokenId((t * 7919 % config.vocab_size) as u32)).collect();
     let spans = vec![ChunkSpan::default(), ChunkSpan { start: SeqIndex(TOKENS as u32 / 3), bias: 20_000 }];
     batch.fill(b, 1, &ids, &ids, &BatchPlaces::Spans { spans, per_row: 2 }).expect("a batch");
-    let hyper = AdamHyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0, clip: 1.0 };
+    let hyper = AdamHyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0, clip: 1.0, seed: 0 };
     let mut number = 0;
     let t = time(b, || {
         number += 1;

@@ -34,5 +34,5 @@ pub use npy::NpyWriter;
 pub use params::{ModelTensors, bytes_of, dtype_of};
 pub use resume::{Resume, ResumeState, Slot, slot_name, write_resume};
 pub use run_dir::{Latest, checkpoint_dir, latest};
-pub use tensors::{Bytes, TensorSource, TensorSpec, write_safetensors};
+pub use tensors::{Bytes, Stored, TensorSource, TensorSpec, write_safetensors};
 pub use weights::Weights;

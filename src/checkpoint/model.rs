@@ -1,7 +1,7 @@
 //! A model as a Hugging Face directory.
 
 use super::atomic::Staging;
-use super::tensors::{TensorSource, write_safetensors};
+use super::tensors::{Stored, TensorSource, write_safetensors};
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::model::params::table;
@@ -36,7 +36,9 @@ pub fn write_model(
 ) -> Result<Vec<String>> {
     check_source(staging, config, source)?;
     let mut config = config.clone();
-    config.dtype = source.specs().first().map(|s| s.dtype).or(config.dtype);
+    if let Some(Stored::Float(dtype)) = source.specs().first().map(|s| s.dtype) {
+        config.dtype = Some(dtype);
+    }
     let warnings = write_config(staging, &config)?;
     write_weights(staging, source, shard_bytes)?;
     if let Some(from) = tokenizer_from {

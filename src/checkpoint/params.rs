@@ -1,7 +1,7 @@
 //! The parameters of a model on a device as tensors of a file.
 
-use super::tensors::{Bytes, TensorSource, TensorSpec};
-use crate::backend::{Backend, Float};
+use super::tensors::{Bytes, Stored, TensorSource, TensorSpec};
+use crate::backend::{Backend, Element};
 use crate::error::Result;
 use crate::model::config::Dtype;
 use crate::model::params::{ParamSpec, Role, peft_name};
@@ -10,12 +10,18 @@ use crate::model::{Model, transposed};
 /// Elements downloaded at a time.
 const PIECE: usize = 1 << 18;
 
-pub fn dtype_of<T: Float>() -> Dtype {
-    if size_of::<T>() == 2 { Dtype::Bf16 } else { Dtype::F32 }
+/// What buffers of `T` are stored in.
+pub fn dtype_of<T: Element>() -> Stored {
+    match T::NAME {
+        "bf16" => Dtype::Bf16.into(),
+        "i8" => Stored::I8,
+        "u8" => Stored::U8,
+        _ => Dtype::F32.into(),
+    }
 }
 
 /// Downloads a buffer's first elements as little-endian bytes.
-pub fn bytes_of<B: Backend, T: Float>(
+pub fn bytes_of<B: Backend, T: Element>(
     b: &B, buf: &B::Buf<T>, len: usize, sink: &mut Bytes<'_>,
 ) -> Result<()> {
     let mut piece = vec![T::default(); len.min(PIECE)];

@@ -35,7 +35,7 @@ impl ResumeState {
     }
 }
 
-/// The f32 tensors kept for each parameter.
+/// The tensors kept for each parameter: f32, but for codes. Of the moments there are either M and V, or the other four.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
     /// The parameter in full precision.
@@ -44,6 +44,11 @@ pub enum Slot {
     M,
     /// Second moment.
     V,
+    /// Moments in 8 bits.
+    MCodes,
+    MScales,
+    VCodes,
+    VScales,
 }
 
 /// The name of a parameter's tensor in the file, e.g. `m.model.norm.weight`.
@@ -52,6 +57,10 @@ pub fn slot_name(slot: Slot, parameter: &str) -> String {
         Slot::Master => "master",
         Slot::M => "m",
         Slot::V => "v",
+        Slot::MCodes => "m-codes",
+        Slot::MScales => "m-scales",
+        Slot::VCodes => "v-codes",
+        Slot::VScales => "v-scales",
     };
     format!("{slot}.{parameter}")
 }

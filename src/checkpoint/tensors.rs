@@ -9,12 +9,48 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+/// What a tensor is stored in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// What weights may be in.
+    Float(Dtype),
+    /// Codes of an optimizer's moments.
+    I8,
+    U8,
+}
+
+impl Stored {
+    /// Bytes of an element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Stored::Float(dtype) => dtype.bytes(),
+            Stored::I8 | Stored::U8 => 1,
+        }
+    }
+
+    pub(super) fn safetensors(self) -> safetensors::Dtype {
+        match self {
+            Stored::Float(Dtype::F32) => safetensors::Dtype::F32,
+            Stored::Float(Dtype::F16) => safetensors::Dtype::F16,
+            Stored::Float(Dtype::Bf16) => safetensors::Dtype::BF16,
+            Stored::I8 => safetensors::Dtype::I8,
+            Stored::U8 => safetensors::Dtype::U8,
+        }
+    }
+}
+
+impl From<Dtype> for Stored {
+    fn from(dtype: Dtype) -> Stored {
+        Stored::Float(dtype)
+    }
+}
+
 /// A tensor to write.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorSpec {
     pub name: String,
     pub shape: Vec<usize>,
-    pub dtype: Dtype,
+    pub dtype: Stored,
 }
 
 impl TensorSpec {
@@ -32,7 +68,12 @@ impl TensorSpec {
         if given == self.bytes() {
             return Ok(());
         }
-        let problem = format!("gave {given} bytes, {:?} of {} has {}", self.shape, self.dtype, self.bytes());
+        let problem = format!(
+            "gave {given} bytes, {:?} of {} has {}",
+            self.shape,
+            self.dtype.safetensors(),
+            self.bytes()
+        );
         Err(Error::file(&self.name, problem))
     }
 }
@@ -46,14 +87,6 @@ pub trait TensorSource {
     fn specs(&self) -> &[TensorSpec];
     /// Hands the content of tensor `i` of [`TensorSource::specs`] to `sink`, in order: row-major, little-endian.
     fn bytes(&self, i: usize, sink: &mut Bytes<'_>) -> Result<()>;
-}
-
-pub(super) fn safetensors_dtype(dtype: Dtype) -> safetensors::Dtype {
-    match dtype {
-        Dtype::F32 => safetensors::Dtype::F32,
-        Dtype::F16 => safetensors::Dtype::F16,
-        Dtype::Bf16 => safetensors::Dtype::BF16,
-    }
 }
 
 /// Writes the tensors `which` (places in `source.specs()`) to `path`, holding a piece of one in memory at a time.
@@ -73,7 +106,7 @@ fn write_file(path: &Path, source: &dyn TensorSource, which: &[usize]) -> Result
     let specs = source.specs();
     let mut which = which.to_vec();
     // as the format's own library orders them: widest numbers first, then by name
-    which.sort_by_key(|&i| (Reverse(safetensors_dtype(specs[i].dtype)), &specs[i].name));
+    which.sort_by_key(|&i| (Reverse(specs[i].dtype.safetensors()), &specs[i].name));
     let mut file = BufWriter::new(File::create(path).map_err(refused)?);
     file.write_all(&header(path, &which.iter().map(|&i| &specs[i]).collect::<Vec<_>>())?).map_err(refused)?;
     for &i in &which {
@@ -94,7 +127,7 @@ fn header(path: &Path, specs: &[&TensorSpec]) -> Result<Vec<u8>> {
     let info = |spec: &&TensorSpec| {
         let start = end;
         end += spec.bytes();
-        let (dtype, shape) = (safetensors_dtype(spec.dtype), spec.shape.clone());
+        let (dtype, shape) = (spec.dtype.safetensors(), spec.shape.clone());
         (spec.name.clone(), TensorInfo { dtype, shape, data_offsets: (start, end) })
     };
     let tensors = specs.iter().map(info).collect();

@@ -3,6 +3,8 @@
 use super::convert::{to_f32, unravel};
 use super::manifest::is_below;
 use super::mapped::map;
+use super::params::dtype_of;
+use crate::backend::Element;
 use crate::error::{Error, Result};
 use crate::model::config::Dtype;
 use crate::model::params::ParamSpec;
@@ -113,6 +115,28 @@ impl Weights {
             out.extend_from_slice(numbers);
             Ok(())
         })
+    }
+
+    /// Reads a tensor in the very type that it is stored in: `sink(offset, elements)` as in [`Weights::read_f32`].
+    ///
+    /// # Errors
+    /// An absent tensor, another shape or type than expected, and whatever `sink` returns.
+    pub fn read_stored<T: Element>(
+        &self, name: &str, expected: &[usize], sink: &mut dyn FnMut(usize, &[T]) -> Result<()>,
+    ) -> Result<()> {
+        let entry = self.entry(name, expected)?;
+        let (path, file) = &self.files[entry.file];
+        if entry.dtype != dtype_of::<T>().safetensors() {
+            let problem = format!("{name} is stored as {}, but it should be {}", entry.dtype, T::NAME);
+            return Err(Error::file(path, problem));
+        }
+        let elements: usize = entry.shape.iter().product();
+        for offset in (0..elements).step_by(WINDOW) {
+            let (at, bytes) = (offset * size_of::<T>(), WINDOW.min(elements - offset) * size_of::<T>());
+            let bytes = map(file, path, entry.at + at as u64, bytes)?;
+            sink(offset, &bytemuck::pod_collect_to_vec::<u8, T>(&bytes))?;
+        }
+        Ok(())
     }
 
     /// Whether these are the weights of a model with this parameter table: all are there, in the right shapes. Where the

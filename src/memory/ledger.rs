@@ -43,7 +43,8 @@ impl Kind {
     pub fn remedy(self) -> &'static str {
         match self {
             Kind::Weights => "--dtype bf16 halves the weights",
-            Kind::MasterWeights | Kind::Moments | Kind::Gradients => {
+            Kind::Moments => "--optimizer adamw8bit keeps moments in a quarter of the memory of f32",
+            Kind::MasterWeights | Kind::Gradients => {
                 "--lora-rank trains adapters alone, and what is frozen has none of these"
             }
             Kind::Activations => {

@@ -61,8 +61,12 @@ pub fn check_fits(rows: &[Row], limit: usize, where_from: &str) -> Result<()> {
         format!("{kind} ({}{row})", bytes_text(of(kind)))
     };
     let named: Vec<String> = kinds.iter().map(name).collect();
-    let mut remedies: Vec<&str> = kinds.iter().map(|kind| kind.remedy()).collect();
-    remedies.dedup();
+    let mut remedies: Vec<&str> = Vec::new();
+    for remedy in kinds.iter().map(|kind| kind.remedy()) {
+        if !remedies.contains(&remedy) {
+            remedies.push(remedy);
+        }
+    }
     Err(Error::DoesNotFit(format!(
         "the plan takes {} and {where_from} is {}; the largest are {}; {}",
         bytes_text(total),

@@ -1,20 +1,35 @@
-//! AdamW with master weights and moments in full precision, clipping by global norm, and learning rate schedules.
+//! AdamW with master weights in full precision and moments in f32 or 8 bits, clipping by global norm, and learning rate
+//! schedules.
 
+mod moments;
 mod schedule;
 
+pub use moments::{Codes, Moments};
 pub use schedule::{Schedule, ScheduleKind};
 
-use crate::backend::{AdamStep, AdamTensor, Backend};
+use crate::backend::{Adam8Tensor, AdamStep, AdamTensor, Backend};
 use crate::error::Result;
 use crate::memory::{Kind, Ledger};
 use crate::model::{Gradients, Model};
+use serde::{Deserialize, Serialize};
+
+/// What AdamW keeps its moments in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Optimizer {
+    /// AdamW, both moments in f32: 8 bytes a parameter.
+    #[default]
+    Adamw,
+    /// AdamW, both moments as 8-bit codes with a scale for each 256: 2.03 bytes a parameter.
+    #[value(name = "adamw8bit")]
+    Adamw8bit,
+}
 
 /// What AdamW keeps for each trained parameter, in the order of the table.
 pub struct AdamState<B: Backend> {
     /// Empty where the parameters themselves are in full precision.
     pub master: Vec<B::Buf<B::Stat>>,
-    pub m: Vec<B::Buf<B::Stat>>,
-    pub v: Vec<B::Buf<B::Stat>>,
+    pub moments: Moments<B>,
 }
 
 /// The constants of AdamW.
@@ -26,6 +41,8 @@ pub struct AdamHyper {
     pub weight_decay: f64,
     /// Largest global gradient norm; larger gradients are scaled down to it. 0: no clipping.
     pub clip: f64,
+    /// Of the random rounding of moments in 8 bits.
+    pub seed: u64,
 }
 
 impl<B: Backend> AdamState<B> {
@@ -34,15 +51,15 @@ impl<B: Backend> AdamState<B> {
         size_of::<B::Act>() < size_of::<B::Stat>()
     }
 
-    pub fn allocate(b: &B, ledger: &mut Ledger, model: &Model<B>) -> Result<Self> {
-        let mut all = |kind, prefix: &str| -> Result<Vec<B::Buf<B::Stat>>> {
-            model
-                .trained()
-                .map(|(_, spec)| ledger.buf(b, kind, &format!("{prefix} {}", spec.name), &spec.shape))
-                .collect()
-        };
-        let master = if Self::needs_master() { all(Kind::MasterWeights, "master")? } else { Vec::new() };
-        Ok(AdamState { master, m: all(Kind::Moments, "m")?, v: all(Kind::Moments, "v")? })
+    pub fn allocate(b: &B, ledger: &mut Ledger, model: &Model<B>, optimizer: Optimizer) -> Result<Self> {
+        let mut master = Vec::new();
+        if Self::needs_master() {
+            for (_, spec) in model.trained() {
+                let name = format!("master {}", spec.name);
+                master.push(ledger.buf(b, Kind::MasterWeights, &name, &spec.shape)?);
+            }
+        }
+        Ok(AdamState { master, moments: Moments::allocate(b, ledger, model, optimizer)? })
     }
 
     /// Sets the master weights to what the parameters are now.
@@ -65,17 +82,42 @@ impl<B: Backend> AdamState<B> {
         norm: f64,
     ) -> Result<()> {
         let grad_scale = if h.clip > 0.0 && norm > h.clip { h.clip / norm } else { 1.0 };
+        let numbers = AdamStep { lr, beta1: h.beta1, beta2: h.beta2, eps: h.eps, step, grad_scale };
         let mut masters = self.master.iter_mut();
-        let moments = self.m.iter_mut().zip(&mut self.v);
         let params = model.params.iter_mut().zip(&model.specs).filter(|(_, spec)| spec.trained);
-        let mut tensors: Vec<AdamTensor<'_, B>> = params
-            .zip(grads.trained())
-            .zip(moments)
-            .map(|(((param, spec), grad), (m, v))| {
-                let decay = if spec.decay { h.weight_decay } else { 0.0 };
-                AdamTensor { param, master: masters.next(), m, v, grad, decay }
-            })
-            .collect();
-        b.adamw(&mut tensors, AdamStep { lr, beta1: h.beta1, beta2: h.beta2, eps: h.eps, step, grad_scale })
+        let trained = params.zip(grads.trained()).map(|((param, spec), grad)| {
+            let decay = if spec.decay { h.weight_decay } else { 0.0 };
+            (param, masters.next(), grad, decay)
+        });
+        match &mut self.moments {
+            Moments::Full { m, v } => {
+                let mut tensors: Vec<AdamTensor<'_, B>> = trained
+                    .zip(m.iter_mut().zip(v))
+                    .map(|((param, master, grad, decay), (m, v))| AdamTensor {
+                        param,
+                        master,
+                        m,
+                        v,
+                        grad,
+                        decay,
+                    })
+                    .collect();
+                b.adamw(&mut tensors, numbers)
+            }
+            Moments::Codes { m, v } => {
+                let mut tensors: Vec<Adam8Tensor<'_, B>> = trained
+                    .zip(m.iter_mut().zip(v))
+                    .map(|((param, master, grad, decay), (m, v))| Adam8Tensor {
+                        param,
+                        master,
+                        m: m.as_mut(),
+                        v: v.as_mut(),
+                        grad,
+                        decay,
+                    })
+                    .collect();
+                b.adamw8(&mut tensors, numbers, h.seed)
+            }
+        }
     }
 }

@@ -41,7 +41,8 @@ struct Fresh {
 
 impl Fresh {
     fn new(config: &Config, seed: u64) -> Fresh {
-        let spec = |p: params::ParamSpec| TensorSpec { name: p.name, shape: p.shape, dtype: Dtype::F32 };
+        let spec =
+            |p: params::ParamSpec| TensorSpec { name: p.name, shape: p.shape, dtype: Dtype::F32.into() };
         Fresh { specs: params::table(config).into_iter().map(spec).collect(), seed }
     }
 

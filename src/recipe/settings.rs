@@ -2,7 +2,7 @@
 
 use crate::backend::device::DType;
 use crate::model::lora::{Also, Target};
-use crate::optim::ScheduleKind;
+use crate::optim::{Optimizer, ScheduleKind};
 use crate::positions::{ChunkLengths, Content, Method};
 use crate::rope::ScalingKind;
 use crate::size::{parse_count, parse_size};
@@ -179,6 +179,10 @@ pub struct Settings {
     #[arg(long, value_name = "N", help_heading = "Optimisation")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grad_accum: Option<Size>,
+    /// What AdamW keeps its moments in [default: adamw]
+    #[arg(long, help_heading = "Optimisation")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub optimizer: Option<Optimizer>,
     /// Peak learning rate [default: 2e-5]
     #[arg(long, value_name = "X", help_heading = "Optimisation")]
     #[serde(skip_serializing_if = "Option::is_none")]

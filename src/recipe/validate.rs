@@ -5,7 +5,7 @@ use crate::backend::device::DType;
 use crate::error::{Error, Result};
 use crate::model::Lora;
 use crate::model::lora::Target;
-use crate::optim::{AdamHyper, Schedule};
+use crate::optim::{AdamHyper, Optimizer, Schedule};
 use crate::positions::{ChunkLengths, Content, Method, Sampler};
 use crate::rope::ScalingKind;
 use std::path::PathBuf;
@@ -36,6 +36,7 @@ pub struct Recipe {
     pub batch: usize,
     pub grad_accum: usize,
     pub schedule: Schedule,
+    pub optimizer: Optimizer,
     pub adam: AdamHyper,
     pub seed: u64,
     /// Layers whose activations are computed again, from the first on; all where it is more than there are.
@@ -106,6 +107,7 @@ impl Recipe {
             batch: at_least_one("--batch", s.batch.unwrap_or(Size(1)))?,
             grad_accum: at_least_one("--grad-accum", s.grad_accum.unwrap_or(Size(1)))?,
             schedule: schedule(&s)?,
+            optimizer: s.optimizer.unwrap_or_default(),
             adam: adam(&s)?,
             seed: s.seed.unwrap_or(0),
             recompute: s.recompute.unwrap_or_default().0,
@@ -199,6 +201,7 @@ fn adam(s: &Settings) -> Result<AdamHyper> {
         eps: 1e-8,
         weight_decay: number("--weight-decay", s.weight_decay.unwrap_or(0.0), 0.0, 1e3)?,
         clip: number("--clip", s.clip.unwrap_or(1.0), 0.0, f64::MAX)?,
+        seed: s.seed.unwrap_or(0),
     })
 }
 
@@ -262,6 +265,7 @@ impl Settings {
             steps: Some(Size(1000)),
             batch: Some(Size(1)),
             grad_accum: Some(Size(1)),
+            optimizer: Some(Optimizer::default()),
             lr: Some(2e-5),
             warmup: Some(Size(10)),
             schedule: Some(Default::default()),

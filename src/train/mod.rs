@@ -1,6 +1,7 @@
 //! Training, on one page: open what the recipe names, plan the memory, then step by step.
 
 mod metrics;
+mod optimizer;
 mod save;
 mod setup;
 mod step;

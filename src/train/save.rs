@@ -1,16 +1,16 @@
 //! A run's directory: checkpoints while it goes, the final model when it is done, and going on from one.
 
+use super::optimizer::{self, OptimizerTensors};
 use super::{Opened, State, Watch};
 use crate::backend::Backend;
 use crate::checkpoint::{
-    Adapter, Bytes, Existing, ModelTensors, Resume, ResumeState, SHARD_BYTES, Slot, Staging, TensorSource,
-    TensorSpec, Weights, bytes_of, checkpoint_dir, dtype_of, finish_publishing, latest, publish, slot_name,
-    write_adapter, write_model, write_resume,
+    Adapter, Existing, ModelTensors, Resume, ResumeState, SHARD_BYTES, Staging, Weights, checkpoint_dir,
+    finish_publishing, latest, publish, write_adapter, write_model, write_resume,
 };
 use crate::data::bytes_as_json;
 use crate::error::{Error, Result};
-use crate::model::{Config, upload_f32};
-use crate::optim::ScheduleKind;
+use crate::model::Config;
+use crate::optim::{Optimizer, ScheduleKind};
 use crate::recipe::{Recipe, Settings, Size, Source};
 use std::path::{Path, PathBuf};
 
@@ -108,7 +108,7 @@ impl RunDirectory {
         write_hf(b, &staging, state, recipe, opened, false)?;
         let resume =
             ResumeState::new(state.steps_done, state.tokens_seen, recipe.seed, self.fingerprint.clone());
-        write_resume(&staging, &resume, &OptimizerTensors::new(b, state))?;
+        write_resume(&staging, &resume, &OptimizerTensors::new(b, &state.adam, &state.model))?;
         staging.commit()?;
         self.latest = Some(target.clone());
         Ok(target)
@@ -167,10 +167,13 @@ fn same_numbers(recipe: &Recipe, saved: &Settings) -> Result<()> {
     Err(Error::usage(&format!("--{key}"), show(new.get(key)), problem))
 }
 
-/// Stands for everything that changes the numbers.
+/// Stands for everything that changes the numbers. The default optimizer is left out: there was no other once, and
+/// checkpoints of that time can be gone on from.
 fn fingerprint(recipe: &Recipe, opened: &Opened) -> String {
     let mut hash = blake3::Hasher::new();
-    hash.update(numbers(recipe).as_table().to_string().as_bytes());
+    let optimizer = Some(recipe.optimizer).filter(|optimizer| *optimizer != Optimizer::default());
+    let numbers = Settings { optimizer, ..numbers(recipe) };
+    hash.update(numbers.as_table().to_string().as_bytes());
     hash.update(format!("{:?}", opened.model.rope).as_bytes());
     hash.update(&opened.loader.corpus().fingerprint());
     hash.update(&opened.model.tokenizer.fingerprint());
@@ -222,44 +225,6 @@ fn absolute(dir: &Path) -> Result<PathBuf> {
     dir.canonicalize().map_err(|e| Error::io(dir, "finding the model", e))
 }
 
-/// Master weights and moments, slot by slot.
-struct OptimizerTensors<'a, B: Backend> {
-    b: &'a B,
-    state: &'a State<B>,
-    specs: Vec<TensorSpec>,
-}
-
-/// The slots that a state has: no masters where parameters are in full precision.
-fn slots<B: Backend>(state: &State<B>) -> impl Iterator<Item = (Slot, &Vec<B::Buf<B::Stat>>)> {
-    [(Slot::Master, &state.adam.master), (Slot::M, &state.adam.m), (Slot::V, &state.adam.v)]
-        .into_iter()
-        .filter(|(_, buffers)| !buffers.is_empty())
-}
-
-impl<'a, B: Backend> OptimizerTensors<'a, B> {
-    fn new(b: &'a B, state: &'a State<B>) -> Self {
-        let of_slot = |(slot, _)| {
-            state.model.trained().map(move |(_, p)| TensorSpec {
-                name: slot_name(slot, &p.name),
-                shape: p.shape.clone(),
-                dtype: dtype_of::<B::Stat>(),
-            })
-        };
-        OptimizerTensors { b, state, specs: slots(state).flat_map(of_slot).collect() }
-    }
-}
-
-impl<B: Backend> TensorSource for OptimizerTensors<'_, B> {
-    fn specs(&self) -> &[TensorSpec] {
-        &self.specs
-    }
-    fn bytes(&self, i: usize, sink: &mut Bytes<'_>) -> Result<()> {
-        let mut all = slots(self.state).flat_map(|(_, buffers)| buffers);
-        let Some(buffer) = all.nth(i) else { return Ok(()) };
-        bytes_of::<B, B::Stat>(self.b, buffer, self.specs[i].elements(), sink)
-    }
-}
-
 impl<B: Backend> State<B> {
     /// Goes on from a checkpoint of the same recipe.
     pub(super) fn restore(
@@ -278,16 +243,7 @@ impl<B: Backend> State<B> {
                 self.model.load_trained(b, &adapter.weights)?;
             }
         }
-        let adam = &mut self.adam;
-        for (slot, buffers) in
-            [(Slot::Master, &mut adam.master), (Slot::M, &mut adam.m), (Slot::V, &mut adam.v)]
-        {
-            for (buffer, (_, spec)) in buffers.iter_mut().zip(self.model.trained()) {
-                let name = slot_name(slot, &spec.name);
-                let mut upload = |at, values: &[f32]| upload_f32::<B, B::Stat>(b, buffer, at, values);
-                resume.tensors.read_f32(&name, &spec.shape, &mut upload)?;
-            }
-        }
+        optimizer::read(b, &mut self.adam, &self.model, &resume.tensors)?;
         self.steps_done = resume.state.step;
         self.tokens_seen = resume.state.tokens;
         watch.note(&format!("going on after step {} from {}", self.steps_done, checkpoint.display()));

@@ -121,7 +121,7 @@ impl<B: Backend> State<B> {
             1 => Gradients::lodging(b, ledger, &model, recipe.recompute)?,
             _ => Gradients::allocate(b, ledger, &model.specs)?,
         };
-        let adam = AdamState::allocate(b, ledger, &model)?;
+        let adam = AdamState::allocate(b, ledger, &model, recipe.optimizer)?;
         let buffers = TrainBuffers::with_lodgers(b, ledger, &model, &grads, rows * tokens, recipe.recompute)?;
         let batch = PlacedBatch::new(b, ledger, rows, tokens, recipe.sampler.spans_per_row().unwrap_or(0))?;
         let mut scratch = scratch::training(b, config, rows, tokens);
