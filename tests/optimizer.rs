@@ -4,6 +4,7 @@
 mod common;
 
 use common::cli::Dir;
+use pose_engine::backend::Element;
 use pose_engine::checkpoint::Weights;
 
 const TRAIN: &str = "train --preset tiny --data a.txt --train-len 64 --quiet --dtype f32 --warmup 0";
@@ -137,20 +138,26 @@ fn the_first_step_with_moments_in_8_bits_is_adamws_own() {
             file.read_into(&format!("{slot}.{name}"), shape, &mut values).unwrap();
             values
         };
-        let (mut m_codes, mut v_codes) = (Vec::<i8>::new(), Vec::<u8>::new());
-        let mut take = |_, x: &[i8]| Ok(m_codes.extend_from_slice(x));
-        narrow.read_stored(&format!("m-codes.{name}"), shape, &mut take).unwrap();
-        let mut take = |_, x: &[u8]| Ok(v_codes.extend_from_slice(x));
-        narrow.read_stored(&format!("v-codes.{name}"), shape, &mut take).unwrap();
+        let m_codes = stored::<i8>(&narrow, &format!("m-codes.{name}"), shape);
+        let v_codes = stored::<u8>(&narrow, &format!("v-codes.{name}"), shape);
         let blocks = [m_codes.len().div_ceil(256)];
         let (m, m_scales) = (read(&wide, "m", shape), read(&narrow, "m-scales", &blocks));
         let v: Vec<f32> = read(&wide, "v", shape).iter().map(|v| v.sqrt()).collect();
-        let m_codes: Vec<f32> = m_codes.into_iter().map(f32::from).collect();
-        let v_codes: Vec<f32> = v_codes.into_iter().map(f32::from).collect();
         coded(&format!("m of {name}"), &m, &m_codes, &m_scales, 127.0);
         coded(&format!("v of {name}"), &v, &v_codes, &read(&narrow, "v-scales", &blocks), 255.0);
         assert!(v.iter().zip(&v_codes).all(|(v, c)| *v == 0.0 || *c > 0.0), "{name}: a v is lost");
     }
+}
+
+/// Codes as numbers.
+fn stored<C: Element + Into<f32>>(file: &Weights, name: &str, shape: &[usize]) -> Vec<f32> {
+    let mut codes = Vec::new();
+    let mut take = |_, read: &[C]| {
+        codes.extend(read.iter().map(|code| (*code).into()));
+        Ok(())
+    };
+    file.read_stored(name, shape, &mut take).unwrap();
+    codes
 }
 
 /// Scales are the largest of each block, and each code is one of the two whose squares its value lies between.

@@ -48,7 +48,7 @@ fn full_training_says_what_it_takes_and_how_many_devices_that_would_be() {
     let (ran, total) = plan(&dir, flags);
     // 18 bytes a parameter (bf16, and in f32 master, two moments and gradient) and what a step works in
     assert!((18.0 * 6_738_415_616.0 / GIB..120.0).contains(&total), "{total}");
-    let ran = ran.refused(3, &["the plan takes", "moments", "--lora-rank"]);
+    let ran = ran.refused(3, &["the plan takes", "moments", "--lora-rank", "--optimizer adamw8bit"]);
     for part in ["arithmetic", "one device", "ZeRO-3", "take 2 devices of 80.00 GiB"] {
         assert!(ran.stdout.contains(part), "no \"{part}\"\n{}", ran.all());
     }
@@ -57,6 +57,19 @@ fn full_training_says_what_it_takes_and_how_many_devices_that_would_be() {
     assert!(ran.stdout.contains("take 6 devices of 24.00 GiB"), "{}", ran.all());
     let (ran, _) = plan(&dir, &flags.replace("80GiB", "1GiB"));
     assert!(ran.refused(3, &[]).stdout.contains("would not split does not fit a device of 1.00 GiB"));
+}
+
+#[test]
+fn moments_in_8_bits_let_7_billion_parameters_train_on_one_device_of_80_gib() {
+    let dir = Dir::new();
+    let flags = "--train-len 2k --target-len 128k --recompute --optimizer adamw8bit --device-memory 80GiB";
+    let (ran, total) = plan(&dir, &format!("train --preset llama-7b {flags}"));
+    assert!(ran.ok().stdout.contains("fits in 80.00 GiB"));
+    // 12 bytes a parameter, 8 of 256 for scales, and what a step works in
+    assert!((12.03 * 6_738_415_616.0 / GIB..78.0).contains(&total), "{total}");
+    let (ran, _) = plan(&dir, &format!("train --preset llama-3-8b {flags}"));
+    let ran = ran.refused(3, &["moments", "--lora-rank"]);
+    assert!(!ran.stderr.contains("adamw8bit"), "advises what was done already\n{}", ran.all());
 }
 
 #[test]

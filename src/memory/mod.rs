@@ -61,10 +61,13 @@ pub fn check_fits(rows: &[Row], limit: usize, where_from: &str) -> Result<()> {
         format!("{kind} ({}{row})", bytes_text(of(kind)))
     };
     let named: Vec<String> = kinds.iter().map(name).collect();
+    // a remedy once, and none that is taken already: moments that are codes get no smaller
+    let coded =
+        |kind: Kind| kind == Kind::Moments && rows.iter().any(|row| row.kind == kind && row.dtype == "i8");
     let mut remedies: Vec<&str> = Vec::new();
-    for remedy in kinds.iter().map(|kind| kind.remedy()) {
-        if !remedies.contains(&remedy) {
-            remedies.push(remedy);
+    for kind in kinds.into_iter().filter(|&kind| !coded(kind)) {
+        if !remedies.contains(&kind.remedy()) {
+            remedies.push(kind.remedy());
         }
     }
     Err(Error::DoesNotFit(format!(
