@@ -1,6 +1,6 @@
 //! The loss with moments in 8 bits beside that with moments in f32: the quickstart's base model, trained on its documents by
 //! its recipe with each optimizer, same seed: `cargo bench --bench optimizers [-- --steps N --seed N --threads N --svg FILE]`.
-//! Prints the mean loss of each stretch of steps and draws both curves.
+//! Prints the mean loss of each stretch of steps and draws both curves, from where they begin to level off.
 
 use pose_engine::backend::cpu::Cpu;
 use pose_engine::backend::device::{DType, threads_or_all};
@@ -20,6 +20,8 @@ const OPTIMIZERS: [(&str, Optimizer); 2] =
 /// Steps whose mean is drawn and printed.
 const SMOOTH: usize = 25;
 const STRETCH: usize = 100;
+/// The first step in a mean that is drawn: until then the loss falls by more than all that follows.
+const FIRST: usize = 100;
 
 /// What a run tells of itself.
 #[derive(Default)]
@@ -103,7 +105,7 @@ fn print(told: &[Told]) {
 
 fn plot(told: &[Told]) -> Plot {
     let curve = |(i, ((name, _), told)): (usize, (&(&str, Optimizer), &Told))| {
-        let smooth = told.losses.windows(SMOOTH).enumerate();
+        let smooth = told.losses.windows(SMOOTH).enumerate().skip(FIRST - 1);
         let points = smooth.map(|(at, losses)| ((at + SMOOTH) as f64, mean(losses)));
         Series::line(name, points.collect()).coloured(i)
     };

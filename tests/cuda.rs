@@ -26,9 +26,9 @@ fn losses(dir: &Dir, out: &str) -> Vec<f64> {
 }
 
 /// Trains for 20 steps on both and holds the losses to each other; softcuda must have found nothing, leaks included.
-fn follows_the_cpu(dtype: &str, tolerance: f64) {
+fn follows_the_cpu(flags: &str, tolerance: f64) {
     let dir = Dir::new();
-    let train = format!("{TRAIN} --steps 20 --dtype {dtype}");
+    let train = format!("{TRAIN} --steps 20 {flags}");
     let Some(ran) = run(&dir, &format!("{train} --device cuda:0 --out gpu"), &[]) else { return };
     assert!(!ran.ok().stderr.contains("softcuda:"));
     dir.run(&format!("{train} --device cpu --out cpu")).ok();
@@ -41,12 +41,17 @@ fn follows_the_cpu(dtype: &str, tolerance: f64) {
 
 #[test]
 fn training_follows_the_cpu_in_bf16() {
-    follows_the_cpu("bf16", 0.01);
+    follows_the_cpu("--dtype bf16", 0.01);
 }
 
 #[test]
 fn training_follows_the_cpu_in_f32() {
-    follows_the_cpu("f32", 1e-4);
+    follows_the_cpu("--dtype f32", 1e-4);
+}
+
+#[test]
+fn training_with_moments_in_8_bits_follows_the_cpu() {
+    follows_the_cpu("--dtype f32 --optimizer adamw8bit --lr 1e-3", 1e-4);
 }
 
 #[test]

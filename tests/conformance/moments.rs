@@ -253,26 +253,27 @@ fn no_numbers_do_not_pass<B: Backend>(t: &mut Suite<'_, B>) {
     }
 }
 
-/// Moments of a constant gradient, far too small for a code of their own, come out right in the mean over elements.
+/// Moments of gradients that set in late and are small beside their block's largest come out right in the mean over elements.
+/// They grow by fractions of a code a step: rounded to the nearest, m and v would stop at about a third.
 fn steps_round_to_the_mean<B: Backend>(t: &mut Suite<'_, B>) {
     const N: usize = 16 * MOMENT_BLOCK;
-    const STEPS: u64 = 40;
-    // one large element a block sets the scales
-    let size = |i: usize| if i.is_multiple_of(MOMENT_BLOCK) { 1.0 } else { 0.004 };
-    let mut held = Held { grad: (0..N).map(size).collect(), ..Held::zeros(N) };
-    for step in 1..=STEPS {
-        held = Held {
-            grad: held.grad.clone(),
-            ..Held::stepped(t.b, &[held], AdamStep { step, grad_scale: 1.0, ..STEP }).remove(0).1
-        };
+    const SMALL: f64 = 0.004;
+    let (late, steps) = (30u64, 40u64);
+    let is_small = |i: usize| !i.is_multiple_of(MOMENT_BLOCK);
+    let mut held = Held::zeros(N);
+    for step in 1..=late + steps {
+        let small = if step > late { SMALL } else { 0.0 };
+        held.grad = (0..N).map(|i| if is_small(i) { small } else { 1.0 }).collect();
+        let numbers = AdamStep { step, grad_scale: 1.0, ..STEP };
+        held = Held::stepped(t.b, &[held], numbers).remove(0).1;
     }
     let (m, v) = held.decoded();
     let mean = |x: &[f64]| {
-        let small: Vec<f64> = (0..N).filter(|i| size(*i) < 1.0).map(|i| x[i]).collect();
+        let small: Vec<f64> = (0..N).filter(|i| is_small(*i)).map(|i| x[i]).collect();
         small.iter().sum::<f64>() / small.len() as f64
     };
-    let grown = |beta: f64| 1.0 - beta.powi(STEPS as i32);
-    let (m, v) = (mean(&m) / (0.004 * grown(0.9)), mean(&v) / (1.6e-5 * grown(0.95)));
-    // standard errors of a mean over 4080: 1% and 2%
-    assert!((m - 1.0).abs() < 0.04 && (v - 1.0).abs() < 0.08, "{m} and {v} times what they should be");
+    let grown = |beta: f64| 1.0 - beta.powi(steps as i32);
+    let (m, v) = (mean(&m) / (SMALL * grown(0.9)), mean(&v) / (SMALL * SMALL * grown(0.95)));
+    // five standard errors of a mean over 4080 elements
+    assert!((m - 1.0).abs() < 0.006 && (v - 1.0).abs() < 0.012, "{m} and {v} times what they should be");
 }
