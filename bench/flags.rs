@@ -1,18 +1,19 @@
 //! The flags of a benchmark: `--name value`, anywhere on the command line.
 
+// Each benchmark has some of it.
+#![allow(dead_code)]
+
 /// The value that follows `name`.
 pub fn flag(name: &str) -> Option<String> {
     std::env::args().skip_while(|arg| arg != name).nth(1)
 }
 
 /// A number, or the default.
-#[allow(dead_code)]
 pub fn number(name: &str, default: usize) -> usize {
     flag(name).map_or(default, |text| parse(name, &text))
 }
 
 /// Numbers with commas between them, or the default ones.
-#[allow(dead_code)]
 pub fn numbers(name: &str, default: &str) -> Vec<usize> {
     let text = flag(name);
     text.as_deref().unwrap_or(default).split(',').map(|text| parse(name, text)).collect()

@@ -2,6 +2,9 @@
 //! its recipe with each optimizer, same seed: `cargo bench --bench optimizers [-- --steps N --seed N --threads N --svg FILE]`.
 //! Prints the mean loss of each stretch of steps and draws both curves, from where they begin to level off.
 
+mod flags;
+
+use flags::{flag, number};
 use pose_engine::backend::cpu::Cpu;
 use pose_engine::backend::device::{DType, threads_or_all};
 use pose_engine::memory::{Kind, Ledger};
@@ -49,14 +52,6 @@ struct Flags {
     seed: u64,
     threads: usize,
     svg: Option<PathBuf>,
-}
-
-fn flag(name: &str) -> Option<String> {
-    std::env::args().skip_while(|arg| arg != name).nth(1)
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    flag(name).map_or(default, |n| n.parse().unwrap_or_else(|_| panic!("{name} takes a number, not {n}")))
 }
 
 /// The quickstart's base training, with one of the optimizers.
@@ -119,9 +114,9 @@ fn plot(told: &[Told]) -> Plot {
 
 fn main() {
     let flags = Flags {
-        steps: number("--steps", BASE.steps as u64) as usize,
-        seed: number("--seed", 1),
-        threads: number("--threads", 0) as usize,
+        steps: number("--steps", BASE.steps),
+        seed: number("--seed", 1) as u64,
+        threads: number("--threads", 0),
         svg: flag("--svg").map(PathBuf::from),
     };
     let dir = tempfile::tempdir().expect("a directory for the runs");
