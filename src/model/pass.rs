@@ -35,7 +35,8 @@ impl<B: Backend> Model<B> {
         grads.of(self.ids.embed).map_or(Ok(()), |d_table| b.embed_backward(d_table, dx, &batch.ids, shape))
     }
 
-    /// Loss of every token into `buffers.work.nll`, without gradients.
+    /// Loss of every token into `buffers.work.nll`, without gradients. For buffers in which no gradients lodge
+    /// ([`TrainBuffers::new`]).
     pub fn forward_loss(&self, b: &B, buffers: &mut TrainBuffers<B>, batch: &PlacedBatch<B>) -> Result<()> {
         self.forward(b, buffers, batch)?;
         let TrainBuffers { x, work, .. } = buffers;

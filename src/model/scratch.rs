@@ -53,10 +53,10 @@ pub fn reading<B: Backend>(b: &B, c: &Config, reading: Reading) -> usize {
     most(
         b,
         products(c, chunk).map(ScratchFor::MatmulNt).into_iter().chain(added).chain([
-            attention(c.attention_shape(1, chunk, capacity)),
-            attention(c.attention_shape(1, 1, capacity)),
             ScratchFor::HeadLoss(head, false),
-        ]),
+        ])
+        // the last chunk may be short, and few queries over many keys can take more than many do
+        .chain((1..=chunk).map(|queries| attention(c.attention_shape(1, queries, capacity)))),
     )
 }
 

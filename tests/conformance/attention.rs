@@ -61,6 +61,8 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
         case(1, 1, 5000, (4, 1), 16),
         case(2, 3, 4500, (2, 2), 16).window(1000),
         case(1, 2, 4200, (2, 1), 16).documents(|j| j as u32 / 1500),
+        // few queries, of a group that is no power of two
+        case(1, 15, 4200, (3, 1), 16),
         // decoding: whole vectors, halves of them, more heads on a key than registers hold
         case(1, 1, 3001, (9, 3), 64),
         case(2, 1, 1500, (12, 1), 32).window(700),

@@ -57,8 +57,12 @@ impl Plan {
         let rows = shape.queries * shape.group;
         let parts = if rows <= ROWS_LEAST && shape.keys > 2 * PART { shape.keys.div_ceil(PART) } else { 1 };
         let units = shape.rows * shape.kv_heads;
-        let mut queries = ROWS.div_ceil(shape.group);
-        while units * shape.queries.div_ceil(queries) < 6 * threads && queries * shape.group > ROWS_LEAST {
+        // Parts of the keys are merged for all queries of a unit at once.
+        let mut queries = if parts > 1 { shape.queries } else { ROWS.div_ceil(shape.group) };
+        while parts == 1
+            && units * shape.queries.div_ceil(queries) < 6 * threads
+            && queries * shape.group > ROWS_LEAST
+        {
             queries = queries.div_ceil(2);
         }
         Plan { shape, packer, threads, queries: queries.min(shape.queries.max(1)), parts, room: 0 }

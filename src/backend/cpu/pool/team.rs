@@ -24,6 +24,9 @@ const CLOSED: u64 = 1 << 16;
 const INSIDE: u64 = CLOSED - 1;
 const NEXT: u64 = 1 << 17;
 
+/// More than any machine has cores, and few enough for the gate to count them.
+const MOST_THREADS: usize = 4095;
+
 /// What the threads run; `'static` only in name, see [`Team::run`].
 type Job = *const (dyn Fn() + Sync);
 
@@ -57,6 +60,9 @@ unsafe impl Send for Shared {}
 
 impl Team {
     pub(super) fn new(threads: usize) -> std::io::Result<Self> {
+        if threads > MOST_THREADS {
+            return Err(std::io::Error::other(format!("at most {} are possible", MOST_THREADS + 1)));
+        }
         let shared = Arc::new(Shared {
             gate: AtomicU64::new(CLOSED),
             job: UnsafeCell::new(None),
@@ -124,7 +130,7 @@ impl Shared {
                 // SAFETY: inside, where the pointer is not written and what it points to is alive.
                 let job = unsafe { (*self.job.get()).map(|job| &*job) };
                 if let Some(Err(panic)) = job.map(|job| catch_unwind(AssertUnwindSafe(job))) {
-                    *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
+                    self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
                 }
                 self.gate.fetch_sub(ONE, Ordering::Release);
             }
