@@ -50,14 +50,10 @@ pub fn reading<B: Backend>(b: &B, c: &Config, reading: Reading) -> usize {
         CacheFormat::Int8 => ScratchFor::AttentionInt8,
     };
     let added = adapters(c, chunk).flat_map(|s| [ScratchFor::MatmulNt(s), ScratchFor::MatmulNn(s)]);
-    most(
-        b,
-        products(c, chunk).map(ScratchFor::MatmulNt).into_iter().chain(added).chain([
-            ScratchFor::HeadLoss(head, false),
-        ])
-        // the last chunk may be short, and few queries over many keys can take more than many do
-        .chain((1..=chunk).map(|queries| attention(c.attention_shape(1, queries, capacity)))),
-    )
+    let products = products(c, chunk).map(ScratchFor::MatmulNt).into_iter().chain(added);
+    // the last chunk may be short, and few queries over many keys can take more than many do
+    let attention = (1..=chunk).map(|queries| attention(c.attention_shape(1, queries, capacity)));
+    most(b, products.chain(attention).chain([ScratchFor::HeadLoss(head, false)]))
 }
 
 /// For the logits of `rows` tokens at a time.
