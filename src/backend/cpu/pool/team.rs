@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 /// How long a thread looks out for a job before it sleeps: longer than what lies between two operations of a pass.
 const LOOKOUT: Duration = Duration::from_micros(200);
 
-/// Looks between two glances at the clock, after which another thread may have the core.
+/// Looks between two glances at the clock. (Not giving the core away in between: on a busy machine it would be gone for
+/// milliseconds, and the caller go on alone.)
 const LOOKS: usize = 256;
 
 /// The gate to a job, in one word: how many threads are inside, whether it is closed, and which job it is.
@@ -152,7 +153,6 @@ impl Shared {
                 }
                 std::hint::spin_loop();
             }
-            std::thread::yield_now();
         }
         let mut bed = self.bed.lock().unwrap_or_else(PoisonError::into_inner);
         // Said before the last look: a caller that has not seen it has opened the gate before that look.
