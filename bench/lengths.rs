@@ -16,7 +16,8 @@ use std::process::{Command, Stdio};
 const GIGA: f64 = 1e9;
 /// Words of the text that is trained on; each is a token or more.
 const WORDS: usize = 160_000;
-/// Steps of a training; the median is taken. A full-length example of many tokens takes minutes, and one says enough.
+/// Steps of a training; the median is taken. A full-length example of many tokens takes
+/// minutes, and one says enough, though it also touches its memory for the first time.
 const STEPS: usize = 5;
 const ONE_STEP_FROM: usize = 8192;
 

@@ -44,7 +44,6 @@ class Engine:
         timed = lines[WARM_UP_STEPS:]
         return {
             "speed": median([line["tokens_per_second"] for line in timed]),
-            "step": median([line["seconds"] for line in timed]),
             "memory": peak,
         }
 

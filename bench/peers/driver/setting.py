@@ -19,20 +19,14 @@ class Sizes:
     """Timed in each round, after the warm-up."""
     reading: int
     """Tokens read in one window."""
-    targets: list[int]
-    """Target lengths of PoSE; the first is the window itself."""
-    full: int
-    """Target length that is also trained at in full."""
     attention: int
     """Tokens of attention: one of those that `cargo bench --bench kernels` times."""
     repeats: int
     """Timed calls of a kernel at least."""
 
 
-REAL = Sizes(
-    window=2048, steps=3, reading=8192, targets=[2048, 16384, 32768, 131072], full=16384, attention=8192, repeats=5,
-)
-SMOKE = Sizes(window=128, steps=1, reading=512, targets=[128, 1024, 8192], full=512, attention=2048, repeats=1)
+REAL = Sizes(window=2048, steps=3, reading=8192, attention=8192, repeats=5)
+SMOKE = Sizes(window=128, steps=1, reading=512, attention=2048, repeats=1)
 
 
 @dataclass(frozen=True)

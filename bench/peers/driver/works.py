@@ -3,7 +3,6 @@ from . import peers
 from .work import Contender, Figure, Work
 
 SPEED = Figure("speed", "tokens/s", higher_is_better=True)
-STEP = Figure("step", "seconds", higher_is_better=False)
 MEMORY = Figure("memory", "GB resident at the peak", higher_is_better=False)
 
 # The products of a block and of the head: outputs x inputs of each weight.
@@ -20,8 +19,6 @@ def all_works(engine, setting):
         matmul(engine, setting),
         reading(engine, setting),
         threads(engine, setting),
-        targets(engine, setting),
-        full_length(engine, setting),
     ]
 
 
@@ -138,37 +135,3 @@ def threads(engine, setting):
 
     contenders = [ours(dtype, count) for dtype in DTYPES for count in [2, 1]]
     return Work("threads", f"pose-engine's training step, 1 x {sizes.window} tokens, by threads", [SPEED], contenders)
-
-
-def targets(engine, setting):
-    sizes = setting.sizes
-    first = name_of(sizes.targets[0])
-
-    def ours(target):
-        flags = ["--train-len", sizes.window, "--target-len", target]
-        against = first if target != sizes.targets[0] else None
-        return Contender(name_of(target), lambda: engine.train(*flags, steps=sizes.steps), against)
-
-    title = f"pose-engine's PoSE step in windows of {sizes.window} tokens, bf16, by target length"
-    return Work("targets", title, [STEP, MEMORY], [ours(target) for target in sizes.targets])
-
-
-def full_length(engine, setting):
-    sizes = setting.sizes
-    pose = f"PoSE, windows of {size_text(sizes.window)}"
-    flags = ["--train-len", sizes.window, "--target-len", sizes.full]
-    contenders = [
-        Contender(pose, lambda: engine.train(*flags, steps=sizes.steps)),
-        # a step takes minutes: one after the warm-up says enough
-        Contender("full length", lambda: engine.train("--method", "full", *flags, steps=1), pose),
-    ]
-    title = f"pose-engine's training for a context of {sizes.full} tokens, bf16, by example"
-    return Work("full-length", title, [STEP, MEMORY], contenders)
-
-
-def name_of(target):
-    return f"target {size_text(target)}"
-
-
-def size_text(tokens):
-    return f"{tokens // 1024}k" if tokens % 1024 == 0 else str(tokens)

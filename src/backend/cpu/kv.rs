@@ -1,9 +1,9 @@
 //! Keys and values as 8-bit integers: quantising them, and attention over them.
 
 use super::attention::source::{Codes, Source};
-use super::attention::{self, Forward, ForwardPlan};
+use super::attention::{self, ForwardPlan};
 use super::isa::per_isa;
-use super::math::{CpuFloat, LANES, larger, max_lanes, sum_lanes};
+use super::math::{CpuFloat, ROUND, largest};
 use super::{Buf, Cpu, check};
 use crate::backend::{AttentionShape, Buffer, KV_CODE_MAX, KV_SCALE_LEAST, KvShape, Quantised};
 use crate::error::Result;
@@ -56,18 +56,8 @@ impl<E: CpuFloat> Cpu<E> {
         if queries == 0 {
             return Ok(());
         }
-        let plan = self.int8_plan(s);
-        let words = plan.scratch_words();
-        let mut scratch = self.arena.take(words);
-        let operands = Forward {
-            o: o.as_mut_slice(),
-            lse: lse.as_mut_slice(),
-            q: q.as_slice(),
-            k: Source::Int8(Codes::of(k)),
-            v: Source::Int8(Codes::of(v)),
-            documents: documents.map(|d| d.as_slice()),
-        };
-        plan.run(&self.workers, scratch.words(words), operands);
+        let (k, v) = (Source::Int8(Codes::of(k)), Source::Int8(Codes::of(v)));
+        self.attend(&self.int8_plan(s), (o, lse), q, (k, v), documents);
         Ok(())
     }
 
@@ -86,8 +76,7 @@ fn quantise_body<E: CpuFloat, const FMA: bool>(codes: &mut [i8], scales: &mut [f
         *scale = scale_of(x);
         let inverse = if *scale > 0.0 { 1.0 / *scale } else { 0.0 };
         for (code, x) in codes.iter_mut().zip(x) {
-            // Adding 1.5·2^23 rounds to the nearest integer and leaves it in the low bits of the mantissa.
-            *code = (x.widen() * inverse + 12_582_912.0).to_bits() as i8;
+            *code = (x.widen() * inverse + ROUND).to_bits() as i8;
         }
     }
 }
@@ -95,20 +84,6 @@ fn quantise_body<E: CpuFloat, const FMA: bool>(codes: &mut [i8], scales: &mut [f
 /// max |x|/127, NaN where an x is no finite number.
 #[inline(always)]
 fn scale_of<E: CpuFloat>(x: &[E]) -> f32 {
-    let (mut top, mut poison) = ([0f32; LANES], [0f32; LANES]);
-    let (chunks, tail) = x.as_chunks::<LANES>();
-    for chunk in chunks {
-        for l in 0..LANES {
-            let x = chunk[l].widen();
-            top[l] = larger(x.abs(), top[l]);
-            poison[l] += x * 0.0; // 0, or NaN of NaN and of infinity
-        }
-    }
-    for (l, x) in tail.iter().enumerate() {
-        top[l] = larger(x.widen().abs(), top[l]);
-        poison[l] += x.widen() * 0.0;
-    }
-    let scale = max_lanes(top) / KV_CODE_MAX as f32;
-    let scale = if scale < KV_SCALE_LEAST as f32 { 0.0 } else { scale };
-    scale + sum_lanes(poison)
+    let scale = largest(x) / KV_CODE_MAX as f32;
+    if scale < KV_SCALE_LEAST as f32 { 0.0 } else { scale }
 }

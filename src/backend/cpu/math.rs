@@ -85,13 +85,14 @@ pub(super) fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
+/// 1.5·2^23: adding it rounds to the nearest integer, which is left in the low bits of the mantissa.
+pub(super) const ROUND: f32 = 12_582_912.0;
+
 /// e^x within 1.2e-7 of itself. 0 below -87.3 (and at -inf), 2.4e38 from 88.3 on, NaN for NaN.
 #[inline(always)]
 pub(super) fn exp<const FMA: bool>(x: f32) -> f32 {
     const LOWEST: f32 = -87.3;
     const HIGHEST: f32 = 88.37;
-    // Adding 1.5·2^23 leaves the nearest integer in the low bits of the mantissa.
-    const ROUND: f32 = 12_582_912.0;
     let inside = if x > HIGHEST { HIGHEST } else { x };
     let shifted = fma::<FMA>(inside, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
@@ -142,6 +143,25 @@ pub(super) fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
 #[inline(always)]
 pub(super) fn max_lanes(lanes: [f32; LANES]) -> f32 {
     lanes.into_iter().fold(f32::NEG_INFINITY, |m, x| larger(x, m))
+}
+
+/// max |x|, NaN where an x is no finite number.
+#[inline(always)]
+pub(super) fn largest<E: CpuFloat>(x: &[E]) -> f32 {
+    let (mut top, mut poison) = ([0f32; LANES], [0f32; LANES]);
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for l in 0..LANES {
+            let x = chunk[l].widen();
+            top[l] = larger(x.abs(), top[l]);
+            poison[l] += x * 0.0; // 0, or NaN of NaN and of infinity
+        }
+    }
+    for (l, x) in tail.iter().enumerate() {
+        top[l] = larger(x.widen().abs(), top[l]);
+        poison[l] += x.widen() * 0.0;
+    }
+    max_lanes(top) + sum_lanes(poison)
 }
 
 /// Σ_i Π_k x[k][i] of slices of one length, in [`LANES`] interleaved partial sums.

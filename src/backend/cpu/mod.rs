@@ -101,6 +101,17 @@ impl<E: CpuFloat> Cpu<E> {
         ForwardPlan::new(self.packer, self.workers.threads(), s)
     }
 
+    /// A forward pass as planned, of operands that are as long as the shape asks for.
+    fn attend(
+        &self, plan: &ForwardPlan, (o, lse): (&mut Buf<E>, &mut Buf<f32>), q: &Buf<E>,
+        (k, v): (Source<'_, E>, Source<'_, E>), documents: Option<&Buf<DocumentId>>,
+    ) {
+        let words = plan.scratch_words();
+        let (o, lse, q) = (o.as_mut_slice(), lse.as_mut_slice(), q.as_slice());
+        let operands = Forward { o, lse, q, k, v, documents: documents.map(|d| d.as_slice()) };
+        plan.run(&self.workers, self.arena.take(words).words(words), operands);
+    }
+
     fn backward_plan(&self, s: AttentionShape) -> backward::Plan {
         backward::Plan::new(self.packer, self.workers.threads(), s)
     }
@@ -417,18 +428,8 @@ impl<E: CpuFloat> Backend for Cpu<E> {
         if queries == 0 {
             return Ok(());
         }
-        let plan = self.forward_plan(s);
-        let words = plan.scratch_words();
-        let mut scratch = self.arena.take(words);
-        let operands = Forward {
-            o: o.as_mut_slice(),
-            lse: lse.as_mut_slice(),
-            q: q.as_slice(),
-            k: Source::Plain(k.as_slice()),
-            v: Source::Plain(v.as_slice()),
-            documents: documents.map(|d| d.as_slice()),
-        };
-        plan.run(&self.workers, scratch.words(words), operands);
+        let (k, v) = (Source::Plain(k.as_slice()), Source::Plain(v.as_slice()));
+        self.attend(&self.forward_plan(s), (o, lse), q, (k, v), documents);
         Ok(())
     }
 

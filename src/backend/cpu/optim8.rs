@@ -3,7 +3,7 @@
 
 use super::Cpu;
 use super::isa::per_isa;
-use super::math::{CpuFloat, LANES, larger, max_lanes, sum_lanes};
+use super::math::{CpuFloat, LANES, ROUND, larger, largest};
 use super::optim::{Coefficients, in_place_body, with_master_body};
 use crate::backend::{
     Adam8Tensor, AdamStep, Buffer, M_CODE_MAX, MOMENT_BLOCK, MOMENT_SCALE_LEAST, MomentCodes, V_CODE_MAX,
@@ -108,16 +108,8 @@ fn decode(m: &mut [f32], v: &mut [f32], m_codes: &[i8], v_codes: &[u8], m_scale:
 /// max |x|, 0 where it is too small for a scale, NaN where an x is no finite number.
 #[inline(always)]
 fn scale_of(x: &[f32; MOMENT_BLOCK]) -> f32 {
-    let (mut top, mut poison) = ([0f32; LANES], [0f32; LANES]);
-    for chunk in x.as_chunks::<LANES>().0 {
-        for l in 0..LANES {
-            top[l] = larger(chunk[l].abs(), top[l]);
-            poison[l] += chunk[l] * 0.0; // 0, or NaN of NaN and of infinity
-        }
-    }
-    let top = max_lanes(top);
-    let scale = if top < MOMENT_SCALE_LEAST as f32 { 0.0 } else { top };
-    scale + sum_lanes(poison)
+    let top = largest(x);
+    if top < MOMENT_SCALE_LEAST as f32 { 0.0 } else { top }
 }
 
 /// Numbers in (0, 1) for the m and for the v of a block.
@@ -157,9 +149,6 @@ fn encode(
         v_codes[i] = integer(larger(code, least)) as u8;
     }
 }
-
-/// Adding it leaves the nearest integer in the low bits of the mantissa.
-const ROUND: f32 = 12_582_912.0;
 
 /// (y, ⌊√y⌋) of y = most²·part. Where √y is an integer the second may be the one below, and is rounded up for certain.
 #[inline(always)]

@@ -164,11 +164,7 @@ impl<E: CudaFloat> Cuda<E> {
                 unused: 0.0,
             })
             .collect();
-        let mut known = self.optimizer.adamw.lock().unwrap_or_else(|e| e.into_inner());
-        let launch = Launch::of(&mut known, &self.gpu, tensors)?;
-        let numbers = Arg::bytes(bytemuck::bytes_of(&Step::from(step)));
-        let args = [&launch.args()[..], &[numbers]].concat();
-        self.launch("adamw", line(launch.blocks, tiles::ADAMW_THREADS), &args)
+        self.launch_step("adamw", &self.optimizer.adamw, tensors, step, &[])
     }
 
     pub(super) fn step8(&self, tensors: &[Adam8Tensor<'_, Self>], step: AdamStep, seed: u64) -> Result<()> {
@@ -187,14 +183,21 @@ impl<E: CudaFloat> Cuda<E> {
                 unused: 0.0,
             })
             .collect();
-        let mut known = self.optimizer.adamw8.lock().unwrap_or_else(|e| e.into_inner());
-        let launch = Launch::of(&mut known, &self.gpu, tensors)?;
         // the counter's first two words are the kernel's: the draw and the tensor
         let ([low, high], [_, at_step, purpose]) =
             Stream::new(seed, Purpose::Rounding, step.step, 0).coordinates();
-        let numbers = Arg::bytes(bytemuck::bytes_of(&Step::from(step)));
         let rounding = Arg::bytes(bytemuck::bytes_of(&[low, high, at_step, purpose]));
-        let args = [&launch.args()[..], &[numbers, rounding]].concat();
-        self.launch("adamw8", line(launch.blocks, tiles::ADAMW_THREADS), &args)
+        self.launch_step("adamw8", &self.optimizer.adamw8, tensors, step, &[rounding])
+    }
+
+    /// Launches an optimizer's kernel: its tables, the step's numbers, and what it takes beside them.
+    fn launch_step<T: Entry>(
+        &self, kernel: &str, known: &Mutex<Option<Launch<T>>>, tensors: Vec<T>, step: AdamStep, more: &[Arg],
+    ) -> Result<()> {
+        let mut known = known.lock().unwrap_or_else(|e| e.into_inner());
+        let launch = Launch::of(&mut known, &self.gpu, tensors)?;
+        let numbers = Arg::bytes(bytemuck::bytes_of(&Step::from(step)));
+        let args = [&launch.args()[..], &[numbers], more].concat();
+        self.launch(kernel, line(launch.blocks, tiles::ADAMW_THREADS), &args)
     }
 }

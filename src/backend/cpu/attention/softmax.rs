@@ -87,14 +87,9 @@ impl Update<'_> {
         if kernel.paired {
             self.run_paired(simd, bytemuck::cast_slice_mut(weights));
         } else {
-            self.run_exact(simd, bytemuck::cast_slice_mut(weights));
+            update::<f32>(simd, self, bytemuck::cast_slice_mut(weights));
         }
         Rows { bytes: bytemuck::cast_slice(weights), row, step: 4 }
-    }
-
-    /// The same with weights in f32, whatever the products are in.
-    pub(super) fn run_exact(self, simd: Simd, weights: &mut [f32]) {
-        update(simd, self, weights);
     }
 
     fn run_paired(self, simd: Simd, weights: &mut [bf16]) {
