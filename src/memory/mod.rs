@@ -9,7 +9,7 @@ mod split;
 mod table;
 
 pub use ledger::{Kind, Ledger, Row};
-pub use resident::{available_bytes, prefer_large_pages, reset_peak, resident_bytes};
+pub use resident::{available_bytes, reset_peak, resident_bytes};
 pub use split::{Split, split_text};
 pub use table::{bytes_text, peak_text};
 

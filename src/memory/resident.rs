@@ -30,22 +30,6 @@ fn release() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn release() {}
 
-/// Asks the system to back this fresh memory with large pages where it has them: fewer faults and misses of the address
-/// cache, and no difference otherwise. Only whole large pages inside of `memory` are concerned.
-#[cfg(target_os = "linux")]
-pub fn prefer_large_pages(memory: &mut [u8]) {
-    const LARGE: usize = 2 << 20;
-    let first = memory.as_ptr().align_offset(LARGE);
-    let len = memory.len().saturating_sub(first) / LARGE * LARGE;
-    if len > 0 {
-        // SAFETY: the range lies inside of `memory`, which is borrowed; this advice changes no content.
-        unsafe { libc::madvise(memory.as_mut_ptr().add(first).cast(), len, libc::MADV_HUGEPAGE) };
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-pub fn prefer_large_pages(_memory: &mut [u8]) {}
-
 /// Memory that can be taken without swapping, in bytes, by the system and by this process's cgroup; None where it is
 /// not said.
 pub fn available_bytes() -> Option<usize> {

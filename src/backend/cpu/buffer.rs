@@ -2,6 +2,9 @@
 
 use crate::backend::{Buffer, Element};
 use bytemuck::{Pod, Zeroable};
+#[cfg(target_os = "linux")]
+use memmap2::Advice;
+use memmap2::MmapMut;
 use std::marker::PhantomData;
 
 /// One cache line; the unit that buffers are made of, so that all of them are aligned to it.
@@ -11,22 +14,60 @@ struct Line([u64; 8]);
 
 const LINE: usize = std::mem::size_of::<Line>();
 
+/// From here on memory is mapped: pages that the system hands out zeroed, when they are first touched, and large ones where it
+/// has them. (An allocator writes zeros into memory of this alignment at once, and so takes small pages for all of it.)
+const MAPPED: usize = 128 << 10;
+
+/// Whole cache lines.
+#[derive(Debug)]
+enum Memory {
+    Lines(Vec<Line>),
+    Mapped(MmapMut),
+}
+
+impl Memory {
+    fn zeroed(lines: usize) -> Self {
+        if lines * LINE >= MAPPED
+            && let Ok(map) = MmapMut::map_anon(lines * LINE)
+        {
+            // Neighbours that have been advised alike become one region, in which a large page may cover several buffers.
+            // Without large pages all is the same, but slower.
+            #[cfg(target_os = "linux")]
+            let _ = map.advise(Advice::HugePage);
+            return Memory::Mapped(map);
+        }
+        Memory::Lines(bytemuck::zeroed_vec(lines))
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Memory::Lines(lines) => bytemuck::cast_slice(lines),
+            Memory::Mapped(map) => map,
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Memory::Lines(lines) => bytemuck::cast_slice_mut(lines),
+            Memory::Mapped(map) => map,
+        }
+    }
+}
+
 /// A run of `T` aligned to 64 bytes.
 #[derive(Debug)]
 pub struct Buf<T> {
-    lines: Vec<Line>,
+    memory: Memory,
     len: usize,
     kind: PhantomData<T>,
 }
 
 impl<T: Element> Buf<T> {
-    /// `len` zeros. The pages come zeroed from the system and are not touched here.
+    /// `len` zeros. Long ones come zeroed from the system and are not touched here.
     pub fn zeroed(len: usize) -> Self {
         const { assert!(LINE.is_multiple_of(std::mem::size_of::<T>()), "elements must tile a cache line") };
         let lines = (len * std::mem::size_of::<T>()).div_ceil(LINE);
-        let mut lines: Vec<Line> = bytemuck::zeroed_vec(lines);
-        crate::memory::prefer_large_pages(bytemuck::cast_slice_mut(&mut lines));
-        Buf { lines, len, kind: PhantomData }
+        Buf { memory: Memory::zeroed(lines), len, kind: PhantomData }
     }
 
     /// A copy of `values`.
@@ -38,17 +79,17 @@ impl<T: Element> Buf<T> {
 
     /// The two exchange their memory, and are as long as it.
     pub fn exchange<U: Element>(&mut self, other: &mut Buf<U>) {
-        std::mem::swap(&mut self.lines, &mut other.lines);
-        self.len = self.lines.len() * (LINE / std::mem::size_of::<T>());
-        other.len = other.lines.len() * (LINE / std::mem::size_of::<U>());
+        std::mem::swap(&mut self.memory, &mut other.memory);
+        self.len = self.memory.bytes().len() / std::mem::size_of::<T>();
+        other.len = other.memory.bytes().len() / std::mem::size_of::<U>();
     }
 
     pub fn as_slice(&self) -> &[T] {
-        &bytemuck::cast_slice(&self.lines)[..self.len]
+        &bytemuck::cast_slice(self.memory.bytes())[..self.len]
     }
 
     pub fn as_mut_slice(&mut self) -> &mut [T] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+        &mut bytemuck::cast_slice_mut(self.memory.bytes_mut())[..self.len]
     }
 }
 

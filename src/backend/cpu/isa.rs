@@ -112,6 +112,23 @@ pub(super) fn prefetch<T>(address: *const T) {
     let _ = address;
 }
 
+/// [`prefetch`] as far as the second-level cache: for what is read only after more than the first holds.
+#[inline(always)]
+pub(super) fn prefetch_l2<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as in `prefetch`.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// How far ahead of its reading, in bytes, a stream from memory is asked for. The hardware's own looking ahead ends with each
+/// page of 4 KB and begins anew with the next; with this, products of a token read 29 GB/s in place of 20 (Xeon, 2 cores).
+pub(super) const STREAM_AHEAD: usize = 8 << 10;
+
 /// Compiles `body::<.., FMA>` for every ISA and makes a function that runs the one for its first argument, a [`Simd`].
 ///
 /// `FMA` tells the body whether a fused multiply-add is one instruction. The body must be `#[inline(always)]`: only then

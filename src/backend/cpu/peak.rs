@@ -1,7 +1,7 @@
 //! What this machine can do at most, measured: the yardstick that benches are held against.
 
 use super::buffer::Buf;
-use super::isa::{Isa, Simd, per_isa};
+use super::isa::{Isa, STREAM_AHEAD, Simd, per_isa, prefetch_l2};
 use super::matmul::portable;
 use super::pool::Workers;
 use crate::backend::Peaks;
@@ -83,6 +83,9 @@ fn sum_body<const FMA: bool>(x: &[f32]) -> f32 {
     let mut acc = [0f32; 64];
     let (chunks, _) = x.as_chunks::<64>();
     for chunk in chunks {
+        for line in chunk.chunks(16) {
+            prefetch_l2(line.as_ptr().wrapping_byte_add(STREAM_AHEAD));
+        }
         for (acc, x) in acc.iter_mut().zip(chunk) {
             *acc += x;
         }

@@ -3,6 +3,7 @@
 //! Registers of the full tile: 28 accumulators (14 rows of two vectors), two vectors of B, and a word of A broadcast into
 //! a third. A step loads 2 vectors and 14 words for 28 multiply-adds.
 
+use super::super::isa::{STREAM_AHEAD, prefetch_l2};
 use super::kernel::{Dots, PairRows, Tile, Turn};
 use super::pack::ROWS_AHEAD;
 use std::arch::x86_64::*;
@@ -66,6 +67,7 @@ macro_rules! dots {
                     for half in 0..2 {
                         let at = (at + 16 * half).min(d.words);
                         let mask = if d.words - at >= 16 { 0xffff } else { (1u16 << (d.words - at)) - 1 };
+                        prefetch_l2(line.wrapping_add(at).wrapping_byte_add(STREAM_AHEAD));
                         // SAFETY: the mask keeps loads within the d.words words of row j < n, which the caller's bounds cover.
                         let w = unsafe { _mm512_maskz_loadu_ps(mask, line.wrapping_add(at)) };
                         for (i, acc) in acc.iter_mut().enumerate() {

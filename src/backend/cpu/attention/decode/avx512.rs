@@ -1,15 +1,14 @@
 //! The products of decoding in AVX-512 with bf16 dot products.
 
-use super::super::super::isa::{Isa, Simd, prefetch};
+use super::super::super::isa::{Isa, Simd};
 use super::super::Shape;
 use super::KEYS;
-use super::lines::{Lines, sums_words};
+use super::lines::{Ahead, Lines};
 use half::bf16;
 use std::arch::x86_64::*;
 
-/// Elements of a vector, and vectors of a head that are kept in registers at most.
+/// Elements of a vector.
 const PER: usize = 32;
-const KEPT: usize = 4;
 
 /// Whether these products can be computed here: the CPU has the features, both operands are bf16, heads are whole vectors.
 pub(super) fn takes<A, B>(simd: Simd, dim: usize) -> bool {
@@ -25,84 +24,77 @@ fn pairs(x: __m512i) -> __m512bh {
     unsafe { std::mem::transmute(x) }
 }
 
-/// [`super::lines::Products::dots`]: 16 keys at a time, each with all heads; a product's 16 partial sums wait in `sums`
-/// [heads][16 keys][16] until they are added, 16 keys at once.
+/// [`super::lines::Products::dots`]: 16 keys at a time with one head after the other, a key's partial sums in a register until
+/// all 16 are added up. The keys lie in the second-level cache when they are read, so their order does not matter; what is
+/// asked for ahead is in the order of the addresses.
 ///
 /// # Safety
 /// The CPU has the features.
 #[target_feature(enable = "avx512f,avx512bf16")]
-pub(super) unsafe fn dots(scores: &mut [f32], q: &[bf16], k: Lines<'_, bf16>, s: &Shape, sums: &mut [f32]) {
+pub(super) unsafe fn dots(scores: &mut [f32], q: &[bf16], k: Lines<'_, bf16>, s: &Shape) {
     assert!(s.head_dim.is_multiple_of(PER) && k.n * s.kv_stride() <= k.data.len());
-    assert!(q.len() == s.heads * s.head_dim && sums.len() == sums_words(s.heads));
+    assert!(q.len() == s.heads * s.head_dim);
+    assert!(scores.len() >= (s.heads - 1) * KEYS + k.n.next_multiple_of(16));
+    let mut ahead = k.ahead;
     for j0 in (0..k.n).step_by(16) {
-        let keys = Keys { q, k: &k.data[j0 * s.kv_stride()..], n: 16.min(k.n - j0), s };
-        for c0 in (0..s.head_dim).step_by(KEPT * PER) {
-            // SAFETY: the assertions above are what `partial` asks for, the match that there are C vectors from c0 on.
-            unsafe {
-                match (s.head_dim - c0) / PER {
-                    1 => keys.partial::<1>(sums, c0),
-                    2 => keys.partial::<2>(sums, c0),
-                    3 => keys.partial::<3>(sums, c0),
-                    _ => keys.partial::<KEPT>(sums, c0),
+        for head in 0..s.heads {
+            let keys = Keys {
+                q: &q[head * s.head_dim..][..s.head_dim],
+                k: &k.data[j0 * s.kv_stride() + head / s.group * s.head_dim..],
+                stride: s.kv_stride(),
+                n: 16.min(k.n - j0),
+            };
+            let asks = head.is_multiple_of(s.group);
+            // SAFETY: the assertions above are what `dots` asks for.
+            let sums = unsafe {
+                match (keys.n, asks) {
+                    (16, true) => keys.dots::<true, true>(ahead),
+                    (16, false) => keys.dots::<true, false>(ahead),
+                    (_, true) => keys.dots::<false, true>(ahead),
+                    (_, false) => keys.dots::<false, false>(ahead),
                 }
+            };
+            if asks {
+                ahead = ahead.from(16 * s.head_dim);
             }
-        }
-        for (head, sums) in sums.chunks_exact(256).enumerate() {
-            let scores = &mut scores[head * KEYS + j0..][..16];
-            let mut rows = [_mm512_setzero_ps(); 16];
-            for (j, row) in rows.iter_mut().enumerate() {
-                // SAFETY: sums has 16 rows of 16 floats for each head.
-                *row = unsafe { _mm512_loadu_ps(sums.as_ptr().add(16 * j)) };
-            }
-            // SAFETY: `scores` is 16 floats.
-            unsafe { _mm512_storeu_ps(scores.as_mut_ptr(), sums_of_lanes(rows)) };
+            // SAFETY: the slice is 16 floats.
+            unsafe { _mm512_storeu_ps(scores[head * KEYS + j0..][..16].as_mut_ptr(), sums) };
         }
     }
 }
 
-/// Up to 16 keys.
+/// A head's query and up to 16 keys for it.
 struct Keys<'a> {
     q: &'a [bf16],
     k: &'a [bf16],
+    stride: usize,
     n: usize,
-    s: &'a Shape,
 }
 
 impl Keys<'_> {
-    /// The share of the C vectors from column c0 on: `=` for the first ones, `+=` for the others.
+    /// The products with 16 keys, `ALL` of which are there; if not, the last one takes the places of those that are missing.
+    /// `ASK`: with each line of these keys one at `ahead` is asked for.
     ///
     /// # Safety
-    /// The CPU has the features; q is [heads][head_dim], k has n tokens of kv_heads·head_dim, sums 256 floats for each
-    /// head, a head C vectors from c0 on.
+    /// The CPU has the features; q is whole vectors, k has as many elements for each of n > 0 tokens, `stride` apart.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bf16")]
-    unsafe fn partial<const C: usize>(&self, sums: &mut [f32], c0: usize) {
-        let (s, dim) = (self.s, self.s.head_dim);
-        for j in 0..self.n {
-            for kv in 0..s.kv_heads {
-                let mut k = [_mm512_setzero_si512(); C];
-                for (c, k) in k.iter_mut().enumerate() {
-                    // SAFETY: key j < n, its head kv, C vectors from c0 on.
-                    let from = unsafe { self.k.as_ptr().add(j * s.kv_stride() + kv * dim + c0 + c * PER) };
-                    // SAFETY: as above.
-                    *k = unsafe { _mm512_loadu_si512(from.cast()) };
+    unsafe fn dots<const ALL: bool, const ASK: bool>(&self, ahead: Ahead) -> __m512 {
+        let mut acc = [_mm512_setzero_ps(); 16];
+        for c in (0..self.q.len()).step_by(PER) {
+            // SAFETY: q has a vector from c on.
+            let q = pairs(unsafe { _mm512_loadu_si512(self.q.as_ptr().add(c).cast()) });
+            for (j, acc) in acc.iter_mut().enumerate() {
+                if ASK {
+                    ahead.ask(16 * c + j * PER);
                 }
-                for head in kv * s.group..(kv + 1) * s.group {
-                    // SAFETY: head < heads; 16 floats for each of its keys.
-                    let to = unsafe { sums.as_mut_ptr().add(head * 256 + j * 16) };
-                    // SAFETY: as above; after the first columns the floats hold their share.
-                    let mut acc = if c0 == 0 { _mm512_setzero_ps() } else { unsafe { _mm512_loadu_ps(to) } };
-                    for (c, k) in k.into_iter().enumerate() {
-                        // SAFETY: head < heads has C vectors from c0 on.
-                        let q = unsafe { self.q.as_ptr().add(head * dim + c0 + c * PER) };
-                        // SAFETY: as above.
-                        acc = _mm512_dpbf16_ps(acc, pairs(unsafe { _mm512_loadu_si512(q.cast()) }), pairs(k));
-                    }
-                    // SAFETY: as above.
-                    unsafe { _mm512_storeu_ps(to, acc) };
-                }
+                let row = if ALL { j } else { j.min(self.n - 1) };
+                // SAFETY: row < n of k has a vector from c on.
+                let k = unsafe { _mm512_loadu_si512(self.k.as_ptr().add(row * self.stride + c).cast()) };
+                *acc = _mm512_dpbf16_ps(*acc, q, pairs(k));
             }
         }
+        sums_of_lanes(acc)
     }
 }
 
@@ -136,8 +128,8 @@ fn halves_of_quarters(a: __m512, b: __m512) -> __m512 {
 /// Most heads whose sums are in registers at once.
 const HEADS: usize = 8;
 
-/// [`super::lines::Products::sums`], two keys at a time. The step is small enough to lie in L1, so that its heads can be taken
-/// one by one; what brings it there in one stream are the prefetches of the next step, in the order of the addresses.
+/// [`super::lines::Products::sums`], two keys at a time with the heads of one key/value head. As in [`dots`], the values have
+/// been brought near, and what is asked for ahead is in the order of the addresses.
 ///
 /// # Safety
 /// The CPU has the features.
@@ -146,7 +138,7 @@ pub(super) unsafe fn sums(acc: &mut [f32], weights: &[bf16], v: Lines<'_, bf16>,
     let dim = s.head_dim;
     assert!(dim.is_multiple_of(PER) && v.n * s.kv_stride() <= v.data.len());
     assert!(acc.len() == s.heads * dim && weights.len() >= (s.heads - 1) * KEYS + v.n.next_multiple_of(2));
-    let mut next = v.data.as_ptr().wrapping_add(v.n * s.kv_stride());
+    let mut ahead = v.ahead;
     for kv in 0..s.kv_heads {
         for first in (0..s.group).step_by(HEADS) {
             let head = kv * s.group + first;
@@ -159,16 +151,16 @@ pub(super) unsafe fn sums(acc: &mut [f32], weights: &[bf16], v: Lines<'_, bf16>,
                 dim,
             };
             // SAFETY: the assertions above are what `add` asks for, the match that there are G heads.
-            next = unsafe {
+            ahead = unsafe {
                 match s.group - first {
-                    1 => some.add::<1>(next),
-                    2 => some.add::<2>(next),
-                    3 => some.add::<3>(next),
-                    4 => some.add::<4>(next),
-                    5 => some.add::<5>(next),
-                    6 => some.add::<6>(next),
-                    7 => some.add::<7>(next),
-                    _ => some.add::<HEADS>(next),
+                    1 => some.add::<1>(ahead),
+                    2 => some.add::<2>(ahead),
+                    3 => some.add::<3>(ahead),
+                    4 => some.add::<4>(ahead),
+                    5 => some.add::<5>(ahead),
+                    6 => some.add::<6>(ahead),
+                    7 => some.add::<7>(ahead),
+                    _ => some.add::<HEADS>(ahead),
                 }
             };
         }
@@ -189,13 +181,13 @@ struct Sharing<'a> {
 }
 
 impl Sharing<'_> {
-    /// For G heads. Asks for a line at `next` with each line it reads; returns where that has come to.
+    /// For G heads. Asks for a line from `ahead` on with each line it reads; returns where that has come to.
     ///
     /// # Safety
     /// The CPU has the features; acc, weights and v have what their comments say, weights for n rounded up to even.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn add<const G: usize>(self, mut next: *const bf16) -> *const bf16 {
+    unsafe fn add<const G: usize>(self, mut ahead: Ahead) -> Ahead {
         // Words of two keys: element j of the first operand, element j of the second (numbered from 32).
         let words: [u32; 32] = std::array::from_fn(|j| j as u32 | (j as u32 + 32) << 16);
         // SAFETY: 32 words are two vectors.
@@ -205,9 +197,9 @@ impl Sharing<'_> {
         for c in (0..self.dim).step_by(PER) {
             let mut sums = [[_mm512_setzero_ps(); 2]; G];
             for j in (0..self.n).step_by(2) {
-                prefetch(next);
-                prefetch(next.wrapping_add(PER));
-                next = next.wrapping_add(2 * PER);
+                ahead.ask(0);
+                ahead.ask(PER);
+                ahead = ahead.from(2 * PER);
                 // SAFETY: tokens j and j + 1 < n have dim elements; a row of weights has an even number.
                 unsafe {
                     let line = self.v.as_ptr().add(j * self.stride + c);
@@ -237,6 +229,6 @@ impl Sharing<'_> {
                 }
             }
         }
-        next
+        ahead
     }
 }

@@ -1,22 +1,44 @@
 //! The products of decoding: the queries of all heads against a step of keys and values, token by token.
 
-use super::super::super::isa::{Simd, per_isa};
-use super::super::super::math::{CpuFloat, LANES, fma, sum_products};
+use super::super::super::isa::{Simd, per_isa, prefetch_l2};
+use super::super::super::math::{CpuFloat, fma, sum_products};
 use super::super::Shape;
 use super::KEYS;
 #[cfg(target_arch = "x86_64")]
 use super::avx512;
 
-/// n tokens of keys or values, [n][kv_heads][head_dim]; what lies behind them in memory is the next to be read.
+/// n tokens of keys or values, [n][kv_heads][head_dim].
 #[derive(Clone, Copy)]
 pub(super) struct Lines<'a, E> {
     pub data: &'a [E],
     pub n: usize,
+    pub ahead: Ahead,
 }
 
-/// Words of memory that [`Products::dots`] takes.
-pub(super) fn sums_words(heads: usize) -> usize {
-    heads * LANES * LANES
+/// What is read a block later than some lines, at the same place within its block, as it lies in memory.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    pub to: *const u8,
+    /// Of an element.
+    pub bytes: usize,
+}
+
+impl Ahead {
+    /// Asks for the line of the element that is read a block later than element `at`.
+    #[inline(always)]
+    pub fn ask(self, at: usize) {
+        prefetch_l2(self.to.wrapping_add(at * self.bytes));
+    }
+
+    /// One line again and again, which costs nothing.
+    pub fn nothing(self) -> Self {
+        Ahead { bytes: 0, ..self }
+    }
+
+    /// As [`Ahead::ask`] from element `at` on.
+    pub fn from(self, at: usize) -> Self {
+        Ahead { to: self.to.wrapping_add(at * self.bytes), ..self }
+    }
 }
 
 /// What the products need to know.
@@ -26,13 +48,13 @@ pub(super) struct Products<'a> {
 }
 
 impl Products<'_> {
-    /// scores[head·KEYS + j] = q_head·k_j for the n keys, q [heads][head_dim]; up to the next multiple of [`LANES`] something.
-    pub(super) fn dots<E: CpuFloat>(&self, scores: &mut [f32], q: &[E], k: Lines<'_, E>, sums: &mut [f32]) {
+    /// scores[head·KEYS + j] = q_head·k_j for the n keys, q [heads][head_dim]; up to the next multiple of 16 something.
+    pub(super) fn dots<E: CpuFloat>(&self, scores: &mut [f32], q: &[E], k: Lines<'_, E>) {
         #[cfg(target_arch = "x86_64")]
         if avx512::takes::<E, E>(self.simd, self.shape.head_dim) {
             let (q, k) = (bytemuck::cast_slice(q), k.as_bf16());
             // SAFETY: `takes` has seen that the CPU has the features.
-            return unsafe { avx512::dots(scores, q, k, self.shape, sums) };
+            return unsafe { avx512::dots(scores, q, k, self.shape) };
         }
         plain_dots(self.simd, scores, q, k, self.shape);
     }
@@ -52,7 +74,7 @@ impl Products<'_> {
 #[cfg(target_arch = "x86_64")]
 impl<'a, E: CpuFloat> Lines<'a, E> {
     fn as_bf16(self) -> Lines<'a, half::bf16> {
-        Lines { data: bytemuck::cast_slice(self.data), n: self.n }
+        Lines { data: bytemuck::cast_slice(self.data), n: self.n, ahead: self.ahead }
     }
 }
 

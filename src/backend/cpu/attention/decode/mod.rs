@@ -1,9 +1,10 @@
 //! Forward for a single query a row, as in decoding: keys and values are read once, in the order they lie in.
 //!
 //! A task has a part of a row's keys and all heads. It goes over blocks of keys: scores of all heads, online softmax, weighted
-//! values. What it takes is the time to read, so reading must be one stream: in steps of whole tokens, all key/value heads of
-//! one before the next. (Head by head, a stride apart, a core of a Zen 4 gets 9 to 12 GB/s; in a stream 22 to 26.) Parts
-//! begin at places that the shape alone decides and are merged in order.
+//! values. What it takes is the time to read, so reading must be one stream: all key/value heads of a token before the next
+//! token. (Head by head, a stride apart, a core of a Zen 4 gets 9 to 12 GB/s; in a stream 22 to 26.) So that memory is busy
+//! while a block is computed, what the next one reads is asked for at the same time, line for line: values while keys are
+//! multiplied, the next keys while values are. Parts begin at places that the shape alone decides and are merged in order.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -21,12 +22,15 @@ use super::source::{Source, room_words};
 use crate::backend::AttentionShape;
 use crate::index::DocumentId;
 use half::bf16;
-use lines::{Lines, Products};
+use lines::{Ahead, Lines, Products};
 
-/// Keys of a part, of a block, and of a step of the reading.
-const PART: usize = 512;
+/// Keys of a block, and of a step of the reading.
 const KEYS: usize = 128;
 const STEP: usize = 32;
+/// Parts of a short context at least, each of at least a block, and keys of a part at most. A part's first block comes from
+/// memory unasked for, so parts should be long; there should be some for every thread.
+const PARTS: usize = 4;
+const PART: usize = 1024;
 
 /// How the work is cut.
 #[derive(Clone, Copy)]
@@ -34,6 +38,8 @@ pub(in crate::backend::cpu) struct Plan {
     shape: Shape,
     packer: Packer,
     threads: usize,
+    /// Keys of a part, whole blocks, and parts of a row.
+    part: usize,
     parts: usize,
     /// Words for a step's keys or values where they must be multiplied out.
     room: usize,
@@ -43,8 +49,9 @@ impl Plan {
     /// None where there is more than one query a row.
     pub(in crate::backend::cpu) fn new(packer: Packer, threads: usize, s: AttentionShape) -> Option<Self> {
         let shape = Shape { columns: s.head_dim, ..Shape::new(s, packer.kernel) };
-        let parts = shape.keys.div_ceil(PART).max(1);
-        (s.queries == 1).then_some(Plan { shape, packer, threads, parts, room: 0 })
+        let part = shape.keys.div_ceil(PARTS).next_multiple_of(KEYS).clamp(KEYS, PART);
+        let parts = shape.keys.div_ceil(part).max(1);
+        (s.queries == 1).then_some(Plan { shape, packer, threads, part, parts, room: 0 })
     }
 
     /// With the room that codes take which become elements of E.
@@ -54,7 +61,7 @@ impl Plan {
 
     fn worker_words(&self) -> usize {
         let s = &self.shape;
-        2 * grain(s.heads * KEYS) + grain(lines::sums_words(s.heads)) + grain(self.room)
+        2 * grain(s.heads * KEYS) + grain(self.room)
     }
 
     /// Weighted sums and states of all heads.
@@ -72,7 +79,6 @@ struct Space<'a> {
     /// [heads][KEYS].
     scores: &'a mut [f32],
     weights: &'a mut [u32],
-    sums: &'a mut [f32],
     /// A step's keys or values, multiplied out.
     room: &'a mut [u32],
 }
@@ -83,7 +89,6 @@ impl<'a> Space<'a> {
         Space {
             scores: carver.floats(heads * KEYS),
             weights: carver.words(heads * KEYS),
-            sums: carver.floats(lines::sums_words(heads)),
             room: carver.words(plan.room),
         }
     }
@@ -130,8 +135,8 @@ impl<E: CpuFloat> Job<'_, E> {
         states.fill(State::EMPTY);
         let (mask, index) = (s.mask(self.documents, row), s.past());
         let seen = mask.keys_of(index);
-        let first = (part * PART).max(seen.start / KEYS * KEYS);
-        let end = ((part + 1) * PART).min(seen.end);
+        let first = (part * self.plan.part).max(seen.start / KEYS * KEYS);
+        let end = ((part + 1) * self.plan.part).min(seen.end);
         for j0 in (first..end).step_by(KEYS) {
             let n = KEYS.min(end - j0);
             let cover = mask.cover(index..index + 1, j0..j0 + n);
@@ -148,10 +153,11 @@ impl<E: CpuFloat> Job<'_, E> {
             let scores = &*space.scores;
             let update = Update { states, scores, acc, ld: KEYS, n: KEYS, scale: s.scale };
             update.run(packer.simd, packer.kernel, space.weights);
+            let (keys, more) = ((j0, n), j0 + n < end);
             if packer.kernel.paired {
-                self.add_values::<bf16>(row, (j0, n), &mut space, acc);
+                self.add_values::<bf16>(row, keys, more, &mut space, acc);
             } else {
-                self.add_values::<f32>(row, (j0, n), &mut space, acc);
+                self.add_values::<f32>(row, keys, more, &mut space, acc);
             }
         }
     }
@@ -165,31 +171,40 @@ impl<E: CpuFloat> Job<'_, E> {
         let s = &self.plan.shape;
         let q = &self.q[s.query_at(row, 0, 0)..][..s.heads * s.head_dim];
         for (at, n) in steps(keys.1) {
-            let k = self.lines(&self.k, row, (keys.0 + at, n), space.room);
-            self.products().dots(&mut space.scores[at..], q, k, space.sums);
+            let ahead = self.ahead(&self.v, row, keys.0 + at);
+            let k = self.lines(&self.k, row, (keys.0 + at, n), ahead, space.room);
+            self.products().dots(&mut space.scores[at..], q, k);
         }
     }
 
-    /// acc[head] += Σ_j weights[head][j]·v_j.
+    /// acc[head] += Σ_j weights[head][j]·v_j. `more`: another block of this part follows.
     fn add_values<W: CpuFloat>(
-        &self, row: usize, keys: (usize, usize), space: &mut Space<'_>, acc: &mut [f32],
+        &self, row: usize, keys: (usize, usize), more: bool, space: &mut Space<'_>, acc: &mut [f32],
     ) {
         let weights: &[W] = bytemuck::cast_slice(space.weights);
         for (at, n) in steps(keys.1) {
-            let v = self.lines(&self.v, row, (keys.0 + at, n), space.room);
+            let ahead = self.ahead(&self.k, row, keys.0 + at + KEYS);
+            let ahead = if more { ahead } else { ahead.nothing() };
+            let v = self.lines(&self.v, row, (keys.0 + at, n), ahead, space.room);
             self.products().sums(acc, &weights[at..], v);
         }
     }
 
     /// n tokens of the cache from j on.
     fn lines<'s>(
-        &self, from: &'s Source<'_, E>, row: usize, (j, n): (usize, usize), room: &'s mut [u32],
+        &self, from: &'s Source<'_, E>, row: usize, (j, n): (usize, usize), ahead: Ahead, room: &'s mut [u32],
     ) -> Lines<'s, E> {
         let s = &self.plan.shape;
         // All heads of all n tokens, one after the other.
         let (first, heads) = (s.key_at(row, 0, j), n * s.kv_heads);
         let (data, _) = from.rows(self.plan.packer.simd, (first, s.head_dim), (heads, s.head_dim), room);
-        Lines { data, n }
+        Lines { data, n, ahead }
+    }
+
+    /// What is read a block later: values after keys, the next block's keys after values.
+    fn ahead(&self, from: &Source<'_, E>, row: usize, j: usize) -> Ahead {
+        let (to, bytes) = from.address(self.plan.shape.key_at(row, 0, 0) + j * self.plan.shape.kv_stride());
+        Ahead { to, bytes }
     }
 }
 
