@@ -20,12 +20,12 @@ const MAPPED: usize = 128 << 10;
 
 /// Whole cache lines.
 #[derive(Debug)]
-enum Memory {
+enum Storage {
     Lines(Vec<Line>),
     Mapped(MmapMut),
 }
 
-impl Memory {
+impl Storage {
     fn zeroed(lines: usize) -> Self {
         if lines * LINE >= MAPPED
             && let Ok(map) = MmapMut::map_anon(lines * LINE)
@@ -34,22 +34,22 @@ impl Memory {
             // Without large pages all is the same, but slower.
             #[cfg(target_os = "linux")]
             let _ = map.advise(Advice::HugePage);
-            return Memory::Mapped(map);
+            return Storage::Mapped(map);
         }
-        Memory::Lines(bytemuck::zeroed_vec(lines))
+        Storage::Lines(bytemuck::zeroed_vec(lines))
     }
 
     fn bytes(&self) -> &[u8] {
         match self {
-            Memory::Lines(lines) => bytemuck::cast_slice(lines),
-            Memory::Mapped(map) => map,
+            Storage::Lines(lines) => bytemuck::cast_slice(lines),
+            Storage::Mapped(map) => map,
         }
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
         match self {
-            Memory::Lines(lines) => bytemuck::cast_slice_mut(lines),
-            Memory::Mapped(map) => map,
+            Storage::Lines(lines) => bytemuck::cast_slice_mut(lines),
+            Storage::Mapped(map) => map,
         }
     }
 }
@@ -57,7 +57,7 @@ impl Memory {
 /// A run of `T` aligned to 64 bytes.
 #[derive(Debug)]
 pub struct Buf<T> {
-    memory: Memory,
+    memory: Storage,
     len: usize,
     kind: PhantomData<T>,
 }
@@ -67,7 +67,7 @@ impl<T: Element> Buf<T> {
     pub fn zeroed(len: usize) -> Self {
         const { assert!(LINE.is_multiple_of(std::mem::size_of::<T>()), "elements must tile a cache line") };
         let lines = (len * std::mem::size_of::<T>()).div_ceil(LINE);
-        Buf { memory: Memory::zeroed(lines), len, kind: PhantomData }
+        Buf { memory: Storage::zeroed(lines), len, kind: PhantomData }
     }
 
     /// A copy of `values`.

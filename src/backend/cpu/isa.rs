@@ -102,24 +102,27 @@ impl Simd {
 /// Asks for the cache line of `address`, which may lie anywhere.
 #[inline(always)]
 pub(super) fn prefetch<T>(address: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch of any address reads nothing and cannot fault; SSE is part of x86-64.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(address.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
+    ask::<T, true>(address);
 }
 
 /// [`prefetch`] as far as the second-level cache: for what is read only after more than the first holds.
 #[inline(always)]
 pub(super) fn prefetch_l2<T>(address: *const T) {
+    ask::<T, false>(address);
+}
+
+/// `FIRST`: into the first-level cache, else the second.
+#[inline(always)]
+fn ask<T, const FIRST: bool>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: as in `prefetch`.
+    // SAFETY: a prefetch of any address reads nothing and cannot fault; SSE is part of x86-64.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(address.cast());
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        if FIRST {
+            _mm_prefetch::<_MM_HINT_T0>(address.cast());
+        } else {
+            _mm_prefetch::<_MM_HINT_T1>(address.cast());
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;

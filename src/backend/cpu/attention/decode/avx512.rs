@@ -35,16 +35,16 @@ pub(super) unsafe fn dots(scores: &mut [f32], q: &[bf16], k: Lines<'_, bf16>, s:
     assert!(s.head_dim.is_multiple_of(PER) && k.n * s.kv_stride() <= k.data.len());
     assert!(q.len() == s.heads * s.head_dim);
     assert!(scores.len() >= (s.heads - 1) * KEYS + k.n.next_multiple_of(16));
-    let mut ahead = k.ahead;
     for j0 in (0..k.n).step_by(16) {
         for head in 0..s.heads {
+            let (kv, first) = (head / s.group, j0 * s.kv_stride());
             let keys = Keys {
                 q: &q[head * s.head_dim..][..s.head_dim],
-                k: &k.data[j0 * s.kv_stride() + head / s.group * s.head_dim..],
+                k: &k.data[first + kv * s.head_dim..],
                 stride: s.kv_stride(),
                 n: 16.min(k.n - j0),
             };
-            let asks = head.is_multiple_of(s.group);
+            let (ahead, asks) = (k.ahead.from(first + 16 * kv * s.head_dim), head.is_multiple_of(s.group));
             // SAFETY: the assertions above are what `dots` asks for.
             let sums = unsafe {
                 match (keys.n, asks) {
@@ -54,9 +54,6 @@ pub(super) unsafe fn dots(scores: &mut [f32], q: &[bf16], k: Lines<'_, bf16>, s:
                     (_, false) => keys.dots::<false, false>(ahead),
                 }
             };
-            if asks {
-                ahead = ahead.from(16 * s.head_dim);
-            }
             // SAFETY: the slice is 16 floats.
             unsafe { _mm512_storeu_ps(scores[head * KEYS + j0..][..16].as_mut_ptr(), sums) };
         }
@@ -138,7 +135,6 @@ pub(super) unsafe fn sums(acc: &mut [f32], weights: &[bf16], v: Lines<'_, bf16>,
     let dim = s.head_dim;
     assert!(dim.is_multiple_of(PER) && v.n * s.kv_stride() <= v.data.len());
     assert!(acc.len() == s.heads * dim && weights.len() >= (s.heads - 1) * KEYS + v.n.next_multiple_of(2));
-    let mut ahead = v.ahead;
     for kv in 0..s.kv_heads {
         for first in (0..s.group).step_by(HEADS) {
             let head = kv * s.group + first;
@@ -150,8 +146,10 @@ pub(super) unsafe fn sums(acc: &mut [f32], weights: &[bf16], v: Lines<'_, bf16>,
                 n: v.n,
                 dim,
             };
+            let ahead = v.ahead.from(kv * v.n * dim);
+            let ahead = if first == 0 { ahead } else { ahead.nothing() };
             // SAFETY: the assertions above are what `add` asks for, the match that there are G heads.
-            ahead = unsafe {
+            unsafe {
                 match s.group - first {
                     1 => some.add::<1>(ahead),
                     2 => some.add::<2>(ahead),
@@ -162,7 +160,7 @@ pub(super) unsafe fn sums(acc: &mut [f32], weights: &[bf16], v: Lines<'_, bf16>,
                     7 => some.add::<7>(ahead),
                     _ => some.add::<HEADS>(ahead),
                 }
-            };
+            }
         }
     }
 }
@@ -181,13 +179,13 @@ struct Sharing<'a> {
 }
 
 impl Sharing<'_> {
-    /// For G heads. Asks for a line from `ahead` on with each line it reads; returns where that has come to.
+    /// For G heads. Asks for a line from `ahead` on with each line it reads.
     ///
     /// # Safety
     /// The CPU has the features; acc, weights and v have what their comments say, weights for n rounded up to even.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn add<const G: usize>(self, mut ahead: Ahead) -> Ahead {
+    unsafe fn add<const G: usize>(self, mut ahead: Ahead) {
         // Words of two keys: element j of the first operand, element j of the second (numbered from 32).
         let words: [u32; 32] = std::array::from_fn(|j| j as u32 | (j as u32 + 32) << 16);
         // SAFETY: 32 words are two vectors.
@@ -229,6 +227,5 @@ impl Sharing<'_> {
                 }
             }
         }
-        ahead
     }
 }

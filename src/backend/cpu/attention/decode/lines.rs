@@ -35,7 +35,7 @@ impl Ahead {
         Ahead { bytes: 0, ..self }
     }
 
-    /// As [`Ahead::ask`] from element `at` on.
+    /// The same from element `at` on.
     pub fn from(self, at: usize) -> Self {
         Ahead { to: self.to.wrapping_add(at * self.bytes), ..self }
     }

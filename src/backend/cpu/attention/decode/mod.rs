@@ -203,7 +203,7 @@ impl<E: CpuFloat> Job<'_, E> {
 
     /// What is read a block later: values after keys, the next block's keys after values.
     fn ahead(&self, from: &Source<'_, E>, row: usize, j: usize) -> Ahead {
-        let (to, bytes) = from.address(self.plan.shape.key_at(row, 0, 0) + j * self.plan.shape.kv_stride());
+        let (to, bytes) = from.address(self.plan.shape.key_at(row, 0, j));
         Ahead { to, bytes }
     }
 }
