@@ -1,5 +1,8 @@
 //! Promise: a checkpoint exists whole or not at all, reads back bit for bit, and what cannot be read says why.
 
+mod common;
+
+use common::MODELS;
 use pose_engine::checkpoint::*;
 use pose_engine::error::{Error, Result};
 use pose_engine::model::config::{Config, Dtype};
@@ -100,7 +103,7 @@ fn entries(dir: &Path) -> Vec<String> {
 
 #[test]
 fn what_transformers_wrote_is_read() {
-    for name in ["llama-tiny", "llama-tiny-bias"] {
+    for name in MODELS {
         let config = Config::load(&fixture(name)).unwrap();
         let weights = Weights::open(&fixture(name)).unwrap();
         assert_eq!(weights.check_table(&table(&config)).unwrap(), Vec::<String>::new());

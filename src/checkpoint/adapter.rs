@@ -7,6 +7,7 @@ use super::tensors::{TensorSource, write_safetensors};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::model::Config;
+use crate::model::family::{FAMILIES, short};
 use crate::model::lora::{Also, Lora, Target};
 use crate::model::params::{ParamSpec, adapter_name, model_name, peft_name};
 use clap::ValueEnum;
@@ -80,9 +81,10 @@ impl Adapter {
     pub fn open(dir: &Path) -> Result<Adapter> {
         let config = PeftConfig::read(&dir.join(CONFIG))?;
         let weights = Weights::open_file(&dir.join(TENSORS))?;
-        let has = |target: &&Target| {
-            weights.names().iter().any(|name| name.contains(&format!(".{}.lora_A.", target.module())))
-        };
+        let names = weights.names();
+        let is_there = |module: &str| names.iter().any(|name| name.contains(&format!(".{module}.lora_A.")));
+        // the model, and with it the family, is not known yet
+        let has = |target: &&Target| FAMILIES.iter().any(|family| is_there(target.module(family)));
         let lora = Lora {
             rank: config.r,
             alpha: config.lora_alpha,
@@ -181,12 +183,20 @@ pub fn write_adapter(
 }
 
 fn peft_config(config: &Config, lora: &Lora, base: Option<&Path>) -> serde_json::Value {
-    let targets: Vec<&str> = lora.targets.iter().map(|target| target.module()).collect();
+    let names = &config.family.names;
+    let targets: Vec<&str> = lora.targets.iter().map(|target| target.module(config.family)).collect();
     let modules = |also: &Also| match also {
         // PEFT keeps a head that is tied to the embedding as a module of its own
-        Also::Embed if config.tie_word_embeddings => vec!["embed_tokens", "lm_head"],
-        Also::Embed => vec!["embed_tokens"],
-        Also::Norm => vec!["input_layernorm", "post_attention_layernorm", "norm"],
+        Also::Embed if config.tie_word_embeddings => vec![short(names.embed), short(names.head)],
+        Also::Embed => vec![short(names.embed)],
+        Also::Norm => {
+            let mut norms = vec![short(names.layer.input_norm), short(names.layer.post_norm)];
+            if config.arch.qk_norm {
+                norms.extend([short(names.layer.q_norm), short(names.layer.k_norm)]);
+            }
+            norms.push(short(names.final_norm));
+            norms
+        }
     };
     let full: Vec<&str> = lora.also.iter().flat_map(modules).collect();
     json!({

@@ -4,8 +4,9 @@
 
 use super::buffers::{Inner, Work};
 use super::cache::Cache;
+use super::heads::placed;
 use super::{Gradients, Model, PlacedBatch};
-use crate::backend::{Backend, Direction, Write};
+use crate::backend::{Backend, Write};
 use crate::error::Result;
 
 /// Where the keys and values that the queries look at come from.
@@ -28,17 +29,18 @@ impl<B: Backend> Model<B> {
         self.linear(b, &mut inner.q, &work.normed, &w.q, None, &mut work.low, s.q)?;
         self.linear(b, &mut inner.k, &work.normed, &w.k, None, &mut work.low, s.kv)?;
         self.linear(b, &mut inner.v, &work.normed, &w.v, None, &mut work.low, s.kv)?;
-        self.rotate(b, &mut inner.q, &mut inner.k, batch, Direction::Forward)?;
+        self.place_heads(b, w, inner, &mut work.heads, batch)?;
+        let (q, k) = placed(w, (&inner.q, &inner.k), (&work.heads.q, &work.heads.k));
         let documents = batch.documents.as_ref();
         match keys {
             Keys::Own => {
                 let shape = self.config.attention_shape(batch.rows, batch.tokens, batch.tokens);
-                b.attention(&mut inner.o, &mut inner.lse, &inner.q, &inner.k, &inner.v, documents, shape)?;
+                b.attention(&mut inner.o, &mut inner.lse, q, k, &inner.v, documents, shape)?;
             }
             Keys::Cached { layer: cache, past } => {
-                cache.append(b, past, &inner.k, &inner.v, self.config.kv_shape(batch.len()))?;
+                cache.append(b, past, k, &inner.v, self.config.kv_shape(batch.len()))?;
                 let shape = self.config.attention_shape(1, batch.tokens, past + batch.tokens);
-                cache.attend(b, &mut inner.o, &mut inner.lse, &inner.q, documents, shape)?;
+                cache.attend(b, &mut inner.o, &mut inner.lse, q, documents, shape)?;
             }
         }
         self.linear(b, &mut inner.mid, &inner.o, &w.o, Some(x), &mut work.low, s.o)?;
@@ -110,12 +112,16 @@ impl<B: Backend> Model<B> {
     ) -> Result<()> {
         let (w, s) = (&self.ids.layers[layer], self.config.block_shapes(batch.len()));
         let p = |id| self.param(id);
-        let (back, low) = (&mut work.backward, &mut work.low);
+        let Work { backward: back, low, heads, normed, .. } = work;
         // mid = x + o·woᵀ (+ bias)
         grads.move_in(b, &w.o, &mut inner.mid, s.o)?;
         let (d_o, dx) = (&mut back.d_o, &back.dx);
         self.linear_backward(b, d_o, dx, &inner.o, &w.o, Write::Overwrite, grads, low, s.o)?;
         // o = attention(q, k, v)
+        if w.head_norms.is_some() {
+            self.place_heads(b, w, inner, heads, batch)?;
+        }
+        let (q, k) = placed(w, (&inner.q, &inner.k), (&heads.q, &heads.k));
         b.attention_backward(
             &mut back.dq,
             &mut back.dk,
@@ -123,23 +129,22 @@ impl<B: Backend> Model<B> {
             &back.d_o,
             &inner.o,
             &inner.lse,
-            &inner.q,
-            &inner.k,
+            q,
+            k,
             &inner.v,
             batch.documents.as_ref(),
             self.config.attention_shape(batch.rows, batch.tokens, batch.tokens),
         )?;
         // q, k = rope(q, k)
-        self.rotate(b, &mut back.dq, &mut back.dk, batch, Direction::Backward)?;
+        self.place_heads_backward(b, w, (&mut back.dq, &mut back.dk), inner, heads, grads, batch)?;
+        let (dq, dk) = placed(w, (&back.dq, &back.dk), (&heads.q, &heads.k));
         // q, k, v = normed·wqᵀ, normed·wkᵀ, normed·wvᵀ (+ biases)
-        b.rmsnorm(&mut work.normed, &mut inner.rstd_in, x, p(w.input_norm), s.norm)?;
+        b.rmsnorm(normed, &mut inner.rstd_in, x, p(w.input_norm), s.norm)?;
         let mut write = Write::Overwrite;
         let Inner { q, k, v, .. } = &mut *inner;
-        for (d, y, w, shape) in
-            [(&back.dq, q, &w.q, s.q), (&back.dk, k, &w.k, s.kv), (&back.dv, v, &w.v, s.kv)]
-        {
+        for (d, y, w, shape) in [(dq, q, &w.q, s.q), (dk, k, &w.k, s.kv), (&back.dv, v, &w.v, s.kv)] {
             grads.move_in(b, w, y, shape)?;
-            self.linear_backward(b, &mut back.d_normed, d, &work.normed, w, write, grads, low, shape)?;
+            self.linear_backward(b, &mut back.d_normed, d, normed, w, write, grads, low, shape)?;
             write = Write::Accumulate;
         }
         // normed = rmsnorm(x)

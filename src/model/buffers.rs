@@ -14,8 +14,8 @@ use crate::model::Config;
 /// statistics a token. In what projections gave (q, k, v, mid, gate, up) the gradients of their weights may lodge later.
 pub struct Inner<B: Backend> {
     pub rstd_in: B::Buf<B::Stat>,  // [T]
-    pub q: B::Buf<B::Act>,         // [T, h, c], rotated
-    pub k: B::Buf<B::Act>,         // [T, g, c], rotated
+    pub q: B::Buf<B::Act>,         // [T, h, c], rotated unless heads are normed
+    pub k: B::Buf<B::Act>,         // [T, g, c], rotated unless heads are normed
     pub v: B::Buf<B::Act>,         // [T, g, c]
     pub o: B::Buf<B::Act>,         // [T, h, c]
     pub lse: B::Buf<B::Stat>,      // [rows, h, T/rows]
@@ -70,7 +70,31 @@ pub struct Work<B: Backend> {
     pub rstd: B::Buf<B::Stat>,  // [T], of the final norm
     pub nll: B::Buf<B::Stat>,   // [T]
     pub low: Low<B>,
+    pub heads: Heads<B>,
     pub backward: Backward<B>,
+}
+
+/// What the norms of the heads of q and k gave, rotated: made again in the backward pass. Empty where there are none.
+pub struct Heads<B: Backend> {
+    pub q: B::Buf<B::Act>,       // [T, h, c]
+    pub k: B::Buf<B::Act>,       // [T, g, c]
+    pub rstd_q: B::Buf<B::Stat>, // [T, h]
+    pub rstd_k: B::Buf<B::Stat>, // [T, g]
+}
+
+impl<B: Backend> Heads<B> {
+    fn new(b: &B, ledger: &mut Ledger, c: &Config, tokens: usize) -> Result<Self> {
+        if !c.arch.qk_norm {
+            return Ok(Heads { q: b.alloc(0)?, k: b.alloc(0)?, rstd_q: b.alloc(0)?, rstd_k: b.alloc(0)? });
+        }
+        let (heads, kv_heads) = (c.num_attention_heads, c.num_key_value_heads);
+        Ok(Heads {
+            q: ledger.buf(b, Kind::Work, "work.q", &[tokens, heads, c.head_dim])?,
+            k: ledger.buf(b, Kind::Work, "work.k", &[tokens, kv_heads, c.head_dim])?,
+            rstd_q: ledger.buf(b, Kind::Work, "work.rstd_q", &[tokens, heads])?,
+            rstd_k: ledger.buf(b, Kind::Work, "work.rstd_k", &[tokens, kv_heads])?,
+        })
+    }
 }
 
 /// Between the two matrices of an adapter; empty where there are none.
@@ -100,8 +124,9 @@ impl<B: Backend> Work<B> {
         let rstd = ledger.buf(b, Kind::Work, "work.rstd", &[tokens])?;
         let nll = ledger.buf(b, Kind::Work, "work.nll", &[tokens])?;
         let low = Low::new(b, ledger, c, tokens, with_backward)?;
+        let heads = Heads::new(b, ledger, c, tokens)?;
         let backward = Backward::new(b, ledger, c, if with_backward { tokens } else { 0 })?;
-        Ok(Work { normed, act, rstd, nll, low, backward })
+        Ok(Work { normed, act, rstd, nll, low, heads, backward })
     }
 }
 

@@ -4,6 +4,7 @@
 //! random and B at zero, so that the model starts as it was.
 
 use super::Config;
+use super::family::{Family, short};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -23,17 +24,14 @@ pub enum Target {
 }
 
 impl Target {
-    /// As the module is called in a checkpoint, e.g. `q_proj`.
-    pub fn module(self) -> &'static str {
-        match self {
-            Target::Q => "q_proj",
-            Target::K => "k_proj",
-            Target::V => "v_proj",
-            Target::O => "o_proj",
-            Target::Gate => "gate_proj",
-            Target::Up => "up_proj",
-            Target::Down => "down_proj",
-        }
+    /// As the module is called in a checkpoint of the family, e.g. `q_proj`.
+    pub fn module(self, family: &Family) -> &'static str {
+        short(family.names.layer.projection(self))
+    }
+
+    /// Whether the model has such a projection.
+    pub fn exists(self, _c: &Config) -> bool {
+        true
     }
 
     /// Outputs and inputs of the projection.
@@ -89,7 +87,7 @@ impl Lora {
                 let (outputs, inputs) = target.sides(c);
                 let problem = format!(
                     "is above the smaller side of {}, which is {outputs} x {inputs} in this model; ask for at most {}",
-                    target.module(),
+                    target.module(c.family),
                     side(target)
                 );
                 Err(Error::usage("--lora-rank", self.rank, problem))

@@ -1,11 +1,13 @@
-//! The LLaMA-like transformer: configuration, parameters, forward and backward, over any backend.
+//! The transformer: families, configuration, parameters, forward and backward, over any backend.
 
 mod batch;
 mod block;
 pub mod buffers;
 pub mod cache;
 pub mod config;
+pub mod family;
 mod gradients;
+mod heads;
 mod linear;
 pub mod lora;
 mod merge;

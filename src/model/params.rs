@@ -1,10 +1,11 @@
 //! The one table of parameters: allocation, initialisation, weight decay, checkpoints and tests all read it.
 //!
-//! The order is that of the forward pass: embedding, layers from the bottom up, last norm, head. Names and shapes are those
-//! of LlamaForCausalLM; a matrix is [outputs, inputs]. Adapters, where the config asks for them, come after all of these, so
+//! The order is that of the forward pass: embedding, layers from the bottom up, last norm, head. Names are the family's; a
+//! matrix is [outputs, inputs]. Adapters, where the config asks for them, come after all of these, so
 //! that the rest of the table does not depend on them.
 
 use super::config::Config;
+use super::family::Names;
 use super::lora::{Also, Lora, Target};
 
 /// A parameter's place in [`table`].
@@ -74,7 +75,7 @@ pub struct ParamIds {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Linear {
     pub weight: ParamId,
-    /// `[outputs]`; those of q, k, v and o are there together or not at all.
+    /// `[outputs]`
     pub bias: Option<ParamId>,
     pub adapter: Option<AdapterIds>,
 }
@@ -85,6 +86,13 @@ pub struct AdapterIds {
     pub a: ParamId,
     /// `[rank, outputs]`
     pub b: ParamId,
+}
+
+/// Weights `[head_dim]`, the same for all heads.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeadNorms {
+    pub q: ParamId,
+    pub k: ParamId,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -99,6 +107,8 @@ pub struct LayerIds {
     pub v: Linear,
     /// `[hidden, heads × head_dim]`
     pub o: Linear,
+    /// Over each head of q and k, where the family has such norms.
+    pub head_norms: Option<HeadNorms>,
     /// `[hidden]`, before the feed-forward block
     pub post_norm: ParamId,
     /// `[intermediate, hidden]`
@@ -167,14 +177,13 @@ pub fn trained_count(config: &Config) -> usize {
 
 /// The table and the ids in one pass, so that they cannot disagree.
 fn build(c: &Config) -> (Vec<ParamSpec>, ParamIds) {
-    let mut t = Table { specs: Vec::new(), std: c.initializer_range, lora: c.lora.as_ref() };
-    let embed = t.matrix("model.embed_tokens.weight".into(), c.vocab_size, c.hidden_size);
+    let names = &c.family.names;
+    let mut t = Table { specs: Vec::new(), std: c.initializer_range, lora: c.lora.as_ref(), names };
+    let embed = t.matrix(weight(names.embed), c.vocab_size, c.hidden_size);
     t.specs[embed.0].trained = t.trains(Also::Embed);
-    let mut layers: Vec<LayerIds> =
-        (0..c.num_hidden_layers).map(|l| t.layer(c, &format!("model.layers.{l}"))).collect();
-    let final_norm = t.norm("model.norm.weight".into(), c.hidden_size);
-    let head =
-        (!c.tie_word_embeddings).then(|| t.matrix("lm_head.weight".into(), c.vocab_size, c.hidden_size));
+    let mut layers: Vec<LayerIds> = (0..c.num_hidden_layers).map(|l| t.layer(c, l)).collect();
+    let final_norm = t.norm(weight(names.final_norm), c.hidden_size);
+    let head = (!c.tie_word_embeddings).then(|| t.matrix(weight(names.head), c.vocab_size, c.hidden_size));
     if let Some(lora) = &c.lora {
         for ids in &mut layers {
             for &target in &lora.targets {
@@ -186,10 +195,15 @@ fn build(c: &Config) -> (Vec<ParamSpec>, ParamIds) {
     (t.specs, ParamIds { embed, layers, final_norm, head })
 }
 
+fn weight(module: &str) -> String {
+    format!("{module}.weight")
+}
+
 struct Table<'a> {
     specs: Vec<ParamSpec>,
     std: f64,
     lora: Option<&'a Lora>,
+    names: &'a Names,
 }
 
 impl Table<'_> {
@@ -231,32 +245,36 @@ impl Table<'_> {
         AdapterIds { a, b: part("B", outputs, Init::Zeros, Role::AdapterB) }
     }
 
-    fn layer(&mut self, c: &Config, layer: &str) -> LayerIds {
+    fn layer(&mut self, c: &Config, layer: usize) -> LayerIds {
         let (q_width, kv_width) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
-        let attention = |part: &str| format!("{layer}.self_attn.{part}");
-        let mlp = |part: &str| format!("{layer}.mlp.{part}_proj.weight");
+        let (names, prefix) = (self.names.layer, format!("{}.{layer}", self.names.layers));
+        let weight = |module: &str| format!("{prefix}.{module}.weight");
         let plain = |weight| Linear { weight, bias: None, adapter: None };
-        let input_norm = self.norm(format!("{layer}.input_layernorm.weight"), c.hidden_size);
-        let q = self.matrix(attention("q_proj.weight"), q_width, c.hidden_size);
-        let k = self.matrix(attention("k_proj.weight"), kv_width, c.hidden_size);
-        let v = self.matrix(attention("v_proj.weight"), kv_width, c.hidden_size);
-        let o = self.matrix(attention("o_proj.weight"), c.hidden_size, q_width);
-        let mut biased = |weight, part: &str, width| {
-            let trained = self.lora.is_none();
-            let bias = c
-                .attention_bias
-                .then(|| self.push(attention(part), vec![width], false, Init::Zeros, trained));
-            Linear { bias, ..plain(weight) }
+        let input_norm = self.norm(weight(names.input_norm), c.hidden_size);
+        let q = self.matrix(weight(names.q), q_width, c.hidden_size);
+        let k = self.matrix(weight(names.k), kv_width, c.hidden_size);
+        let v = self.matrix(weight(names.v), kv_width, c.hidden_size);
+        let o = self.matrix(weight(names.o), c.hidden_size, q_width);
+        let mut biased = |weight, module: &str, is: bool, width| {
+            let (name, trained) = (format!("{prefix}.{module}.bias"), self.lora.is_none());
+            Linear {
+                bias: is.then(|| self.push(name, vec![width], false, Init::Zeros, trained)),
+                ..plain(weight)
+            }
         };
-        let q = biased(q, "q_proj.bias", q_width);
-        let k = biased(k, "k_proj.bias", kv_width);
-        let v = biased(v, "v_proj.bias", kv_width);
-        let o = biased(o, "o_proj.bias", c.hidden_size);
-        let post_norm = self.norm(format!("{layer}.post_attention_layernorm.weight"), c.hidden_size);
-        let gate = plain(self.matrix(mlp("gate"), c.intermediate_size, c.hidden_size));
-        let up = plain(self.matrix(mlp("up"), c.intermediate_size, c.hidden_size));
-        let down = plain(self.matrix(mlp("down"), c.hidden_size, c.intermediate_size));
-        LayerIds { input_norm, q, k, v, o, post_norm, gate, up, down }
+        let q = biased(q, names.q, c.arch.qkv_bias, q_width);
+        let k = biased(k, names.k, c.arch.qkv_bias, kv_width);
+        let v = biased(v, names.v, c.arch.qkv_bias, kv_width);
+        let o = biased(o, names.o, c.arch.o_bias, c.hidden_size);
+        let head_norms = c.arch.qk_norm.then(|| HeadNorms {
+            q: self.norm(weight(names.q_norm), c.head_dim),
+            k: self.norm(weight(names.k_norm), c.head_dim),
+        });
+        let post_norm = self.norm(weight(names.post_norm), c.hidden_size);
+        let gate = plain(self.matrix(weight(names.gate), c.intermediate_size, c.hidden_size));
+        let up = plain(self.matrix(weight(names.up), c.intermediate_size, c.hidden_size));
+        let down = plain(self.matrix(weight(names.down), c.hidden_size, c.intermediate_size));
+        LayerIds { input_norm, q, k, v, o, head_norms, post_norm, gate, up, down }
     }
 }
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// The fixture models.
-pub const MODELS: [&str; 2] = ["llama-tiny", "llama-tiny-bias"];
+pub const MODELS: [&str; 5] = ["llama-tiny", "llama-tiny-bias", "mistral-tiny", "qwen2-tiny", "qwen3-tiny"];
 
 pub fn fixture_dir(model: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(model)
