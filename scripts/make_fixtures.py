@@ -26,13 +26,16 @@ import numpy as np
 import torch
 import transformers
 from safetensors.numpy import load_file, save_file
-from transformers import (LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM,
+from transformers import (GPTJConfig, GPTJForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM,
                           Qwen3Config, Qwen3ForCausalLM)
 from transformers import modeling_rope_utils
+from transformers.models.gptj import modeling_gptj
 from transformers.models.llama import modeling_llama
 from transformers.models.mistral import modeling_mistral
 from transformers.models.qwen2 import modeling_qwen2
 from transformers.models.qwen3 import modeling_qwen3
+
+from plain_baichuan import PlainBaichuan, baichuan_config, without_packing
 
 PINNED = {"torch": "2.15.0", "transformers": "5.23.0"}
 FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "fixtures"
@@ -50,7 +53,7 @@ class Float64Torch:
 class in_float64:
     """Within this block the code of transformers has no float32 left."""
 
-    modules = (modeling_rope_utils, modeling_llama, modeling_mistral, modeling_qwen2, modeling_qwen3)
+    modules = (modeling_rope_utils, modeling_gptj, modeling_llama, modeling_mistral, modeling_qwen2, modeling_qwen3)
 
     def __enter__(self):
         for module in self.modules:
@@ -137,16 +140,20 @@ COMMON = dict(num_hidden_layers=2, rms_norm_eps=1e-5, max_position_embeddings=13
 class Tiny:
     """A tiny model: its classes in transformers, its config without rope, and the cases that are computed."""
 
-    def __init__(self, config, model, cases, gradients, **shape):
-        self.config, self.model, self.cases, self.gradients, self.shape = config, model, cases, gradients, shape
+    def __init__(self, config, model, cases, gradients, common=COMMON, **shape):
+        self.config, self.model, self.cases, self.gradients = config, model, cases, gradients
+        self.shape = {**common, **shape}
 
     def hf_config(self, parameters):
-        return self.config(**COMMON, **self.shape, rope_parameters={"rope_theta": 10000.0, **parameters}, use_cache=False)
+        rope = {"rope_parameters": {"rope_theta": 10000.0, **parameters}} if self.config is not GPTJConfig else {}
+        return self.config(**self.shape, **rope, use_cache=False)
 
 
 ALL_CASES = [(scaling, layout) for scaling in ("none", "linear", "yarn", "llama3") for layout in ("plain", "pose")]
 # what rope scalings do does not depend on the family
 SOME_CASES = [("none", "plain"), ("none", "pose"), ("yarn", "pose")]
+# of families whose own code has no scaling
+PLAIN_CASES = [("none", "plain"), ("none", "pose")]
 MODELS = {
     "llama-tiny": Tiny(
         LlamaConfig, LlamaForCausalLM, ALL_CASES, "yarn/pose", mlp_bias=False, vocab_size=64, hidden_size=32,
@@ -168,6 +175,13 @@ MODELS = {
     "mistral-tiny": Tiny(
         MistralConfig, MistralForCausalLM, SOME_CASES, "yarn/pose", vocab_size=40, hidden_size=32, intermediate_size=36,
         num_attention_heads=4, num_key_value_heads=2, head_dim=8, tie_word_embeddings=False, sliding_window=5),
+    # half of each head is rotated
+    "gptj-tiny": Tiny(
+        GPTJConfig, GPTJForCausalLM, PLAIN_CASES, "none/pose", common={}, n_layer=2, n_positions=131072, bos_token_id=1,
+        eos_token_id=2, vocab_size=40, n_embd=32, n_head=4, rotary_dim=4, n_inner=36),
+    "baichuan2-tiny": Tiny(
+        baichuan_config, PlainBaichuan, PLAIN_CASES, "none/pose", vocab_size=40, hidden_size=32, intermediate_size=36,
+        num_attention_heads=4, tie_word_embeddings=False, model_max_length=131072),
 }
 SCALINGS = {
     "none": {"rope_type": "default"},
@@ -188,11 +202,11 @@ def make_weights(tiny, seed):
     """Random weights, larger than a fresh model's, so that attention is far from uniform and logits depend on rotation."""
     generator = torch.Generator().manual_seed(seed)
     model = tiny.model(tiny.hf_config(SCALINGS["none"]))
-    scale = {"norm": 0.2, "bias": 0.3, "q_proj": 0.5, "k_proj": 0.5, "embed": 0.8}
+    scale = {"norm": 0.2, "ln_": 0.2, "bias": 0.3, "q_proj": 0.5, "k_proj": 0.5, "W_pack": 0.4, "embed": 0.8, "wte": 0.8}
     with torch.no_grad():
         for name, p in model.named_parameters():
             std = next((s for key, s in scale.items() if key in name), 0.25)
-            mean = 1.0 if "norm" in name else 0.0
+            mean = 1.0 if ("norm" in name or "ln_" in name) and "bias" not in name else 0.0
             p.copy_(mean + std * torch.randn(p.shape, generator=generator))
     return model
 
@@ -211,7 +225,8 @@ def evaluate(directory, tiny, parameters, ids, positions, targets):
         logits = model(input_ids=x, position_ids=torch.tensor([positions]), attention_mask=torch.ones_like(x),
                        use_cache=False).logits[0]
         assert logits.dtype == torch.float64
-        assert model.model.rotary_emb.inv_freq.dtype == torch.float64
+        rotary = getattr(getattr(model, "model", None), "rotary_emb", None)
+        assert rotary is None or rotary.inv_freq.dtype == torch.float64
         loss = torch.nn.functional.cross_entropy(logits, torch.tensor(targets), ignore_index=-100)
         loss.backward()
     gradients = {name: p.grad.numpy().copy() for name, p in model.named_parameters()}
@@ -248,16 +263,18 @@ def model_fixture(out, name, seed):
         case = (parameters, ids, POSITIONS[layout], targets)
         logits, loss, gradients = evaluate(directory, tiny, *case)
         arrays[f"{key}/logits"] = logits
+        whole, gradients = gradients, without_packing(gradients)
         norms = {n: float(np.sqrt((g**2).sum())) for n, g in gradients.items()}
         cases.append({"key": key, "rope_parameters": {"rope_theta": 10000.0, **parameters}, "positions": layout,
                       "loss": loss, "gradient_norms": norms})
         if key == tiny.gradients:
             arrays.update({f"{key}/gradients/{n}": g for n, g in gradients.items()})
-            check_gradient(directory, tiny, case, gradients, next(n for n in gradients if "q_proj.weight" in n), (3, 5))
-            check_gradient(directory, tiny, case, gradients, next(n for n in gradients if "embed" in n), (ids[4], 2))
+            for part, index in (("q_proj.weight", "W_pack"), (3, 5)), (("embed", "wte"), (ids[4], 2)):
+                name = next(n for n in whole if any(key in n for key in part))
+                check_gradient(directory, tiny, case, whole, name, index)
     plain = arrays["none/pose/logits"]
-    spread = [np.abs(arrays[f"{s}/{p}/logits"] - plain).max() for s, p in tiny.cases if s != "none" and p == "pose"]
-    assert min(spread) > 0.01, f"the scalings hardly change the logits: {spread}"
+    spread = [np.abs(arrays[f"{s}/{p}/logits"] - plain).max() for s, p in tiny.cases if (s, p) != ("none", "pose")]
+    assert min(spread) > 0.01, f"scalings or positions hardly change the logits: {spread}"
     save_file(arrays, directory / "expected.safetensors")
     description = {"ids": ids, "targets": targets, "positions": POSITIONS, "full_gradients": tiny.gradients, "cases": cases,
                    "transformers": transformers.__version__, "torch": torch.__version__.split("+")[0]}

@@ -84,7 +84,10 @@ impl Adapter {
         let names = weights.names();
         let is_there = |module: &str| names.iter().any(|name| name.contains(&format!(".{module}.lora_A.")));
         // the model, and with it the family, is not known yet
-        let has = |target: &&Target| FAMILIES.iter().any(|family| is_there(target.module(family)));
+        let has = |target: &&Target| {
+            let mut modules = FAMILIES.iter().map(|family| target.module(family));
+            modules.any(|module| !module.is_empty() && is_there(module))
+        };
         let lora = Lora {
             rank: config.r,
             alpha: config.lora_alpha,
@@ -170,7 +173,16 @@ impl Adapter {
 pub fn write_adapter(
     staging: &Staging, config: &Config, lora: &Lora, base: Option<&Path>, source: &dyn TensorSource,
 ) -> Result<Vec<String>> {
-    let warnings = write_config(staging, config)?;
+    let mut warnings = write_config(staging, config)?;
+    if let Some(packed) =
+        config.family.names.layer.packed_qkv.filter(|_| lora.targets.iter().any(Target::is_packed))
+    {
+        warnings.push(format!(
+            "the adapter has matrices for q, k and v, which other software knows as one module, {}: only pose-engine reads it; \
+             --lora-merge saves a whole model",
+            short(packed)
+        ));
+    }
     write_json(staging, CONFIG, &peft_config(config, lora, base))?;
     let all: Vec<usize> = (0..source.specs().len()).collect();
     write_safetensors(&staging.dir().join(TENSORS), source, &all)?;
@@ -190,7 +202,10 @@ fn peft_config(config: &Config, lora: &Lora, base: Option<&Path>) -> serde_json:
         Also::Embed if config.tie_word_embeddings => vec![short(names.embed), short(names.head)],
         Also::Embed => vec![short(names.embed)],
         Also::Norm => {
-            let mut norms = vec![short(names.layer.input_norm), short(names.layer.post_norm)];
+            let mut norms = vec![short(names.layer.input_norm)];
+            if !config.arch.parallel {
+                norms.push(short(names.layer.post_norm));
+            }
             if config.arch.qk_norm {
                 norms.extend([short(names.layer.q_norm), short(names.layer.k_norm)]);
             }

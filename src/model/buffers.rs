@@ -11,7 +11,7 @@ use crate::memory::{Kind, Ledger};
 use crate::model::Config;
 
 /// What a block keeps from its forward pass for its backward pass, beside its input: d + (2h + 2g)·c + 2f numbers and h + 2
-/// statistics a token. In what projections gave (q, k, v, mid, gate, up) the gradients of their weights may lodge later.
+/// statistics a token, in LLaMA's. What a family has not is empty; a LayerNorm has two statistics a token. In what projections gave (q, k, v, mid, gate, up) the gradients of their weights may lodge later.
 pub struct Inner<B: Backend> {
     pub rstd_in: B::Buf<B::Stat>,  // [T]
     pub q: B::Buf<B::Act>,         // [T, h, c], rotated unless heads are normed
@@ -23,6 +23,14 @@ pub struct Inner<B: Backend> {
     pub rstd_mid: B::Buf<B::Stat>, // [T]
     pub gate: B::Buf<B::Act>,      // [T, f]
     pub up: B::Buf<B::Act>,        // [T, f]
+}
+
+/// The shape of what a norm leaves.
+fn norm_stats(c: &Config, tokens: usize) -> Vec<usize> {
+    match c.arch.norm_stats() {
+        1 => vec![tokens],
+        several => vec![tokens, several],
+    }
 }
 
 /// By projection of a layer, the parameter whose gradient lodges in the output.
@@ -54,11 +62,14 @@ impl<B: Backend> Inner<B> {
         };
         let (q, k, v) = (of(Target::Q, "q", &q)?, of(Target::K, "k", &kv)?, of(Target::V, "v", &kv)?);
         let mid = of(Target::O, "mid", &hidden)?;
-        let (gate, up) = (of(Target::Gate, "gate", &wide)?, of(Target::Up, "up", &wide)?);
+        let gate = if Target::Gate.exists(c) { of(Target::Gate, "gate", &wide)? } else { b.alloc(0)? };
+        let up = of(Target::Up, "up", &wide)?;
         let o = ledger.buf(b, kind, &format!("{prefix}.o"), &[tokens, c.num_attention_heads, c.head_dim])?;
         let mut stat = |name: &str, shape: &[usize]| ledger.buf(b, kind, &format!("{prefix}.{name}"), shape);
-        let rstd_in = stat("rstd_in", &[tokens])?;
-        let (lse, rstd_mid) = (stat("lse", &[tokens, c.num_attention_heads])?, stat("rstd_mid", &[tokens])?);
+        let of_norm = norm_stats(c, tokens);
+        let rstd_in = stat("rstd_in", &of_norm)?;
+        let lse = stat("lse", &[tokens, c.num_attention_heads])?;
+        let rstd_mid = if c.arch.parallel { b.alloc(0)? } else { stat("rstd_mid", &of_norm)? };
         Ok(Inner { rstd_in, q, k, v, o, lse, mid, rstd_mid, gate, up })
     }
 }
@@ -66,7 +77,7 @@ impl<B: Backend> Inner<B> {
 /// Shared by all layers. What a norm or the activation gave is made again in the backward pass.
 pub struct Work<B: Backend> {
     pub normed: B::Buf<B::Act>, // [T, d]
-    pub act: B::Buf<B::Act>,    // [T, f], silu(gate)·up
+    pub act: B::Buf<B::Act>,    // [T, f], silu(gate)·up or gelu(up)
     pub rstd: B::Buf<B::Stat>,  // [T], of the final norm
     pub nll: B::Buf<B::Stat>,   // [T]
     pub low: Low<B>,
@@ -121,7 +132,7 @@ impl<B: Backend> Work<B> {
         let (hidden, wide) = ([tokens, c.hidden_size], [tokens, c.intermediate_size]);
         let normed = ledger.buf(b, Kind::Work, "work.normed", &hidden)?;
         let act = ledger.buf(b, Kind::Work, "work.act", &wide)?;
-        let rstd = ledger.buf(b, Kind::Work, "work.rstd", &[tokens])?;
+        let rstd = ledger.buf(b, Kind::Work, "work.rstd", &norm_stats(c, tokens))?;
         let nll = ledger.buf(b, Kind::Work, "work.nll", &[tokens])?;
         let low = Low::new(b, ledger, c, tokens, with_backward)?;
         let heads = Heads::new(b, ledger, c, tokens)?;
@@ -153,7 +164,7 @@ impl<B: Backend> Backward<B> {
             dx: act("dx", &hidden)?,
             d_normed: act("d_normed", &hidden)?,
             d_act: act("d_act", &wide)?,
-            d_gate: act("d_gate", &wide)?,
+            d_gate: if Target::Gate.exists(c) { act("d_gate", &wide)? } else { b.alloc(0)? },
             d_up: act("d_up", &wide)?,
             d_o: act("d_o", &q)?,
             dq: act("dq", &q)?,
@@ -185,7 +196,7 @@ impl<B: Backend> TrainBuffers<B> {
         b: &B, ledger: &mut Ledger, model: &Model<B>, grads: &Gradients<B>, tokens: usize, recomputed: usize,
     ) -> Result<Self> {
         let lodger = |layer: usize, target| {
-            let id = model.ids.layers[layer].linear(target).weight;
+            let id = model.ids.layers[layer].linear(target)?.weight;
             grads.lodges(id).then(|| &model.specs[id.0])
         };
         Self::allocate(b, ledger, &model.config, tokens, recomputed, &lodger)
@@ -216,16 +227,10 @@ impl<B: Backend> TrainBuffers<B> {
         for (layer, ids) in layers.iter().enumerate() {
             let (kept, y) = (self.kept(layer), &mut self.x[layer + 1]);
             let Inner { q, k, v, mid, gate, up, .. } = &mut self.inner[kept];
-            let outputs: [(&Linear, _); 7] = [
-                (&ids.q, q),
-                (&ids.k, k),
-                (&ids.v, v),
-                (&ids.o, mid),
-                (&ids.gate, gate),
-                (&ids.up, up),
-                (&ids.down, y),
-            ];
-            outputs.into_iter().for_each(|(w, output)| grads.move_out(b, w, output));
+            let gate = ids.gate.as_ref().map(|w| (w, gate));
+            let outputs: [(&Linear, _); 6] =
+                [(&ids.q, q), (&ids.k, k), (&ids.v, v), (&ids.o, mid), (&ids.up, up), (&ids.down, y)];
+            outputs.into_iter().chain(gate).for_each(|(w, output)| grads.move_out(b, w, output));
         }
     }
 

@@ -11,11 +11,12 @@ mod tests;
 pub use dtype::Dtype;
 pub use preset::preset_names;
 
-use super::family::{Arch, Family};
+use super::family::{Arch, Family, Norm};
 use super::lora::Lora;
 use crate::error::{Error, Result};
-use crate::rope::Rope;
+use crate::rope::{Rope, Scaling};
 use fields::Fields;
+use rope_json::DEFAULT_THETA;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -135,11 +136,15 @@ impl Config {
                 self.head_dim
             ));
         }
-        if self.rope.rotary_dim != self.head_dim {
+        if self.rope.rotary_dim > self.head_dim {
             return Err(format!("{} rotated elements in heads of {}", self.rope.rotary_dim, self.head_dim));
         }
         if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
-            return Err(format!("rms_norm_eps is {}, but it should lie between 0 and 1", self.norm_eps));
+            let key = match self.arch.norm {
+                Norm::Rms => "rms_norm_eps",
+                Norm::Layer => "layer_norm_epsilon",
+            };
+            return Err(format!("{key} is {}, but it should lie between 0 and 1", self.norm_eps));
         }
         if !(self.initializer_range >= 0.0 && self.initializer_range <= 1.0) {
             return Err(format!(
@@ -185,7 +190,19 @@ impl Config {
             put("dtype", json!(dtype.hf_name()));
             put("torch_dtype", json!(dtype.hf_name()));
         }
-        let warnings = rope_json::write(&self.rope, &mut out);
+        let plain =
+            self.rope.as_saved().scaling == Scaling::None && self.rope.as_saved().theta == DEFAULT_THETA;
+        let mut warnings = Vec::new();
+        if self.family.reads_rope || !plain {
+            warnings.extend(rope_json::write(&self.rope, &mut out));
+        }
+        if !self.family.reads_rope && !plain {
+            warnings.push(format!(
+                "{} rotates by plain RoPE of base {DEFAULT_THETA} and reads no rope keys: only pose-engine reads the scaling that \
+                 config.json names, other software will compute different frequencies",
+                self.family.architecture
+            ));
+        }
         for (key, value) in &self.extra {
             out.entry(key.clone()).or_insert_with(|| value.clone());
         }

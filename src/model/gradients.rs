@@ -23,6 +23,15 @@ enum Gradient<B: Backend> {
     Lodger(B::Buf<B::Stat>),
 }
 
+impl<B: Backend> Gradient<B> {
+    fn here(&mut self) -> Option<&mut B::Buf<B::Stat>> {
+        match self {
+            Gradient::Frozen => None,
+            Gradient::Owner(t) | Gradient::Lodger(t) => Some(t),
+        }
+    }
+}
+
 impl<B: Backend> Gradients<B> {
     /// Each in memory of its own.
     pub fn allocate(b: &B, ledger: &mut Ledger, specs: &[ParamSpec]) -> Result<Self> {
@@ -82,10 +91,16 @@ impl<B: Backend> Gradients<B> {
 
     /// Where a parameter's gradient is added to; None where it is frozen.
     pub fn of(&mut self, id: ParamId) -> Option<&mut B::Buf<B::Stat>> {
-        match &mut self.tensors[id.0] {
-            Gradient::Frozen => None,
-            Gradient::Owner(t) | Gradient::Lodger(t) => Some(t),
-        }
+        self.tensors[id.0].here()
+    }
+
+    /// Of two parameters at once, the second of which is later in the table or not there.
+    pub(super) fn pair(
+        &mut self, first: ParamId, second: Option<ParamId>,
+    ) -> (Option<&mut B::Buf<B::Stat>>, Option<&mut B::Buf<B::Stat>>) {
+        let at = second.map_or(self.tensors.len(), |id| id.0);
+        let (before, after) = self.tensors.split_at_mut(at);
+        (before.get_mut(first.0).and_then(Gradient::here), after.first_mut().and_then(Gradient::here))
     }
 
     /// A parameter's gradient; None where it is frozen.

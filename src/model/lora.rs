@@ -4,7 +4,7 @@
 //! random and B at zero, so that the model starts as it was.
 
 use super::Config;
-use super::family::{Family, short};
+use super::family::{Family, Mlp, short};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -30,8 +30,13 @@ impl Target {
     }
 
     /// Whether the model has such a projection.
-    pub fn exists(self, _c: &Config) -> bool {
-        true
+    pub fn exists(self, c: &Config) -> bool {
+        self != Target::Gate || c.arch.mlp == Mlp::SwiGlu
+    }
+
+    /// Whether it is among those that some checkpoints keep in one tensor.
+    pub fn is_packed(&self) -> bool {
+        matches!(self, Target::Q | Target::K | Target::V)
     }
 
     /// Outputs and inputs of the projection.
@@ -75,8 +80,14 @@ impl Lora {
         self.alpha / if self.rank_stabilised { rank.sqrt() } else { rank }
     }
 
-    /// Refuses a rank that is no reduction: above the smaller side of a projection that it is for.
+    /// Refuses a projection that the model has not, and a rank that is no reduction: above the smaller side of a projection that
+    /// it is for.
     pub fn check(&self, c: &Config) -> Result<()> {
+        if self.targets.iter().any(|target| !target.exists(c)) {
+            let problem =
+                format!("{} has no gate in its feed-forward block; leave gate out", c.family.architecture);
+            return Err(Error::usage("--lora-targets", "gate", problem));
+        }
         let side = |target: Target| {
             let (outputs, inputs) = target.sides(c);
             outputs.min(inputs)

@@ -8,7 +8,7 @@ use crate::rope::{Llama3, Rope, Scaling, ScalingKind, Yarn};
 use serde_json::{Map, Value, json};
 
 /// What transformers takes where a file names no theta.
-const DEFAULT_THETA: f64 = 10_000.0;
+pub(super) const DEFAULT_THETA: f64 = 10_000.0;
 /// Tells this program that a "yarn" is [`Scaling::YarnRevised`]; transformers warns about it and goes on.
 const VARIANT: &str = "pose_engine_variant";
 const REVISED: &str = "revised";

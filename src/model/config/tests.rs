@@ -68,7 +68,7 @@ fn what_cannot_be_is_refused_by_a_sentence() {
         (json!({"initializer_range": -0.1}), "initializer_range is -0.1"),
         (
             json!({"model_type": "qwen"}),
-            "model_type \"qwen\" is not supported; supported are llama, mistral, qwen2, qwen3; nearest is qwen2",
+            "model_type \"qwen\" is not supported; supported are llama, mistral, qwen2, qwen3, gptj, baichuan; nearest is qwen2",
         ),
         (json!({"model_type": "bloom"}), "supported are llama, mistral, qwen2, qwen3"),
         (json!({"model_type": null}), "model_type is missing"),
@@ -282,7 +282,8 @@ fn ids_and_table_agree() {
     assert_eq!(spec(layer.down.weight).shape, [24, 40]);
     assert_eq!(spec(layer.v.bias.unwrap()).name, "model.layers.1.self_attn.v_proj.bias");
     assert_eq!((spec(layer.v.bias.unwrap()).decay, spec(layer.v.bias.unwrap()).init), (false, Init::Zeros));
-    assert_eq!((spec(layer.post_norm).decay, spec(layer.post_norm).init), (false, Init::Ones));
+    let post_norm = layer.post_norm.expect("a second norm").weight;
+    assert_eq!((spec(post_norm).decay, spec(post_norm).init), (false, Init::Ones));
     assert_eq!((spec(layer.up.weight).decay, spec(layer.up.weight).init), (true, Init::Normal(0.02)));
     let tied = ParamIds::new(&fixture("llama-tiny"));
     assert_eq!((tied.head, tied.head_weight(), tied.layers[0].q.bias), (None, tied.embed, None));

@@ -8,8 +8,14 @@ use crate::error::Result;
 use crate::model::config::{Config, fields::Fields};
 use serde_json::{Map, Value, json};
 
-pub static FAMILY: Family =
-    Family { model_type: "llama", architecture: "LlamaForCausalLM", names: LLAMA_NAMES, read, write };
+pub static FAMILY: Family = Family {
+    model_type: "llama",
+    architecture: "LlamaForCausalLM",
+    names: LLAMA_NAMES,
+    reads_rope: true,
+    read,
+    write,
+};
 
 fn read(f: &mut Fields<'_>) -> Result<Config> {
     if f.boolean("mlp_bias")?.unwrap_or(false) {

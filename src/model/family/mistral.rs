@@ -8,8 +8,14 @@ use crate::error::Result;
 use crate::model::config::{Config, fields::Fields};
 use serde_json::{Map, Value, json};
 
-pub static FAMILY: Family =
-    Family { model_type: "mistral", architecture: "MistralForCausalLM", names: LLAMA_NAMES, read, write };
+pub static FAMILY: Family = Family {
+    model_type: "mistral",
+    architecture: "MistralForCausalLM",
+    names: LLAMA_NAMES,
+    reads_rope: true,
+    read,
+    write,
+};
 
 /// What transformers takes where a file has no such key; null there means no window.
 const DEFAULT_WINDOW: usize = 4096;

@@ -5,6 +5,8 @@
 //! `model/block.rs` reads.
 
 mod arch;
+mod baichuan;
+mod gptj;
 mod llama;
 mod mistral;
 mod names;
@@ -14,7 +16,7 @@ mod shared;
 #[cfg(test)]
 mod tests;
 
-pub use arch::Arch;
+pub use arch::{Arch, Mlp, Norm};
 pub use names::{LayerNames, Names, short};
 
 use super::config::{Config, fields::Fields};
@@ -29,6 +31,8 @@ pub struct Family {
     /// As `architectures` of a config.json.
     pub architecture: &'static str,
     pub names: Names,
+    /// Whether its own software reads base and scaling of the rotation from the config.json; else it has plain RoPE.
+    pub reads_rope: bool,
     /// Takes the family's own keys out of a config.json.
     pub(super) read: fn(&mut Fields<'_>) -> Result<Config>,
     /// Puts them back.
@@ -36,7 +40,8 @@ pub struct Family {
 }
 
 /// Every family there is; the order is that of messages.
-pub static FAMILIES: [&Family; 4] = [&llama::FAMILY, &mistral::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY];
+pub static FAMILIES: [&Family; 6] =
+    [&llama::FAMILY, &mistral::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY, &gptj::FAMILY, &baichuan::FAMILY];
 
 /// LLaMA, whose presets need no config.json.
 pub static LLAMA: &Family = &llama::FAMILY;

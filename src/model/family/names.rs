@@ -21,6 +21,8 @@ pub struct LayerNames {
     pub k: &'static str,
     pub v: &'static str,
     pub o: &'static str,
+    /// Where checkpoints keep the matrices of q, k and v one below the other in a single tensor, its module.
+    pub packed_qkv: Option<&'static str>,
     pub q_norm: &'static str,
     pub k_norm: &'static str,
     pub post_norm: &'static str,
@@ -39,6 +41,7 @@ pub const LLAMA_NAMES: Names = Names {
         k: "self_attn.k_proj",
         v: "self_attn.v_proj",
         o: "self_attn.o_proj",
+        packed_qkv: None,
         q_norm: "self_attn.q_norm",
         k_norm: "self_attn.k_norm",
         post_norm: "post_attention_layernorm",

@@ -9,8 +9,14 @@ use crate::error::Result;
 use crate::model::config::{Config, fields::Fields};
 use serde_json::{Map, Value};
 
-pub static FAMILY: Family =
-    Family { model_type: "qwen2", architecture: "Qwen2ForCausalLM", names: LLAMA_NAMES, read, write };
+pub static FAMILY: Family = Family {
+    model_type: "qwen2",
+    architecture: "Qwen2ForCausalLM",
+    names: LLAMA_NAMES,
+    reads_rope: true,
+    read,
+    write,
+};
 
 /// What transformers takes where a file has no such key.
 const DEFAULT_WINDOW: usize = 4096;

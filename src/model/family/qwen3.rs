@@ -8,8 +8,14 @@ use crate::error::Result;
 use crate::model::config::{Config, fields::Fields};
 use serde_json::{Map, Value, json};
 
-pub static FAMILY: Family =
-    Family { model_type: "qwen3", architecture: "Qwen3ForCausalLM", names: LLAMA_NAMES, read, write };
+pub static FAMILY: Family = Family {
+    model_type: "qwen3",
+    architecture: "Qwen3ForCausalLM",
+    names: LLAMA_NAMES,
+    reads_rope: true,
+    read,
+    write,
+};
 
 /// Where a file has no head_dim, whatever the hidden size.
 const DEFAULT_HEAD_DIM: usize = 128;
@@ -17,7 +23,8 @@ const DEFAULT_HEAD_DIM: usize = 128;
 fn read(f: &mut Fields<'_>) -> Result<Config> {
     shared::names_kv_heads(f)?;
     let biased = f.boolean("attention_bias")?.unwrap_or(false);
-    let arch = Arch { qkv_bias: biased, o_bias: biased, qk_norm: true, window: qwen2::window(f)? };
+    let arch =
+        Arch { qkv_bias: biased, o_bias: biased, qk_norm: true, window: qwen2::window(f)?, ..Arch::LLAMA };
     shared::read(f, &FAMILY, arch, Some(DEFAULT_HEAD_DIM))
 }
 

@@ -16,6 +16,72 @@ fn parse(model_type: &str, changes: &Value) -> Result<Config> {
     Config::from_json(&json.to_string(), Path::new("config.json"))
 }
 
+/// The same for GPT-J, which has keys of its own.
+fn parse_gptj(changes: &Value) -> Result<Config> {
+    let mut json = json!({
+        "model_type": "gptj", "vocab_size": 100, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 2048, "rotary_dim": 4,
+    });
+    for (key, value) in changes.as_object().expect("changes are an object") {
+        json[key] = value.clone();
+    }
+    Config::from_json(&json.to_string(), Path::new("config.json"))
+}
+
+#[test]
+fn gptj_has_keys_of_its_own() {
+    let c = parse_gptj(&json!({})).unwrap();
+    assert_eq!((c.hidden_size, c.intermediate_size, c.head_dim, c.num_key_value_heads), (64, 256, 16, 4));
+    assert_eq!((c.rope.rotary_dim, c.rope.theta, c.norm_eps), (4, 10000.0, 1e-5));
+    let (json, warnings) = c.to_json();
+    // as its own software writes it: no rotation to read there
+    assert!(
+        !json.as_object().unwrap().keys().any(|key| key.contains("rope")) && warnings.is_empty(),
+        "{json}"
+    );
+    let scaled = parse_gptj(&json!({"rope_scaling": {"rope_type": "linear", "factor": 4.0}})).unwrap();
+    let (json, warnings) = scaled.to_json();
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("other software will compute different"),
+        "{warnings:?}"
+    );
+    assert_eq!(Config::from_json(&json.to_string(), Path::new("again.json")).unwrap().rope, scaled.rope);
+    for (changes, expected) in [
+        (json!({"rotary_dim": null}), "rotary_dim is missing"),
+        (json!({"rotary_dim": 3}), "rotary_dim is 3, but it should be even and at most n_embd/n_head, 16"),
+        (json!({"rotary_dim": 18}), "rotary_dim is 18"),
+        (json!({"n_head": 3}), "n_head 3 does not divide n_embd 64"),
+        (json!({"activation_function": "relu"}), "supported is gelu_new"),
+        (json!({"attn_pdrop": 0.1}), "attn_pdrop above 0"),
+        (json!({"tie_word_embeddings": true}), "not supported for GPT-J"),
+        (json!({"layer_norm_epsilon": 0}), "layer_norm_epsilon is 0"),
+    ] {
+        let sentence = parse_gptj(&changes).expect_err(&changes.to_string()).to_string();
+        assert!(sentence.contains(expected), "{changes}: {sentence}");
+    }
+}
+
+#[test]
+fn the_baichuan_models_are_told_apart() {
+    let of = |changes: Value| {
+        let mut all = json!({"num_key_value_heads": null});
+        all.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        parse("baichuan", &all)
+    };
+    assert!(of(json!({"vocab_size": 125_696})).unwrap().arch.unit_head);
+    assert!(!of(json!({"vocab_size": 64_000})).unwrap().arch.unit_head);
+    let json = json!({"model_type": "baichuan", "vocab_size": 125_696, "model_max_length": 4096});
+    let without = Config::from_json(&json.to_string(), Path::new("config.json")).unwrap_err().to_string();
+    assert!(without.contains("ALiBi"), "{without}");
+    let tied = of(json!({"tie_word_embeddings": true})).unwrap_err().to_string();
+    assert!(tied.contains("tie_word_embeddings true is not supported"), "{tied}");
+    let written = of(json!({"model_max_length": 2048})).unwrap().extended(
+        crate::rope::Rope { theta: 10_000.0, rotary_dim: 16, scaling: crate::rope::Scaling::None },
+        8192,
+    );
+    let (json, _) = written.to_json();
+    assert_eq!((&json["model_max_length"], &json["max_position_embeddings"]), (&json!(8192), &json!(8192)));
+}
+
 fn sentence(model_type: &str, changes: Value) -> String {
     parse(model_type, &changes).expect_err(&changes.to_string()).to_string()
 }
