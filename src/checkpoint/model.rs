@@ -55,7 +55,11 @@ fn check_source(staging: &Staging, config: &Config, source: &dyn TensorSource) -
     let wrong = |problem: String| Err(Error::file(staging.dir(), problem));
     let (tensors, specs) = (file_tensors(&table(config)), source.specs());
     if tensors.len() != specs.len() {
-        return wrong(format!("the model has {} tensors, {} were given to save", tensors.len(), specs.len()));
+        return wrong(format!(
+            "the model's parameters are {} tensors, {} were given to save",
+            tensors.len(),
+            specs.len()
+        ));
     }
     for tensor in &tensors {
         match specs.iter().find(|s| s.name == tensor.name) {

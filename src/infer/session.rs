@@ -94,7 +94,7 @@ impl<B: Backend> Session<B> {
             progress(tokens);
         })?;
         b.copy(&mut self.last, 0, &self.buffers.work.normed, (rows.max(1) - 1) * d, d)?;
-        let (head, bias) = model.head();
+        let (head, bias) = (model.head(), model.head_bias());
         b.head_logits(&mut self.logits, &self.last, head, bias, model.config.head_shape(1))
     }
 

@@ -157,7 +157,7 @@ impl<B: Backend> Model<B> {
             self.config.attention_shape(batch.rows, batch.tokens, batch.tokens),
         )?;
         // q, k = rope(q, k)
-        self.place_heads_backward(b, w, (&mut back.dq, &mut back.dk), inner, heads, grads, batch)?;
+        self.place_heads_backward(b, w, [&mut back.dq, &mut back.dk], inner, heads, grads, batch)?;
         let (dq, dk) = placed(w, (&back.dq, &back.dk), (&heads.q, &heads.k));
         // q, k, v = normed·wqᵀ, normed·wkᵀ, normed·wvᵀ (+ biases)
         self.norm(b, normed, &mut inner.rstd_in, x, w.input_norm, s.norm)?;

@@ -15,6 +15,9 @@ pub struct Gradients<B: Backend> {
     tensors: Vec<Gradient<B>>,
 }
 
+/// Where a gradient is added to; None where its parameter is frozen or not there.
+type Trained<'a, B> = Option<&'a mut <B as Backend>::Buf<<B as Backend>::Stat>>;
+
 enum Gradient<B: Backend> {
     Frozen,
     /// In memory of its own.
@@ -24,7 +27,7 @@ enum Gradient<B: Backend> {
 }
 
 impl<B: Backend> Gradient<B> {
-    fn here(&mut self) -> Option<&mut B::Buf<B::Stat>> {
+    fn here(&mut self) -> Trained<'_, B> {
         match self {
             Gradient::Frozen => None,
             Gradient::Owner(t) | Gradient::Lodger(t) => Some(t),
@@ -97,7 +100,7 @@ impl<B: Backend> Gradients<B> {
     /// Of two parameters at once, the second of which is later in the table or not there.
     pub(super) fn pair(
         &mut self, first: ParamId, second: Option<ParamId>,
-    ) -> (Option<&mut B::Buf<B::Stat>>, Option<&mut B::Buf<B::Stat>>) {
+    ) -> (Trained<'_, B>, Trained<'_, B>) {
         let at = second.map_or(self.tensors.len(), |id| id.0);
         let (before, after) = self.tensors.split_at_mut(at);
         (before.get_mut(first.0).and_then(Gradient::here), after.first_mut().and_then(Gradient::here))

@@ -23,10 +23,14 @@ impl<B: Backend> UnitHead<B> {
 }
 
 impl<B: Backend> Model<B> {
-    /// What the final states meet, `[vocab, d]`, and its bias `[vocab]`.
-    pub fn head(&self) -> (&B::Buf<B::Act>, Option<&B::Buf<B::Act>>) {
-        let own = self.param(self.ids.head_weight());
-        (self.unit_head.as_ref().map_or(own, |unit| &unit.rows), self.ids.head_bias.map(|id| self.param(id)))
+    /// What the final states meet, `[vocab, d]`.
+    pub fn head(&self) -> &B::Buf<B::Act> {
+        self.unit_head.as_ref().map_or(self.param(self.ids.head_weight()), |unit| &unit.rows)
+    }
+
+    /// What is added to the logits, `[vocab]`.
+    pub fn head_bias(&self) -> Option<&B::Buf<B::Act>> {
+        self.ids.head_bias.map(|id| self.param(id))
     }
 
     /// Makes anew what is kept of the parameters in another form; to be called when they have changed. All functions of a

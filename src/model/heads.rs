@@ -35,7 +35,7 @@ impl<B: Backend> Model<B> {
     /// Undoes [`Model::place_heads`]: dq and dk, of what attention took, become gradients of what the projections gave: in
     /// place, or in `heads` where there are norms, whose own content is over by then.
     pub(super) fn place_heads_backward(
-        &self, b: &B, w: &LayerIds, (dq, dk): (&mut B::Buf<B::Act>, &mut B::Buf<B::Act>), inner: &Inner<B>,
+        &self, b: &B, w: &LayerIds, [dq, dk]: [&mut B::Buf<B::Act>; 2], inner: &Inner<B>,
         heads: &mut Heads<B>, grads: &mut Gradients<B>, batch: &PlacedBatch<B>,
     ) -> Result<()> {
         self.rotate(b, dq, dk, batch, Direction::Backward)?;

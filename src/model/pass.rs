@@ -23,7 +23,7 @@ impl<B: Backend> Model<B> {
         let back = &mut work.backward;
         let (dw, db) = grads.pair(self.ids.head_weight(), self.ids.head_bias);
         let grad = HeadGrad { dx: &mut back.d_normed, dw, db, scale };
-        let ((head, bias), shape) = (self.head(), self.config.head_shape(batch.len()));
+        let (head, bias, shape) = (self.head(), self.head_bias(), self.config.head_shape(batch.len()));
         b.head_loss(&mut work.nll, &work.normed, head, bias, &batch.targets, Some(grad), shape)?;
         // normed = norm(x): nothing else reads the last x, so its gradient starts from zero
         b.zero(&mut back.dx, batch.len() * self.config.hidden_size)?;
@@ -44,7 +44,7 @@ impl<B: Backend> Model<B> {
         let TrainBuffers { x, work, .. } = buffers;
         let (last, norm) = (&x[self.config.num_hidden_layers], self.config.norm_shape(batch.len()));
         self.norm(b, &mut work.normed, &mut work.rstd, last, self.ids.final_norm, norm)?;
-        let ((head, bias), shape) = (self.head(), self.config.head_shape(batch.len()));
+        let (head, bias, shape) = (self.head(), self.head_bias(), self.config.head_shape(batch.len()));
         b.head_loss(&mut work.nll, &work.normed, head, bias, &batch.targets, None, shape)
     }
 

@@ -287,13 +287,13 @@ impl<E: CudaFloat> Backend for Cuda<E> {
     fn unit_rows(
         &self, y: &mut Buf<E>, scale: &mut Buf<f32>, x: &Buf<E>, rows: usize, width: usize,
     ) -> Result<()> {
-        self.to_unit_rows(y, scale, x, rows, width)
+        self.make_unit_rows(y, scale, x, rows, width)
     }
 
     fn unit_rows_backward(
         &self, d: &mut Buf<f32>, y: &Buf<E>, scale: &Buf<f32>, rows: usize, width: usize,
     ) -> Result<()> {
-        self.from_unit_rows(d, y, scale, rows, width)
+        self.undo_unit_rows(d, y, scale, rows, width)
     }
 
     fn matmul_nt(

@@ -65,7 +65,7 @@ impl<E: CudaFloat> Cuda<E> {
         dw.map_or(Ok(()), |dw| self.column_sum::<f32>(dw, partial, blocks, width))
     }
 
-    pub(super) fn to_unit_rows(
+    pub(super) fn make_unit_rows(
         &self, y: &mut Buf<E>, scale: &mut Buf<f32>, x: &Buf<E>, rows: usize, width: usize,
     ) -> Result<()> {
         const OP: &str = "unit_rows";
@@ -75,7 +75,7 @@ impl<E: CudaFloat> Cuda<E> {
         self.launch(OP, rows_grid(rows, width * size_of::<E>()), &args)
     }
 
-    pub(super) fn from_unit_rows(
+    pub(super) fn undo_unit_rows(
         &self, d: &mut Buf<f32>, y: &Buf<E>, scale: &Buf<f32>, rows: usize, width: usize,
     ) -> Result<()> {
         const OP: &str = "unit_rows_backward";
