@@ -44,6 +44,7 @@ const MINIMUM: [(&str, usize); 24] = [
     ("unit_rows_backward_bf16", (4 + 2) * ALL + 4 * ALL + 4 * TOKENS),
     ("gelu_bf16", 2 * ALL + 2 * ALL),
     ("gelu_backward_bf16", (2 + 2) * ALL + 2 * ALL),
+    // a block for each row reads the bias
     ("add_bias_bf16", SCORED * ((4 + 4) * VOCAB + 2 * VOCAB)),
     ("swiglu_bf16", (2 + 2) * ALL + 2 * ALL),
     ("swiglu_backward_bf16", (2 + 2 + 2) * ALL + (2 + 2) * ALL),

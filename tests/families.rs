@@ -1,5 +1,5 @@
-//! Every family of models, beside what tests/model.rs holds each fixture to: its directory is written as it was read, it
-//! reads token by token, takes adapters, and trains and evaluates from the command line as planned.
+//! Every family of models, beside what tests/model.rs holds each fixture to: its directory is written as it was read,
+//! it reads token by token, takes adapters, and trains and evaluates from the command line as planned.
 
 mod common;
 

@@ -399,8 +399,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
     ) -> Result<()>;
 
     /// LayerNorm (1607.06450): `y[t,i] = (x[t,i] − μ[t])·rstd[t]·w[i] + bias[i]`, `μ[t] = mean_i x[t,i]`,
-    /// `rstd[t] = 1/sqrt(mean_i (x[t,i] − μ[t])² + eps)`. `y, x[tokens,width]`, `w, bias[width]`, `stats[tokens,2]` the pairs
-    /// (μ, rstd).
+    /// `rstd[t] = 1/sqrt(mean_i (x[t,i] − μ[t])² + eps)`. `y, x[tokens,width]`, `w, bias[width]`, and the pairs
+    /// (μ, rstd) in `stats[tokens,2]`.
     fn layernorm(
         &self, y: &mut Self::Buf<Self::Act>, stats: &mut Self::Buf<Self::Stat>, x: &Self::Buf<Self::Act>,
         w: &Self::Buf<Self::Act>, bias: &Self::Buf<Self::Act>, s: NormShape,
@@ -508,10 +508,10 @@ pub trait Backend: Send + Sync + Sized + 'static {
         documents: Option<&Self::Buf<DocumentId>>, s: AttentionShape,
     ) -> Result<()>;
 
-    /// Head and cross-entropy in one chunked step: `nll[t] = log Σ_j exp(z_tj) − z_t,target`, `z = x·wᵀ (+ bias)`; 0 where the
-    /// target is [`TokenId::IGNORED`]. With `grad` and `dz = scale·(softmax(z) − onehot)`: `dx = dz·w`, `dw += dzᵀ·x`,
-    /// `db += Σ_t dz`, zero for ignored tokens. `nll[tokens]`, `x[tokens,width]`, `w[vocab,width]`, `bias[vocab]`. No buffer of
-    /// size `[tokens, vocab]` exists.
+    /// Head and cross-entropy in one chunked step: `nll[t] = log Σ_j exp(z_tj) − z_t,target`, `z = x·wᵀ (+ bias)`; 0
+    /// where the target is [`TokenId::IGNORED`]. With `grad` and `dz = scale·(softmax(z) − onehot)`: `dx = dz·w`,
+    /// `dw += dzᵀ·x`, `db += Σ_t dz`, zero for ignored tokens. `nll[tokens]`, `x[tokens,width]`, `w[vocab,width]`,
+    /// `bias[vocab]`. No buffer of size `[tokens, vocab]` exists.
     fn head_loss(
         &self, nll: &mut Self::Buf<Self::Stat>, x: &Self::Buf<Self::Act>, w: &Self::Buf<Self::Act>,
         bias: Option<&Self::Buf<Self::Act>>, targets: &Self::Buf<TokenId>, grad: Option<HeadGrad<'_, Self>>,

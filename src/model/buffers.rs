@@ -10,8 +10,9 @@ use crate::error::Result;
 use crate::memory::{Kind, Ledger};
 use crate::model::Config;
 
-/// What a block keeps from its forward pass for its backward pass, beside its input: d + (2h + 2g)·c + 2f numbers and h + 2
-/// statistics a token, in LLaMA's. What a family has not is empty; a LayerNorm has two statistics a token. In what projections gave (q, k, v, mid, gate, up) the gradients of their weights may lodge later.
+/// What a block keeps from its forward pass for its backward pass, beside its input: d + (2h + 2g)·c + 2f numbers and
+/// h + 2 statistics a token, in LLaMA's. What a family has not is empty; a LayerNorm has two statistics a token. In what
+/// projections gave (q, k, v, mid, gate, up) the gradients of their weights may lodge later.
 pub struct Inner<B: Backend> {
     pub rstd_in: B::Buf<B::Stat>,  // [T]
     pub q: B::Buf<B::Act>,         // [T, h, c], rotated unless heads are normed

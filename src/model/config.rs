@@ -24,8 +24,8 @@ use std::path::Path;
 pub(super) const MOST_WIDTH: usize = 1 << 24;
 pub(super) const MOST_LAYERS: usize = 1 << 16;
 
-/// A model: family, sizes, rotation, special tokens. A value of this type has been through [`Config::check`], unless it was
-/// put together by hand.
+/// A model: family, sizes, rotation, special tokens. A value of this type has been through [`Config::check`], unless it
+/// was put together by hand.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub family: &'static Family,
@@ -66,8 +66,8 @@ impl Config {
     /// Reads `config.json` of a Hugging Face directory.
     ///
     /// # Errors
-    /// No such file, not JSON, a model_type of no family, a missing key, or a value that cannot be: one sentence that names
-    /// the key.
+    /// No such file, not JSON, a model_type of no family, a missing key, or a value that cannot be: one sentence that
+    /// names the key.
     pub fn load(dir: &Path) -> Result<Config> {
         let path = dir.join("config.json");
         let text =

@@ -33,16 +33,16 @@ impl<B: Backend> Model<B> {
         self.ids.head_bias.map(|id| self.param(id))
     }
 
-    /// Makes anew what is kept of the parameters in another form; to be called when they have changed. All functions of a
-    /// model and of an optimizer that change them do so.
+    /// Makes anew what is kept of the parameters in another form; to be called when they have changed. All functions of
+    /// a model and of an optimizer that change them do so.
     pub fn refresh(&mut self, b: &B) -> Result<()> {
         let Some(unit) = &mut self.unit_head else { return Ok(()) };
         let (head, c) = (&self.params[self.ids.head_weight().0], &self.config);
         b.unit_rows(&mut unit.rows, &mut unit.scale, head, c.vocab_size, c.hidden_size)
     }
 
-    /// Ends the passes of a step: what they summed as the gradient of the head at unit length becomes the gradient of the head
-    /// itself. It is linear, so once for all passes is enough.
+    /// Ends the passes of a step: what they summed as the gradient of the head at unit length becomes the gradient of
+    /// the head itself. It is linear, so once for all passes is enough.
     pub fn finish_gradients(&self, b: &B, grads: &mut Gradients<B>) -> Result<()> {
         let (Some(unit), Some(d)) = (&self.unit_head, grads.of(self.ids.head_weight())) else {
             return Ok(());

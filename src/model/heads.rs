@@ -1,6 +1,8 @@
-//! q and k as attention takes them: rotated and, where the family has norms over heads (2505.09388), normed before that.
+//! q and k as attention takes them: rotated and, where the family has norms over heads (2505.09388), normed before
+//! that.
 //!
-//! Where heads are normed, a layer keeps what the projections gave and [`Heads`] has what came of it, for one layer at a time.
+//! Where heads are normed, a layer keeps what the projections gave and [`Heads`] has what came of it, for one layer at
+//! a time.
 
 use super::buffers::{Heads, Inner};
 use super::params::LayerIds;
@@ -8,7 +10,8 @@ use super::{Config, Gradients, Model, PlacedBatch};
 use crate::backend::{Backend, Direction, NormShape};
 use crate::error::Result;
 
-/// The two buffers that hold q and k (or their gradients) ready for attention, out of the layer's own and those of the norms.
+/// The two buffers that hold q and k (or their gradients) ready for attention, out of the layer's own and those of the
+/// norms.
 pub(super) fn placed<'a, T>(w: &LayerIds, own: (&'a T, &'a T), normed: (&'a T, &'a T)) -> (&'a T, &'a T) {
     if w.head_norms.is_some() { normed } else { own }
 }
@@ -32,8 +35,8 @@ impl<B: Backend> Model<B> {
         self.rotate(b, &mut heads.q, &mut heads.k, batch, Direction::Forward)
     }
 
-    /// Undoes [`Model::place_heads`]: dq and dk, of what attention took, become gradients of what the projections gave: in
-    /// place, or in `heads` where there are norms, whose own content is over by then.
+    /// Undoes [`Model::place_heads`]: dq and dk, of what attention took, become gradients of what the projections gave:
+    /// in place, or in `heads` where there are norms, whose own content is over by then.
     pub(super) fn place_heads_backward(
         &self, b: &B, w: &LayerIds, [dq, dk]: [&mut B::Buf<B::Act>; 2], inner: &Inner<B>,
         heads: &mut Heads<B>, grads: &mut Gradients<B>, batch: &PlacedBatch<B>,

@@ -80,8 +80,8 @@ impl Lora {
         self.alpha / if self.rank_stabilised { rank.sqrt() } else { rank }
     }
 
-    /// Refuses a projection that the model has not, and a rank that is no reduction: above the smaller side of a projection that
-    /// it is for.
+    /// Refuses a projection that the model has not, and a rank that is no reduction: above the smaller side of a
+    /// projection that it is for.
     pub fn check(&self, c: &Config) -> Result<()> {
         if self.targets.iter().any(|target| !target.exists(c)) {
             let problem =

@@ -1,8 +1,8 @@
 //! The one table of parameters: allocation, initialisation, weight decay, checkpoints and tests all read it.
 //!
-//! The order is that of the forward pass: embedding, layers from the bottom up, last norm, head. Names are the family's; a
-//! matrix is [outputs, inputs]. Adapters, where the config asks for them, come after all of these, so
-//! that the rest of the table does not depend on them.
+//! The order is that of the forward pass: embedding, layers from the bottom up, last norm, head. Names are the
+//! family's; a matrix is [outputs, inputs]. Adapters, where the config asks for them, come after all of these, so that
+//! the rest of the table does not depend on them.
 
 use super::config::Config;
 use super::family::{Mlp, Names, Norm};

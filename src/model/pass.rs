@@ -7,8 +7,8 @@ use crate::backend::{Backend, Direction, HeadGrad, RopeShape};
 use crate::error::Result;
 
 impl<B: Backend> Model<B> {
-    /// Loss of every token into `buffers.work.nll` [rows, tokens], and the gradients of Σ nll·`scale` added to `grads`. Those are
-    /// complete after [`Model::finish_gradients`], once for all passes that are summed.
+    /// Loss of every token into `buffers.work.nll` [rows, tokens], and the gradients of Σ nll·`scale` added to `grads`.
+    /// Those are complete after [`Model::finish_gradients`], once for all passes that are summed.
     pub fn forward_backward(
         &self, b: &B, buffers: &mut TrainBuffers<B>, grads: &mut Gradients<B>, batch: &PlacedBatch<B>,
         scale: f64,

@@ -1,4 +1,5 @@
-//! embed, rmsnorm, layernorm, unit_rows, rope, swiglu, gelu, adamw, sum_squares and what undoes them; memory that is exchanged.
+//! embed, rmsnorm, layernorm, unit_rows, rope, swiglu, gelu, adamw, sum_squares and what undoes them; memory that is
+//! exchanged.
 
 use super::plain::{dot, round};
 use super::{GUARDED, Suite, TRUTH, host, zeros};
@@ -195,8 +196,8 @@ fn layernorm_backward<B: Backend>(
     t.compare::<B::Act>(&format!("layernorm dx {s:?} of a frozen weight"), &alone, &dx.0, &plain_dx);
 }
 
-/// Where there is a `hole`, the second row is zero: it has no direction, and stays zero. Its scale is so large that it would
-/// hide what is wrong with the others.
+/// Where there is a `hole`, the second row is zero: it has no direction, and stays zero. Its scale is so large that it
+/// would hide what is wrong with the others.
 fn unit_rows<B: Backend>(t: &mut Suite<'_, B>, rows: usize, width: usize, hole: bool) {
     let (mut x, d) = (t.random(rows * width, 3.0), t.random_stat(rows * width, 1.0));
     if hole {

@@ -1,4 +1,5 @@
-//! LayerNorm and its gradient. As RMSNorm's (`norm`): sums along rows, those over tokens in blocks and in a fixed order.
+//! LayerNorm and its gradient. As RMSNorm's (`norm`): sums along rows, those over tokens in blocks and in a fixed
+//! order.
 
 use super::buffer::Buf;
 use super::check;
@@ -79,7 +80,8 @@ per_isa! {
     fn forward[E: CpuFloat](
         y: &mut [E], stats: &mut [f32], x: &[E], w: &[E], bias: &[E], eps: f32,
     ) => forward_body;
-    /// dx += rstd·(g − mean(g) − x̂·mean(g·x̂)), g = dy·w, x̂ = (x − μ)·rstd, row by row; dw += Σ dy·x̂ over these rows.
+    /// dx += rstd·(g − mean(g) − x̂·mean(g·x̂)), g = dy·w, x̂ = (x − μ)·rstd, row by row; dw += Σ dy·x̂ over these
+    /// rows.
     fn backward[E: CpuFloat](
         dx: &mut [E], dw: &mut [f32], dy: &[E], x: &[E], stats: &[f32], w: &[E],
     ) => backward_body;

@@ -99,7 +99,8 @@ impl<E: CudaFloat> Cuda<E> {
         check::lengths(&self.name, op, operands)
     }
 
-    /// Blocks of a norm, which each load the weights once: with `rows` rows or more for each they are little beside the rows.
+    /// Blocks of a norm, which each load the weights once: with `rows` rows or more for each they are little beside the
+    /// rows.
     fn norm_blocks(tokens: usize, rows: usize) -> usize {
         tokens.min((tokens / rows).clamp(NORM_BLOCKS, STRIDING))
     }

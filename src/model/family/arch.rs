@@ -29,8 +29,8 @@ pub struct Arch {
     pub o_bias: bool,
     /// RMSNorm over each head of q and k, before they are rotated: `[head_dim]` weights, the same for all heads.
     pub qk_norm: bool,
-    /// Sliding window: a query sees only keys less than this many tokens back (itself included), by order in the sequence and
-    /// never by rope position. None: all of them.
+    /// Sliding window: a query sees only keys less than this many tokens back (itself included), by order in the
+    /// sequence and never by rope position. None: all of them.
     pub window: Option<usize>,
     /// Which elements of a head are rotated together.
     pub pairs: PairLayout,

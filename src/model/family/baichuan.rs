@@ -1,6 +1,6 @@
-//! Baichuan2-7B (2309.10305): LLaMA whose q, k and v lie in one tensor of the checkpoint and whose head has rows of unit length; and
-//! Baichuan-7B, the first version, which has a plain head. Both say `model_type` baichuan, and nothing in their config.json but the
-//! vocabulary tells them apart. The models of 13B have ALiBi, hence no rotation to extend.
+//! Baichuan2-7B (2309.10305): LLaMA whose q, k and v lie in one tensor of the checkpoint and whose head has rows of
+//! unit length; and Baichuan-7B, the first version, which has a plain head. Both say `model_type` baichuan, and nothing
+//! in their config.json but the vocabulary tells them apart. The models of 13B have ALiBi, hence no rotation to extend.
 //!
 //! Names and keys: configuration_baichuan.py and modeling_baichuan.py, which lie beside the published weights.
 

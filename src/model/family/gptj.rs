@@ -1,5 +1,5 @@
-//! GPT-J (EleutherAI, 2021): interleaved pairs in the first `rotary_dim` elements of a head, LayerNorm, attention and a GELU block
-//! side by side, a head with a bias. Plain multi-head attention.
+//! GPT-J (EleutherAI, 2021): interleaved pairs in the first `rotary_dim` elements of a head, LayerNorm, attention and a
+//! GELU block side by side, a head with a bias. Plain multi-head attention.
 //!
 //! Names and defaults: transformers 5.23, models/gptj/configuration_gptj.py.
 

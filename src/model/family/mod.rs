@@ -1,5 +1,5 @@
-//! Families of models: how each spells its `config.json`, what it calls its parameters, and where its architecture differs
-//! from LLaMA's. One file a family; docs/families.md says how to add one.
+//! Families of models: how each spells its `config.json`, what it calls its parameters, and where its architecture
+//! differs from LLaMA's. One file a family; docs/families.md says how to add one.
 //!
 //! A family computes nothing: it sets the switches of [`Arch`], which the one forward and backward pass of
 //! `model/block.rs` reads.

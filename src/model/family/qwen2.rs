@@ -1,7 +1,7 @@
 //! Qwen2 and Qwen2.5 (2407.10671, 2412.15115): LLaMA with biases in q, k and v.
 //!
-//! Names and defaults: transformers 5.23, models/qwen2/configuration_qwen2.py. The keys of the sliding window are read and
-//! written back as they were.
+//! Names and defaults: transformers 5.23, models/qwen2/configuration_qwen2.py. The keys of the sliding window are read
+//! and written back as they were.
 
 use super::names::LLAMA_NAMES;
 use super::{Arch, Family, shared};
@@ -31,8 +31,8 @@ fn write(c: &Config, out: &mut Map<String, Value>) {
     shared::write(c, out);
 }
 
-/// The window that `use_sliding_window`, `sliding_window`, `max_window_layers` and `layer_types` give: of all layers, or none.
-/// Where it is in use, layers from max_window_layers on have it, unless layer_types names each.
+/// The window that `use_sliding_window`, `sliding_window`, `max_window_layers` and `layer_types` give: of all layers,
+/// or none. Where it is in use, layers from max_window_layers on have it, unless layer_types names each.
 pub(super) fn window(f: &Fields<'_>) -> Result<Option<usize>> {
     const LONGEST: usize = u32::MAX as usize;
     let mut f = Fields { path: f.path, prefix: f.prefix, map: f.map.clone() };

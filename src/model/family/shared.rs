@@ -76,7 +76,8 @@ pub(super) fn no_dropout(f: &mut Fields<'_>, key: &str) -> Result<()> {
     }
 }
 
-/// A config whose keys are LlamaConfig's. `head_dim` where the file has none: None is hidden_size / num_attention_heads.
+/// A config whose keys are LlamaConfig's. `head_dim` where the file has none: None is hidden_size /
+/// num_attention_heads.
 pub(super) fn read(
     f: &mut Fields<'_>, family: &'static Family, arch: Arch, head_dim: Option<usize>,
 ) -> Result<Config> {

@@ -1,4 +1,5 @@
-//! Promise: each family's keys are read as transformers reads them, or refused by a sentence; what is written reads the same.
+//! Promise: each family's keys are read as transformers reads them, or refused by a sentence; what is written reads the
+//! same.
 
 use super::*;
 use serde_json::json;
