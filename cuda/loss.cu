@@ -8,6 +8,9 @@
 //   stats [tokens,tiles] pairs (max z, Σ exp(z − max)) of pieces of a row, as matmul_nt_f32out leaves them; or null: found here,
 //   which reads the logits twice
 //
+//   add_bias  z[t,j] += bias[j], over [tokens,vocab] f32; bias [vocab] T. For heads that have one, before the loss, which then
+//   finds its stats itself. Launch: SOFTMAX_THREADS, a block for each token.
+//
 // In f32 slope may be z itself. `vocab` divisible by 16 bytes of T goes by 16-byte accesses. Launch: a block of SOFTMAX_THREADS for each token.
 #include "common.cuh"
 
@@ -122,9 +125,28 @@ __device__ __forceinline__ void cross_entropy(float* nll, T* slope, const float*
     store_slopes<WIDE>(slope + int64_t(token) * vocab, z, vocab, Slope{max, counts ? scale / sum : 0.f, scale, counts ? int(target) : -1});
 }
 
+template <typename T>
+__device__ __forceinline__ void add_bias(float* logits, const T* bias, int vocab) {
+    float* const z = logits + int64_t(blockIdx.x) * vocab;
+    if (vocab % 4 == 0) {
+        for (int i = threadIdx.x * 4; i < vocab; i += SOFTMAX_THREADS * 4) {
+            Vec<float> v = load_vec(z + i);
+            const Vec<float> b = load_four(bias + i);
+#pragma unroll
+            for (int j = 0; j < 4; j++) v.x[j] += b.x[j];
+            store_vec(z + i, v);
+        }
+    } else {
+        for (int i = threadIdx.x; i < vocab; i += SOFTMAX_THREADS) z[i] += to_float(bias[i]);
+    }
+}
+
 // ---------------------------------------------------------------------------------------------------------- entry points
 
 #define ENTRY(T, name)                                                                                                    \
+    extern "C" __global__ void __launch_bounds__(SOFTMAX_THREADS) add_bias_##name(float* logits, const T* bias, int vocab) { \
+        add_bias(logits, bias, vocab);                                                                                    \
+    }                                                                                                                     \
     extern "C" __global__ void __launch_bounds__(SOFTMAX_THREADS)                                                         \
         cross_entropy_##name(float* nll, T* slope, const float* logits, const uint32_t* targets, const float2* stats,     \
                              int tiles, int vocab, float scale) {                                                         \

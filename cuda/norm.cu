@@ -11,30 +11,9 @@
 // a run of ⌈tokens/NORM_BACKWARD_BLOCKS⌉ rows. Dynamic shared memory: forward 2·width·sizeof(T), backward
 // width·(4 + 3·sizeof(T)): rows stay on chip between the two passes over them. column_sum: COLUMN_SUM_THREADS threads, a
 // block for each 32 vectors of columns. `width` divisible by 16 bytes of T goes by 16-byte accesses, any other by single elements.
-#include "common.cuh"
+#include "rows.cuh"
 
 // ---------------------------------------------------------------------------------------------------------------- kernels
-
-// Calls f(i) for the first element of each vector of V that this thread has in a row.
-template <int V, typename F>
-__device__ __forceinline__ void each_vector(int width, F f) {
-    for (int i = threadIdx.x * V; i < width; i += ROW_THREADS * V) f(i);
-}
-
-// A "vector" of one element, for widths that 16 bytes do not divide.
-template <typename T, int V>
-struct Lane {
-    __device__ static Vec<T> load(const T* p) {
-        if constexpr (V > 1) return load_vec(p);
-        Vec<T> v;
-        v.x[0] = to_float(*p);
-        return v;
-    }
-    __device__ static void store(T* p, const Vec<T>& v) {
-        if constexpr (V > 1) store_vec(p, v);
-        else *p = from_float<T>(v.x[0]);
-    }
-};
 
 template <typename T, int V>
 __device__ __forceinline__ void rmsnorm_rows(T* y, float* rstd, const T* x, const T* w, int tokens, int width, float eps) {
@@ -105,13 +84,7 @@ __device__ __forceinline__ void rmsnorm_backward_rows(T* dx, float* partial, con
             L::store(dx + int64_t(t) * width + i, out);
         });
     }
-    float* const out = partial + int64_t(blockIdx.x) * width;
-    if constexpr (V > 1) {  // lanes next to each other store 16 bytes next to each other, so threads take sums of others
-        __syncthreads();
-        for (int i = threadIdx.x * 4; i < width; i += ROW_THREADS * 4) store_vec(out + i, load_vec(sums + i));
-    } else {
-        each_vector<1>(width, [&](int i) { out[i] = sums[i]; });
-    }
+    store_partial<V>(partial, sums, width);
 }
 
 template <typename T, int V>

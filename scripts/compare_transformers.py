@@ -60,8 +60,8 @@ def angles_in_f64(model):
 @torch.no_grad()
 def theirs(model, ids, positions, dtype):
     model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
-    if dtype == torch.float64:
-        angles_in_f64(model)
+    if dtype == torch.float64 and hasattr(getattr(model, "model", None), "rotary_emb"):
+        angles_in_f64(model)  # GPT-J's angles are float32 in any dtype
     x = torch.tensor([ids])
     out = model(input_ids=x, position_ids=torch.tensor([positions]), attention_mask=torch.ones_like(x), use_cache=False)
     return out.logits[0].double().numpy(), model.config.vocab_size

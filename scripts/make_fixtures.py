@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Makes tests/fixtures: what transformers says about rotary frequencies and about two tiny LLaMA models.
+"""Makes tests/fixtures: what transformers says about rotary frequencies and about tiny models of every family.
 
     python3 -m venv .venv && .venv/bin/pip install torch==2.15.0 transformers==5.23.0 safetensors==0.8.0 numpy==2.4.6
-    .venv/bin/python scripts/make_fixtures.py                 # writes tests/fixtures, about 700 KB, in some seconds
+    .venv/bin/python scripts/make_fixtures.py                 # writes tests/fixtures, about 1.5 MB, in some seconds
     .venv/bin/python scripts/make_fixtures.py --check         # writes nothing; fails where the files would differ
 
 The versions above are the ones that made the committed files; the script refuses others unless --any-version is given.
@@ -11,9 +11,9 @@ file holds.
 
 Two things are done to transformers, both here in the open:
 
-1. It computes in float64, rotary angles included. Its LLaMA code names float32 in four places (inverse frequencies,
+1. It computes in float64, rotary angles included. Its code of a family names float32 in some places (inverse frequencies,
    angles, RMSNorm, softmax), so a model in double is not a double computation. `Float64Torch` stands in for the `torch`
-   module inside the two files that do this, and answers float64 when asked for float32. No formula changes.
+   module inside the files that do this, and answers float64 when asked for float32. No formula changes.
 2. An explicit all-ones attention mask goes with every call. Without mask and cache, transformers 5.x takes a jump in
    position_ids for the start of another packed document and cuts attention there
    (masking_utils.find_packed_sequence_indices): exactly the attention that PoSE trains.
@@ -26,9 +26,16 @@ import numpy as np
 import torch
 import transformers
 from safetensors.numpy import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (GPTJConfig, GPTJForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM,
+                          Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
 from transformers import modeling_rope_utils
+from transformers.models.gptj import modeling_gptj
 from transformers.models.llama import modeling_llama
+from transformers.models.mistral import modeling_mistral
+from transformers.models.qwen2 import modeling_qwen2
+from transformers.models.qwen3 import modeling_qwen3
+
+from plain_baichuan import PlainBaichuan, baichuan_config, without_packing
 
 PINNED = {"torch": "2.15.0", "transformers": "5.23.0"}
 FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "fixtures"
@@ -44,9 +51,9 @@ class Float64Torch:
 
 
 class in_float64:
-    """Within this block the LLaMA code of transformers has no float32 left."""
+    """Within this block the code of transformers has no float32 left."""
 
-    modules = (modeling_rope_utils, modeling_llama)
+    modules = (modeling_rope_utils, modeling_gptj, modeling_llama, modeling_mistral, modeling_qwen2, modeling_qwen3)
 
     def __enter__(self):
         for module in self.modules:
@@ -127,13 +134,54 @@ def rope_fixture():
 # Models
 
 COMMON = dict(num_hidden_layers=2, rms_norm_eps=1e-5, max_position_embeddings=131072, bos_token_id=1, eos_token_id=2,
-              initializer_range=0.02, hidden_act="silu", mlp_bias=False)
+              initializer_range=0.02, hidden_act="silu")
+
+
+class Tiny:
+    """A tiny model: its classes in transformers, its config without rope, and the cases that are computed."""
+
+    def __init__(self, config, model, cases, gradients, common=COMMON, **shape):
+        self.config, self.model, self.cases, self.gradients = config, model, cases, gradients
+        self.shape = {**common, **shape}
+
+    def hf_config(self, parameters):
+        rope = {"rope_parameters": {"rope_theta": 10000.0, **parameters}} if self.config is not GPTJConfig else {}
+        return self.config(**self.shape, **rope, use_cache=False)
+
+
+ALL_CASES = [(scaling, layout) for scaling in ("none", "linear", "yarn", "llama3") for layout in ("plain", "pose")]
+# what rope scalings do does not depend on the family
+SOME_CASES = [("none", "plain"), ("none", "pose"), ("yarn", "pose")]
+# of families whose own code has no scaling
+PLAIN_CASES = [("none", "plain"), ("none", "pose")]
 MODELS = {
-    "llama-tiny": dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2,
-                       head_dim=8, tie_word_embeddings=True, attention_bias=False),
+    "llama-tiny": Tiny(
+        LlamaConfig, LlamaForCausalLM, ALL_CASES, "yarn/pose", mlp_bias=False, vocab_size=64, hidden_size=32,
+        intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, head_dim=8, tie_word_embeddings=True,
+        attention_bias=False),
     # heads * head_dim is not the hidden size, three heads share one, the vocabulary is odd
-    "llama-tiny-bias": dict(vocab_size=51, hidden_size=24, intermediate_size=40, num_attention_heads=3,
-                            num_key_value_heads=1, head_dim=20, tie_word_embeddings=False, attention_bias=True),
+    "llama-tiny-bias": Tiny(
+        LlamaConfig, LlamaForCausalLM, ALL_CASES, "yarn/pose", mlp_bias=False, vocab_size=51, hidden_size=24,
+        intermediate_size=40, num_attention_heads=3, num_key_value_heads=1, head_dim=20, tie_word_embeddings=False,
+        attention_bias=True),
+    "qwen2-tiny": Tiny(
+        Qwen2Config, Qwen2ForCausalLM, SOME_CASES, "yarn/pose", vocab_size=40, hidden_size=32, intermediate_size=36,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True),
+    # heads * head_dim is not the hidden size
+    "qwen3-tiny": Tiny(
+        Qwen3Config, Qwen3ForCausalLM, SOME_CASES, "yarn/pose", vocab_size=37, hidden_size=24, intermediate_size=36,
+        num_attention_heads=3, num_key_value_heads=1, head_dim=12, tie_word_embeddings=False, attention_bias=False),
+    # the window is shorter than two of the three chunks, and reaches across both joins
+    "mistral-tiny": Tiny(
+        MistralConfig, MistralForCausalLM, SOME_CASES, "yarn/pose", vocab_size=40, hidden_size=32, intermediate_size=36,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, tie_word_embeddings=False, sliding_window=5),
+    # half of each head is rotated
+    "gptj-tiny": Tiny(
+        GPTJConfig, GPTJForCausalLM, PLAIN_CASES, "none/pose", common={}, n_layer=2, n_positions=131072, bos_token_id=1,
+        eos_token_id=2, vocab_size=40, n_embd=32, n_head=4, rotary_dim=4, n_inner=36),
+    "baichuan2-tiny": Tiny(
+        baichuan_config, PlainBaichuan, PLAIN_CASES, "none/pose", vocab_size=40, hidden_size=32, intermediate_size=36,
+        num_attention_heads=4, tie_word_embeddings=False, model_max_length=131072),
 }
 SCALINGS = {
     "none": {"rope_type": "default"},
@@ -148,33 +196,28 @@ POSITIONS = {
     # three chunks; the biases are 0, 41234 and 131048, so that the last token is rotated as 131071
     "pose": [*range(0, 7), *range(7 + 41234, 16 + 41234), *range(16 + 131048, TOKENS + 131048)],
 }
-FULL_GRADIENTS = "yarn/pose"
 
 
-def hf_config(shape, parameters):
-    return LlamaConfig(**COMMON, **shape, rope_parameters={"rope_theta": 10000.0, **parameters}, use_cache=False)
-
-
-def make_weights(shape, seed):
+def make_weights(tiny, seed):
     """Random weights, larger than a fresh model's, so that attention is far from uniform and logits depend on rotation."""
     generator = torch.Generator().manual_seed(seed)
-    model = LlamaForCausalLM(hf_config(shape, SCALINGS["none"]))
-    scale = {"norm": 0.2, "bias": 0.3, "q_proj": 0.5, "k_proj": 0.5, "embed": 0.8}
+    model = tiny.model(tiny.hf_config(SCALINGS["none"]))
+    scale = {"norm": 0.2, "ln_": 0.2, "bias": 0.3, "q_proj": 0.5, "k_proj": 0.5, "W_pack": 0.4, "embed": 0.8, "wte": 0.8}
     with torch.no_grad():
         for name, p in model.named_parameters():
             std = next((s for key, s in scale.items() if key in name), 0.25)
-            mean = 1.0 if "norm" in name else 0.0
+            mean = 1.0 if ("norm" in name or "ln_" in name) and "bias" not in name else 0.0
             p.copy_(mean + std * torch.randn(p.shape, generator=generator))
     return model
 
 
-def evaluate(directory, shape, parameters, ids, positions, targets):
+def evaluate(directory, tiny, parameters, ids, positions, targets):
     """Logits [tokens, vocab], the mean loss over the scored targets, and the gradient of every parameter, in float64."""
     with in_float64():
-        model = LlamaForCausalLM(hf_config(shape, parameters)).double()
+        model = tiny.model(tiny.hf_config(parameters)).double()
         weights = {k: torch.from_numpy(v).double() for k, v in load_file(directory / "model.safetensors").items()}
         missing, unexpected = model.load_state_dict(weights, strict=False)
-        tied = {"lm_head.weight"} if shape["tie_word_embeddings"] else set()
+        tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
         assert set(missing) <= tied and not unexpected, (missing, unexpected)
         model.tie_weights()
         model.set_attn_implementation("eager")
@@ -182,14 +225,15 @@ def evaluate(directory, shape, parameters, ids, positions, targets):
         logits = model(input_ids=x, position_ids=torch.tensor([positions]), attention_mask=torch.ones_like(x),
                        use_cache=False).logits[0]
         assert logits.dtype == torch.float64
-        assert model.model.rotary_emb.inv_freq.dtype == torch.float64
+        rotary = getattr(getattr(model, "model", None), "rotary_emb", None)
+        assert rotary is None or rotary.inv_freq.dtype == torch.float64
         loss = torch.nn.functional.cross_entropy(logits, torch.tensor(targets), ignore_index=-100)
         loss.backward()
     gradients = {name: p.grad.numpy().copy() for name, p in model.named_parameters()}
     return logits.detach().numpy(), loss.item(), gradients
 
 
-def check_gradient(directory, shape, case, gradients, name, index):
+def check_gradient(directory, tiny, case, gradients, name, index):
     """The gradient that autograd gives, against a central difference of the loss in the same arithmetic."""
     with tempfile.TemporaryDirectory() as work:
         weights = {k: v.astype(np.float64) for k, v in load_file(directory / "model.safetensors").items()}
@@ -198,39 +242,41 @@ def check_gradient(directory, shape, case, gradients, name, index):
             moved = copy.deepcopy(weights)
             moved[name][index] += step
             save_file(moved, Path(work) / "model.safetensors")
-            losses.append(evaluate(Path(work), shape, *case)[1])
+            losses.append(evaluate(Path(work), tiny, *case)[1])
     difference = (losses[0] - losses[1]) / 2e-5
     assert math.isclose(difference, gradients[name][index], rel_tol=1e-5, abs_tol=1e-9), (name, difference)
 
 
 def model_fixture(out, name, seed):
-    shape, directory = MODELS[name], out / name
+    tiny, directory = MODELS[name], out / name
     directory.mkdir(parents=True, exist_ok=True)
-    make_weights(shape, seed).save_pretrained(directory)
+    make_weights(tiny, seed).save_pretrained(directory)
     (directory / "generation_config.json").unlink(missing_ok=True)
-    vocab = shape["vocab_size"]
+    vocab = tiny.shape["vocab_size"]
     rng = np.random.default_rng(seed)
     ids = rng.integers(0, vocab, TOKENS).tolist()
     targets = [*ids[1:], -100]
     targets[6] = -100  # the label that crosses the first join of chunks, as an option of ours leaves it out
     arrays, cases = {}, []
-    for scaling, parameters in SCALINGS.items():
-        for layout, positions in POSITIONS.items():
-            key = f"{scaling}/{layout}"
-            case = (parameters, ids, positions, targets)
-            logits, loss, gradients = evaluate(directory, shape, *case)
-            arrays[f"{key}/logits"] = logits
-            norms = {n: float(np.sqrt((g**2).sum())) for n, g in gradients.items()}
-            cases.append({"key": key, "rope_parameters": {"rope_theta": 10000.0, **parameters}, "positions": layout,
-                          "loss": loss, "gradient_norms": norms})
-            if key == FULL_GRADIENTS:
-                arrays.update({f"{key}/gradients/{n}": g for n, g in gradients.items()})
-                check_gradient(directory, shape, case, gradients, "model.layers.0.self_attn.q_proj.weight", (3, 5))
-                check_gradient(directory, shape, case, gradients, "model.embed_tokens.weight", (ids[4], 2))
-    spread = [np.abs(arrays[f"{s}/pose/logits"] - arrays["none/pose/logits"]).max() for s in SCALINGS if s != "none"]
-    assert min(spread) > 0.01, f"the scalings hardly change the logits: {spread}"
+    for scaling, layout in tiny.cases:
+        key, parameters = f"{scaling}/{layout}", SCALINGS[scaling]
+        case = (parameters, ids, POSITIONS[layout], targets)
+        logits, loss, gradients = evaluate(directory, tiny, *case)
+        arrays[f"{key}/logits"] = logits
+        whole, gradients = gradients, without_packing(gradients)
+        norms = {n: float(np.sqrt((g**2).sum())) for n, g in gradients.items()}
+        cases.append({"key": key, "rope_parameters": {"rope_theta": 10000.0, **parameters}, "positions": layout,
+                      "loss": loss, "gradient_norms": norms})
+        if key == tiny.gradients:
+            arrays.update({f"{key}/gradients/{n}": g for n, g in gradients.items()})
+            for part, index in (("q_proj.weight", "W_pack"), (3, 5)), (("embed", "wte"), (ids[4], 2)):
+                name = next(n for n in whole if any(key in n for key in part))
+                check_gradient(directory, tiny, case, whole, name, index)
+    plain = arrays["none/pose/logits"]
+    spread = [np.abs(arrays[f"{s}/{p}/logits"] - plain).max() for s, p in tiny.cases if (s, p) != ("none", "pose")]
+    assert min(spread) > 0.01, f"scalings or positions hardly change the logits: {spread}"
     save_file(arrays, directory / "expected.safetensors")
-    description = {"ids": ids, "targets": targets, "positions": POSITIONS, "full_gradients": FULL_GRADIENTS, "cases": cases,
+    description = {"ids": ids, "targets": targets, "positions": POSITIONS, "full_gradients": tiny.gradients, "cases": cases,
                    "transformers": transformers.__version__, "torch": torch.__version__.split("+")[0]}
     (directory / "cases.json").write_text(json.dumps(description, indent=1) + "\n")
 

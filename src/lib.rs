@@ -11,6 +11,7 @@ pub mod index;
 pub mod infer;
 pub mod memory;
 pub mod model;
+pub mod nearest;
 pub mod optim;
 pub mod positions;
 pub mod quickstart;

@@ -1,9 +1,12 @@
 //! Promise: a checkpoint exists whole or not at all, reads back bit for bit, and what cannot be read says why.
 
+mod common;
+
+use common::MODELS;
 use pose_engine::checkpoint::*;
 use pose_engine::error::{Error, Result};
 use pose_engine::model::config::{Config, Dtype};
-use pose_engine::model::params::table;
+use pose_engine::model::params::{file_tensors, table};
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -100,18 +103,32 @@ fn entries(dir: &Path) -> Vec<String> {
 
 #[test]
 fn what_transformers_wrote_is_read() {
-    for name in ["llama-tiny", "llama-tiny-bias"] {
+    for name in MODELS {
         let config = Config::load(&fixture(name)).unwrap();
         let weights = Weights::open(&fixture(name)).unwrap();
         assert_eq!(weights.check_table(&table(&config)).unwrap(), Vec::<String>::new());
-        assert_eq!(weights.dtype("model.norm.weight"), Some(Dtype::F32));
+        let norm = format!("{}.weight", config.family.names.final_norm);
+        assert_eq!(weights.dtype(&norm), Some(Dtype::F32));
         let raw = fs::read(fixture(name).join("model.safetensors")).unwrap();
         let raw = safetensors::SafeTensors::deserialize(&raw).unwrap();
-        for param in table(&config) {
+        let table = table(&config);
+        for tensor in file_tensors(&table) {
             let mut numbers = Vec::new();
-            weights.read_into(&param.name, &param.shape, &mut numbers).unwrap();
+            weights.read_into(&tensor.name, &tensor.shape, &mut numbers).unwrap();
             let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
-            assert_eq!(bytes, raw.tensor(&param.name).unwrap().data(), "{}", param.name);
+            assert_eq!(bytes, raw.tensor(&tensor.name).unwrap().data(), "{}", tensor.name);
+            // the same, parameter by parameter
+            let mut parts = Vec::new();
+            for param in &table[tensor.holds] {
+                let before = parts.len();
+                let mut take = |at: usize, values: &[f32]| {
+                    assert_eq!(parts.len(), before + at);
+                    parts.extend_from_slice(values);
+                    Ok(())
+                };
+                weights.read_param(param, &mut take).unwrap();
+            }
+            assert_eq!(parts, numbers, "{}", tensor.name);
         }
     }
 }

@@ -72,7 +72,7 @@ fn scratch_is_what_was_announced() {
     let s = HeadShape { tokens: 130, width: 64, vocab: 1000 };
     let bytes = cpu.scratch_bytes(ScratchFor::HeadLoss(s, false));
     let (mut nll, x, w) = (cpu.alloc(130).unwrap(), cpu.alloc(130 * 64).unwrap(), cpu.alloc(64_000).unwrap());
-    cpu.head_loss(&mut nll, &x, &w, &cpu.alloc(130).unwrap(), None, s).unwrap();
+    cpu.head_loss(&mut nll, &x, &w, None, &cpu.alloc(130).unwrap(), None, s).unwrap();
     assert_eq!(cpu.scratch_high_water(), bytes);
 }
 

@@ -32,11 +32,20 @@ const OUTPUTS: usize = 1024;
 const INPUTS: usize = 2048;
 
 /// Kernels, and the bytes of their operands: read once, written once. Statistics are f32, the rest bf16.
-const MINIMUM: [(&str, usize); 17] = [
+const MINIMUM: [(&str, usize); 24] = [
     ("embed_bf16", 2 * ALL + 2 * ALL + 4 * TOKENS),
     ("embed_backward_bf16", 2 * ALL + (4 + 4) * ALL + 4 * TOKENS),
     ("rmsnorm_bf16", 2 * ALL + 2 * ALL + 4 * TOKENS + 2 * WIDTH),
     ("rmsnorm_backward_bf16", (2 + 2) * ALL + (2 + 2) * ALL + 4 * TOKENS + 2 * WIDTH),
+    // of twice the tokens: with two weights to load, a block has twice the rows
+    ("layernorm_bf16", 2 * (2 * ALL + 2 * ALL + 8 * TOKENS) + 2 * 2 * WIDTH),
+    ("layernorm_backward_bf16", (2 + 2) * ALL + (2 + 2) * ALL + 8 * TOKENS + 2 * WIDTH),
+    ("unit_rows_bf16", 2 * ALL + 2 * ALL + 4 * TOKENS),
+    ("unit_rows_backward_bf16", (4 + 2) * ALL + 4 * ALL + 4 * TOKENS),
+    ("gelu_bf16", 2 * ALL + 2 * ALL),
+    ("gelu_backward_bf16", (2 + 2) * ALL + 2 * ALL),
+    // a block for each row reads the bias
+    ("add_bias_bf16", SCORED * ((4 + 4) * VOCAB + 2 * VOCAB)),
     ("swiglu_bf16", (2 + 2) * ALL + 2 * ALL),
     ("swiglu_backward_bf16", (2 + 2 + 2) * ALL + (2 + 2) * ALL),
     ("rope_bf16", (2 + 2) * ROWS * ROW_TOKENS * (HEADS + KV_HEADS) * HEAD_DIM),
@@ -76,6 +85,14 @@ fn launch_all() {
     b.rmsnorm(&mut act(ALL), &mut rstd, &x, &w, s).unwrap();
     b.rmsnorm_backward(&mut act(ALL), Some(&mut stat(WIDTH)), &act(ALL), &x, &rstd, &w, s).unwrap();
 
+    let (two, mut stats) = (NormShape { tokens: 2 * TOKENS, ..s }, stat(4 * TOKENS));
+    b.layernorm(&mut act(2 * ALL), &mut stats, &act(2 * ALL), &w, &act(WIDTH), two).unwrap();
+    b.layernorm_backward(&mut act(ALL), Some(&mut stat(WIDTH)), &act(ALL), &x, &stats, &w, s).unwrap();
+    b.unit_rows(&mut act(ALL), &mut rstd, &x, TOKENS, WIDTH).unwrap();
+    b.unit_rows_backward(&mut stat(ALL), &x, &rstd, TOKENS, WIDTH).unwrap();
+
+    b.gelu(&mut act(ALL), &x, ALL).unwrap();
+    b.gelu_backward(&mut act(ALL), &act(ALL), &x, ALL).unwrap();
     b.swiglu(&mut act(ALL), &act(ALL), &act(ALL), ALL).unwrap();
     b.swiglu_backward(&mut act(ALL), &mut act(ALL), &act(ALL), &act(ALL), &act(ALL), ALL).unwrap();
 
@@ -132,9 +149,12 @@ fn loss_and_decoding(b: &Cuda<bf16>) {
     let targets: Vec<TokenId> = (0..SCORED).map(|t| TokenId(t as u32)).collect();
     let s = HeadShape { tokens: SCORED, width: 64, vocab: VOCAB };
     let (mut dx, mut dw) = (act(SCORED * s.width), stat(VOCAB * s.width));
-    let grad = HeadGrad { dx: &mut dx, dw: Some(&mut dw), scale: 1.0 };
+    let grad = HeadGrad { dx: &mut dx, dw: Some(&mut dw), db: None, scale: 1.0 };
     let (x, w) = (act(SCORED * s.width), act(VOCAB * s.width));
-    b.head_loss(&mut stat(SCORED), &x, &w, &uploaded(b, &targets), Some(grad), s).unwrap();
+    b.head_loss(&mut stat(SCORED), &x, &w, None, &uploaded(b, &targets), Some(grad), s).unwrap();
+
+    let (mut logits, bias) = (stat(SCORED * VOCAB), act(VOCAB));
+    b.head_logits(&mut logits, &x, &w, Some(&bias), s).unwrap();
 
     b.bias_backward(&mut stat(WIDTH), &act(ALL), TOKENS, WIDTH).unwrap();
     let s = MatmulShape { m: 1, n: OUTPUTS, k: INPUTS };

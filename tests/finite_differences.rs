@@ -81,6 +81,52 @@ fn rmsnorm() {
 }
 
 #[test]
+fn layernorm() {
+    let s = NormShape { tokens: 3, width: 7, eps: 1e-5 };
+    let (x, w, bias, dy) = (random(21, 0), random(7, 1), random(7, 2), random(21, 3));
+    let value = |x: &Buf, w: &Buf, bias: &Buf| {
+        let (mut y, mut stats) = (zeros(21), zeros(6));
+        B.layernorm(&mut y, &mut stats, x, w, bias, s).unwrap();
+        dot(&y, &dy)
+    };
+    let (mut y, mut stats, mut dx, mut dw, mut db) = (zeros(21), zeros(6), zeros(21), zeros(7), zeros(7));
+    B.layernorm(&mut y, &mut stats, &x, &w, &bias, s).unwrap();
+    B.layernorm_backward(&mut dx, Some(&mut dw), &dy, &x, &stats, &w, s).unwrap();
+    B.bias_backward(&mut db, &dy, 3, 7).unwrap();
+    check("layernorm dx", &x, &dx, &|x| value(x, &w, &bias));
+    check("layernorm dw", &w, &dw, &|w| value(&x, w, &bias));
+    check("layernorm db", &bias, &db, &|bias| value(&x, &w, bias));
+}
+
+#[test]
+fn unit_rows() {
+    let (x, dy) = (random(15, 0), random(15, 1));
+    let value = |x: &Buf| {
+        let (mut y, mut scale) = (zeros(15), zeros(3));
+        B.unit_rows(&mut y, &mut scale, x, 3, 5).unwrap();
+        dot(&y, &dy)
+    };
+    let (mut y, mut scale, mut d) = (zeros(15), zeros(3), dy.clone());
+    B.unit_rows(&mut y, &mut scale, &x, 3, 5).unwrap();
+    B.unit_rows_backward(&mut d, &y, &scale, 3, 5).unwrap();
+    check("unit_rows", &x, &d, &value);
+}
+
+#[test]
+fn gelu() {
+    let (mut x, dy) = (random(13, 0), random(13, 1));
+    x.0.iter_mut().for_each(|x| *x *= 8.0);
+    let value = |x: &Buf| {
+        let mut y = zeros(13);
+        B.gelu(&mut y, x, 13).unwrap();
+        dot(&y, &dy)
+    };
+    let mut dx = zeros(13);
+    B.gelu_backward(&mut dx, &dy, &x, 13).unwrap();
+    check("gelu", &x, &dx, &value);
+}
+
+#[test]
 fn swiglu() {
     let (gate, up, dy) = (random(13, 0), random(13, 1), random(13, 2));
     let value = |gate: &Buf, up: &Buf| {
@@ -176,14 +222,16 @@ fn embedding_and_head_with_loss() {
         B.embed(&mut y, table, &ids, s).unwrap();
         dot(&y, &dy)
     });
-    let loss = |x: &Buf, w: &Buf| {
+    let bias = random(5, 3);
+    let loss = |x: &Buf, w: &Buf, bias: &Buf| {
         let mut nll = zeros(4);
-        B.head_loss(&mut nll, x, w, &targets, None, s).unwrap();
+        B.head_loss(&mut nll, x, w, Some(bias), &targets, None, s).unwrap();
         0.25 * nll.0.iter().sum::<f64>()
     };
-    let (mut nll, mut dx, mut dw) = (zeros(4), zeros(12), zeros(15));
-    let grad = HeadGrad { dx: &mut dx, dw: Some(&mut dw), scale: 0.25 };
-    B.head_loss(&mut nll, &dy, &w, &targets, Some(grad), s).unwrap();
-    check("head dx", &dy, &dx, &|x| loss(x, &w));
-    check("head dw", &w, &dw, &|w| loss(&dy, w));
+    let (mut nll, mut dx, mut dw, mut db) = (zeros(4), zeros(12), zeros(15), zeros(5));
+    let grad = HeadGrad { dx: &mut dx, dw: Some(&mut dw), db: Some(&mut db), scale: 0.25 };
+    B.head_loss(&mut nll, &dy, &w, Some(&bias), &targets, Some(grad), s).unwrap();
+    check("head dx", &dy, &dx, &|x| loss(x, &w, &bias));
+    check("head dw", &w, &dw, &|w| loss(&dy, w, &bias));
+    check("head db", &bias, &db, &|bias| loss(&dy, &w, bias));
 }

@@ -77,8 +77,8 @@ fn losses_by_chunk<B: Backend>(b: &B, model: &Model<B>, ids: &[TokenId], reading
     for (ids, targets) in ids.chunks(buffers.chunk).zip(targets.chunks(buffers.chunk)) {
         batch.fill(b, 1, ids, targets, &places_from(1, past)).unwrap();
         model.read(b, &mut buffers, &batch, past).unwrap();
-        let (work, head) = (&mut buffers.work, model.param(model.ids.head_weight()));
-        b.head_loss(&mut work.nll, &work.normed, head, &batch.targets, None, c.head_shape(ids.len()))
+        let (work, head, bias) = (&mut buffers.work, model.head(), model.head_bias());
+        b.head_loss(&mut work.nll, &work.normed, head, bias, &batch.targets, None, c.head_shape(ids.len()))
             .unwrap();
         nll.extend(download_f32::<B, B::Stat>(b, &work.nll, 0, ids.len()).unwrap());
         past += ids.len();

@@ -161,11 +161,14 @@ fn streaming_kernels_go_by_16_bytes() {
     for (image, names) in [
         ("swiglu", &["swiglu_bf16", "swiglu_backward_bf16"][..]),
         ("scale", &["scale_bf16"]),
+        ("gelu", &["gelu_bf16", "gelu_backward_bf16"]),
         ("norm", &["rmsnorm_bf16", "rmsnorm_backward_bf16"]),
+        ("layernorm", &["layernorm_bf16", "layernorm_backward_bf16"]),
+        ("unit", &["unit_rows_bf16", "unit_rows_backward_bf16"]),
         ("embed", &["embed_bf16"]),
         ("optim", &["adamw_bf16", "adamw_f32"]),
         ("adamw8", &["adamw8_bf16", "adamw8_f32"]),
-        ("loss", &["cross_entropy_bf16"]),
+        ("loss", &["cross_entropy_bf16", "add_bias_bf16"]),
         ("rope", &["rope_bf16"]),
     ] {
         let Some(found) = kernels(image) else { return };

@@ -28,6 +28,18 @@ fn norms<B: Stopwatch>(b: &B, table: &Table, shape: &Shape, tokens: usize) {
         b.rmsnorm_backward(&mut dx, Some(&mut dw), &dy, &x, &rstd, &w, s).expect("rmsnorm_backward")
     });
     table.row("  rmsnorm_backward", t, 0.0, 4.0 * n as f64 * e);
+    let (bias, mut stats) = (act(s.width), random::<B, B::Stat>(b, 2 * tokens));
+    let t = time(b, || b.layernorm(&mut y, &mut stats, &x, &w, &bias, s).expect("layernorm"));
+    table.row("  layernorm", t, 0.0, 2.0 * n as f64 * e);
+    let t = time(b, || {
+        b.layernorm_backward(&mut dx, Some(&mut dw), &dy, &x, &stats, &w, s).expect("layernorm_backward");
+    });
+    table.row("  layernorm_backward", t, 0.0, 4.0 * n as f64 * e);
+    let t = time(b, || b.unit_rows(&mut y, &mut rstd, &x, tokens, s.width).expect("unit_rows"));
+    table.row("  unit_rows", t, 0.0, 2.0 * n as f64 * e);
+    let mut d = random::<B, B::Stat>(b, n);
+    let t = time(b, || b.unit_rows_backward(&mut d, &y, &rstd, tokens, s.width).expect("unit_rows_backward"));
+    table.row("  unit_rows_backward", t, 0.0, n as f64 * (e + 2.0 * size_of::<B::Stat>() as f64));
 }
 
 fn swiglu<B: Stopwatch>(b: &B, table: &Table, len: usize) {
@@ -38,6 +50,10 @@ fn swiglu<B: Stopwatch>(b: &B, table: &Table, len: usize) {
     table.row("  swiglu", t, 0.0, 3.0 * bytes);
     let t = time(b, || b.swiglu_backward(&mut dg, &mut du, &dy, &gate, &up, len).expect("swiglu_backward"));
     table.row("  swiglu_backward", t, 0.0, 5.0 * bytes);
+    let t = time(b, || b.gelu(&mut y, &up, len).expect("gelu"));
+    table.row("  gelu", t, 0.0, 2.0 * bytes);
+    let t = time(b, || b.gelu_backward(&mut dg, &dy, &up, len).expect("gelu_backward"));
+    table.row("  gelu_backward", t, 0.0, 3.0 * bytes);
 }
 
 fn rope<B: Stopwatch>(b: &B, table: &Table, shape: &Shape, tokens: usize) {

@@ -85,11 +85,11 @@ pub fn head<B: Stopwatch>(b: &B, table: &Table, shape: &Shape, tokens: usize) {
     let mut targets = b.alloc(tokens).expect("memory for the benchmark");
     b.upload(&mut targets, 0, &ids).expect("as many targets as tokens");
     let flops = 2.0 * (tokens * s.width * s.vocab) as f64;
-    let t = time(b, || b.head_loss(&mut nll, &x, &w, &targets, None, s).expect("head_loss"));
+    let t = time(b, || b.head_loss(&mut nll, &x, &w, None, &targets, None, s).expect("head_loss"));
     table.row(&format!("  head_loss, vocabulary {}", s.vocab), t, flops, 0.0);
     let t = time(b, || {
-        let grad = HeadGrad { dx: &mut dx, dw: Some(&mut dw), scale: 1e-3 };
-        b.head_loss(&mut nll, &x, &w, &targets, Some(grad), s).expect("head_loss");
+        let grad = HeadGrad { dx: &mut dx, dw: Some(&mut dw), db: None, scale: 1e-3 };
+        b.head_loss(&mut nll, &x, &w, None, &targets, Some(grad), s).expect("head_loss");
     });
     table.row("  head_loss with gradients", t, 3.0 * flops, 0.0);
 }

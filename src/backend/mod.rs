@@ -231,6 +231,8 @@ pub struct HeadGrad<'a, B: Backend> {
     pub dx: &'a mut B::Buf<B::Act>,
     /// `[vocab, width]`, `+=`; None where the head is frozen: its product is not made.
     pub dw: Option<&'a mut B::Buf<B::Stat>>,
+    /// `[vocab]`, `+=`; None where the bias is frozen or there is none.
+    pub db: Option<&'a mut B::Buf<B::Stat>>,
     /// Multiplies every token's gradient: 1 / (tokens that are scored in the whole optimizer step).
     pub scale: f64,
 }
@@ -311,6 +313,12 @@ impl<B: Backend> Adam8Tensor<'_, B> {
     }
 }
 
+/// Rows shorter than this are divided by it in [`Backend::unit_rows`].
+pub const UNIT_LEAST: f64 = 1e-12;
+/// In u of [`Backend::gelu`]: √(2/π) and the weight of the cube.
+pub const GELU_SCALE: f64 = 0.797_884_560_802_865_4;
+pub const GELU_CUBE: f64 = 0.044715;
+
 /// An operation with its sizes, to ask how much scratch memory it takes.
 #[derive(Clone, Copy, Debug)]
 pub enum ScratchFor {
@@ -390,6 +398,35 @@ pub trait Backend: Send + Sync + Sized + 'static {
         w: &Self::Buf<Self::Act>, s: NormShape,
     ) -> Result<()>;
 
+    /// LayerNorm (1607.06450): `y[t,i] = (x[t,i] − μ[t])·rstd[t]·w[i] + bias[i]`, `μ[t] = mean_i x[t,i]`,
+    /// `rstd[t] = 1/sqrt(mean_i (x[t,i] − μ[t])² + eps)`. `y, x[tokens,width]`, `w, bias[width]`, and the pairs
+    /// (μ, rstd) in `stats[tokens,2]`.
+    fn layernorm(
+        &self, y: &mut Self::Buf<Self::Act>, stats: &mut Self::Buf<Self::Stat>, x: &Self::Buf<Self::Act>,
+        w: &Self::Buf<Self::Act>, bias: &Self::Buf<Self::Act>, s: NormShape,
+    ) -> Result<()>;
+    /// Undoes `layernorm` but for its bias, which is [`Backend::bias_backward`] of dy: with `g = dy·w` and
+    /// `x̂ = (x − μ)·rstd`, `dx[t,i] += rstd[t]·(g[t,i] − mean_j g[t,j] − x̂[t,i]·mean_j(g[t,j]·x̂[t,j]))`,
+    /// `dw[i] += Σ_t dy[t,i]·x̂[t,i]`. Working memory: that of [`ScratchFor::NormBackward`].
+    fn layernorm_backward(
+        &self, dx: &mut Self::Buf<Self::Act>, dw: Option<&mut Self::Buf<Self::Stat>>,
+        dy: &Self::Buf<Self::Act>, x: &Self::Buf<Self::Act>, stats: &Self::Buf<Self::Stat>,
+        w: &Self::Buf<Self::Act>, s: NormShape,
+    ) -> Result<()>;
+
+    /// Rows of unit length: `y[r,i] = x[r,i]·scale[r]`, `scale[r] = 1/max(sqrt(Σ_i x[r,i]²), `[`UNIT_LEAST`]`)`.
+    /// `y, x[rows,width]`, `scale[rows]`.
+    fn unit_rows(
+        &self, y: &mut Self::Buf<Self::Act>, scale: &mut Self::Buf<Self::Stat>, x: &Self::Buf<Self::Act>,
+        rows: usize, width: usize,
+    ) -> Result<()>;
+    /// Undoes `unit_rows`, in place: `d[r,i] = scale[r]·(d[r,i] − y[r,i]·Σ_j d[r,j]·y[r,j])`. `d[rows,width]` holds the
+    /// gradient of y and then that of x.
+    fn unit_rows_backward(
+        &self, d: &mut Self::Buf<Self::Stat>, y: &Self::Buf<Self::Act>, scale: &Self::Buf<Self::Stat>,
+        rows: usize, width: usize,
+    ) -> Result<()>;
+
     /// `y = x·wᵀ (+ bias) (+ residual)`. `y[m,n]`, `x[m,k]`, `w[n,k]`, `bias[n]`, `residual[m,n]`.
     fn matmul_nt(
         &self, y: &mut Self::Buf<Self::Act>, x: &Self::Buf<Self::Act>, w: &Self::Buf<Self::Act>,
@@ -430,6 +467,14 @@ pub trait Backend: Send + Sync + Sized + 'static {
         gate: &Self::Buf<Self::Act>, up: &Self::Buf<Self::Act>, len: usize,
     ) -> Result<()>;
 
+    /// GELU (1606.08415) by its tanh: `y = ½·x·(1 + tanh u) = x·σ(2u)`, `u = √(2/π)·(x + 0.044715·x³)`,
+    /// `σ(x) = 1/(1+e^-x)`.
+    fn gelu(&self, y: &mut Self::Buf<Self::Act>, x: &Self::Buf<Self::Act>, len: usize) -> Result<()>;
+    /// Undoes `gelu`: with `σ = σ(2u)` and `u' = √(2/π)·(1 + 3·0.044715·x²)`, `dx = dy·σ·(1 + 2·x·(1−σ)·u')`.
+    fn gelu_backward(
+        &self, dx: &mut Self::Buf<Self::Act>, dy: &Self::Buf<Self::Act>, x: &Self::Buf<Self::Act>, len: usize,
+    ) -> Result<()>;
+
     /// `o_i = Σ_j p_ij v_j`, `p_ij = exp(scale·q_i·k_j − lse_i)`, over the keys that query i sees: causal by sequence index,
     /// within the window, of the same document (`documents[rows,keys]`). `o, q[rows,queries,heads,head_dim]`,
     /// `k, v[rows,keys,kv_heads,head_dim]`, `lse[rows,heads,queries]` the log-sum-exp of the scores. Nothing of size T×T
@@ -463,18 +508,19 @@ pub trait Backend: Send + Sync + Sized + 'static {
         documents: Option<&Self::Buf<DocumentId>>, s: AttentionShape,
     ) -> Result<()>;
 
-    /// Head and cross-entropy in one chunked step: `nll[t] = log Σ_j exp(z_tj) − z_t,target`, `z = x·wᵀ`; 0 where the target
-    /// is [`TokenId::IGNORED`]. With `grad`: `dx = scale·(softmax(z) − onehot)·w`, `dw += scale·(softmax(z) − onehot)ᵀ·x`,
-    /// zero for ignored tokens. `nll[tokens]`, `x[tokens,width]`, `w[vocab,width]`. No buffer of size `[tokens, vocab]`
-    /// exists.
+    /// Head and cross-entropy in one chunked step: `nll[t] = log Σ_j exp(z_tj) − z_t,target`, `z = x·wᵀ (+ bias)`; 0
+    /// where the target is [`TokenId::IGNORED`]. With `grad` and `dz = scale·(softmax(z) − onehot)`: `dx = dz·w`,
+    /// `dw += dzᵀ·x`, `db += Σ_t dz`, zero for ignored tokens. `nll[tokens]`, `x[tokens,width]`, `w[vocab,width]`,
+    /// `bias[vocab]`. No buffer of size `[tokens, vocab]` exists.
     fn head_loss(
         &self, nll: &mut Self::Buf<Self::Stat>, x: &Self::Buf<Self::Act>, w: &Self::Buf<Self::Act>,
-        targets: &Self::Buf<TokenId>, grad: Option<HeadGrad<'_, Self>>, s: HeadShape,
+        bias: Option<&Self::Buf<Self::Act>>, targets: &Self::Buf<TokenId>, grad: Option<HeadGrad<'_, Self>>,
+        s: HeadShape,
     ) -> Result<()>;
-    /// `logits = x·wᵀ`, unrounded. `logits[tokens,vocab]` in `Stat`; for a few tokens at a time.
+    /// `logits = x·wᵀ (+ bias)`, unrounded. `logits[tokens,vocab]` in `Stat`; for a few tokens at a time.
     fn head_logits(
         &self, logits: &mut Self::Buf<Self::Stat>, x: &Self::Buf<Self::Act>, w: &Self::Buf<Self::Act>,
-        s: HeadShape,
+        bias: Option<&Self::Buf<Self::Act>>, s: HeadShape,
     ) -> Result<()>;
 
     /// Which token comes next in each row. With `w_i = exp((z_i − max z)/temperature)` the nucleus (1904.09751) is

@@ -7,6 +7,7 @@ use super::tensors::{TensorSource, write_safetensors};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::model::Config;
+use crate::model::family::{FAMILIES, short};
 use crate::model::lora::{Also, Lora, Target};
 use crate::model::params::{ParamSpec, adapter_name, model_name, peft_name};
 use clap::ValueEnum;
@@ -80,8 +81,12 @@ impl Adapter {
     pub fn open(dir: &Path) -> Result<Adapter> {
         let config = PeftConfig::read(&dir.join(CONFIG))?;
         let weights = Weights::open_file(&dir.join(TENSORS))?;
+        let names = weights.names();
+        let is_there = |module: &str| names.iter().any(|name| name.contains(&format!(".{module}.lora_A.")));
+        // the model, and with it the family, is not known yet
         let has = |target: &&Target| {
-            weights.names().iter().any(|name| name.contains(&format!(".{}.lora_A.", target.module())))
+            let mut modules = FAMILIES.iter().map(|family| target.module(family));
+            modules.any(|module| !module.is_empty() && is_there(module))
         };
         let lora = Lora {
             rank: config.r,
@@ -168,7 +173,16 @@ impl Adapter {
 pub fn write_adapter(
     staging: &Staging, config: &Config, lora: &Lora, base: Option<&Path>, source: &dyn TensorSource,
 ) -> Result<Vec<String>> {
-    let warnings = write_config(staging, config)?;
+    let mut warnings = write_config(staging, config)?;
+    if let Some(packed) =
+        config.family.names.layer.packed_qkv.filter(|_| lora.targets.iter().any(Target::is_packed))
+    {
+        warnings.push(format!(
+            "the adapter has matrices for q, k and v, which other software knows as one module, {}: only pose-engine reads it; \
+             --lora-merge saves a whole model",
+            short(packed)
+        ));
+    }
     write_json(staging, CONFIG, &peft_config(config, lora, base))?;
     let all: Vec<usize> = (0..source.specs().len()).collect();
     write_safetensors(&staging.dir().join(TENSORS), source, &all)?;
@@ -181,12 +195,23 @@ pub fn write_adapter(
 }
 
 fn peft_config(config: &Config, lora: &Lora, base: Option<&Path>) -> serde_json::Value {
-    let targets: Vec<&str> = lora.targets.iter().map(|target| target.module()).collect();
+    let names = &config.family.names;
+    let targets: Vec<&str> = lora.targets.iter().map(|target| target.module(config.family)).collect();
     let modules = |also: &Also| match also {
         // PEFT keeps a head that is tied to the embedding as a module of its own
-        Also::Embed if config.tie_word_embeddings => vec!["embed_tokens", "lm_head"],
-        Also::Embed => vec!["embed_tokens"],
-        Also::Norm => vec!["input_layernorm", "post_attention_layernorm", "norm"],
+        Also::Embed if config.tie_word_embeddings => vec![short(names.embed), short(names.head)],
+        Also::Embed => vec![short(names.embed)],
+        Also::Norm => {
+            let mut norms = vec![short(names.layer.input_norm)];
+            if !config.arch.parallel {
+                norms.push(short(names.layer.post_norm));
+            }
+            if config.arch.qk_norm {
+                norms.extend([short(names.layer.q_norm), short(names.layer.k_norm)]);
+            }
+            norms.push(short(names.final_norm));
+            norms
+        }
     };
     let full: Vec<&str> = lora.also.iter().flat_map(modules).collect();
     json!({

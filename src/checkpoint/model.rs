@@ -4,7 +4,7 @@ use super::atomic::Staging;
 use super::tensors::{Stored, TensorSource, write_safetensors};
 use crate::error::{Error, Result};
 use crate::model::config::Config;
-use crate::model::params::table;
+use crate::model::params::{file_tensors, table};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -43,6 +43,9 @@ pub fn write_model(
     write_weights(staging, source, shard_bytes)?;
     if let Some(from) = tokenizer_from {
         copy_tokenizer(staging, from)?;
+        if config.extra.contains_key("auto_map") {
+            copy_code(staging, from)?;
+        }
     }
     Ok(warnings)
 }
@@ -50,21 +53,21 @@ pub fn write_model(
 /// A checkpoint that its own config cannot load is worse than none.
 fn check_source(staging: &Staging, config: &Config, source: &dyn TensorSource) -> Result<()> {
     let wrong = |problem: String| Err(Error::file(staging.dir(), problem));
-    let (table, specs) = (table(config), source.specs());
-    if table.len() != specs.len() {
+    let (tensors, specs) = (file_tensors(&table(config)), source.specs());
+    if tensors.len() != specs.len() {
         return wrong(format!(
-            "the model has {} parameters, {} were given to save",
-            table.len(),
+            "the model's parameters are {} tensors, {} were given to save",
+            tensors.len(),
             specs.len()
         ));
     }
-    for param in &table {
-        match specs.iter().find(|s| s.name == param.name) {
-            None => return wrong(format!("{} was not given to save", param.name)),
-            Some(s) if s.shape != param.shape => {
+    for tensor in &tensors {
+        match specs.iter().find(|s| s.name == tensor.name) {
+            None => return wrong(format!("{} was not given to save", tensor.name)),
+            Some(s) if s.shape != tensor.shape => {
                 return wrong(format!(
                     "{} was given as {:?}, the model has {:?}",
-                    s.name, s.shape, param.shape
+                    s.name, s.shape, tensor.shape
                 ));
             }
             Some(_) => {}
@@ -133,4 +136,17 @@ pub fn copy_tokenizer(staging: &Staging, from: &Path) -> Result<Vec<&'static str
         }
     }
     Ok(copied)
+}
+
+/// Copies the Python files that `from` has: a config.json with an auto_map names classes that lie beside it.
+fn copy_code(staging: &Staging, from: &Path) -> Result<()> {
+    let refused = |e| Error::io(from, "copying the model's code", e);
+    for entry in std::fs::read_dir(from).map_err(refused)? {
+        let path = entry.map_err(refused)?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).filter(|name| name.ends_with(".py"));
+        if let Some(name) = name.filter(|_| path.is_file()) {
+            staging.write(name, &std::fs::read(&path).map_err(refused)?)?;
+        }
+    }
+    Ok(())
 }

@@ -4,8 +4,9 @@ use super::tensors::{Bytes, Stored, TensorSource, TensorSpec};
 use crate::backend::{Backend, Element};
 use crate::error::Result;
 use crate::model::config::Dtype;
-use crate::model::params::{ParamSpec, Role, peft_name};
+use crate::model::params::{FileTensor, ParamSpec, Role, file_tensors, peft_name};
 use crate::model::{Model, transposed};
+use std::ops::Range;
 
 /// Elements downloaded at a time.
 const PIECE: usize = 1 << 18;
@@ -36,17 +37,22 @@ pub fn bytes_of<B: Backend, T: Element>(
 pub struct ModelTensors<'a, B: Backend> {
     b: &'a B,
     model: &'a Model<B>,
-    /// By tensor of the file, the parameter that it holds.
-    which: Vec<usize>,
+    /// By tensor of the file, the parameters that it holds.
+    which: Vec<Range<usize>>,
     specs: Vec<TensorSpec>,
 }
 
 impl<'a, B: Backend> ModelTensors<'a, B> {
-    /// The model's own parameters, under their names.
+    /// The model's own parameters, as its family keeps them.
     pub fn whole(b: &'a B, model: &'a Model<B>) -> Self {
-        let name = |p: &ParamSpec| p.name.clone();
-        let own = model.own_specs().iter().enumerate().map(|(i, p)| (i, name(p)));
-        Self::named(b, model, own.collect())
+        let tensors = file_tensors(model.own_specs());
+        let spec = |t: &FileTensor| TensorSpec {
+            name: t.name.clone(),
+            shape: t.shape.clone(),
+            dtype: dtype_of::<B::Act>(),
+        };
+        let specs = tensors.iter().map(spec).collect();
+        ModelTensors { b, model, which: tensors.into_iter().map(|t| t.holds).collect(), specs }
     }
 
     /// What is trained, under PEFT's names.
@@ -70,7 +76,7 @@ impl<'a, B: Backend> ModelTensors<'a, B> {
             TensorSpec { name: name.clone(), shape, dtype: dtype_of::<B::Act>() }
         };
         let specs = named.iter().map(spec).collect();
-        ModelTensors { b, model, which: named.into_iter().map(|(i, _)| i).collect(), specs }
+        ModelTensors { b, model, which: named.into_iter().map(|(i, _)| i..i + 1).collect(), specs }
     }
 }
 
@@ -80,7 +86,14 @@ impl<B: Backend> TensorSource for ModelTensors<'_, B> {
     }
 
     fn bytes(&self, i: usize, sink: &mut Bytes<'_>) -> Result<()> {
-        let (spec, param) = (&self.model.specs[self.which[i]], &self.model.params[self.which[i]]);
+        self.which[i]
+            .clone()
+            .try_for_each(|i| self.param_bytes(&self.model.specs[i], &self.model.params[i], sink))
+    }
+}
+
+impl<B: Backend> ModelTensors<'_, B> {
+    fn param_bytes(&self, spec: &ParamSpec, param: &B::Buf<B::Act>, sink: &mut Bytes<'_>) -> Result<()> {
         match (spec.role, spec.shape.as_slice()) {
             (Role::AdapterB, &[rank, outputs]) => {
                 let mut values = vec![B::Act::default(); rank * outputs];

@@ -7,11 +7,12 @@ use super::params::dtype_of;
 use crate::backend::Element;
 use crate::error::{Error, Result};
 use crate::model::config::Dtype;
-use crate::model::params::ParamSpec;
+use crate::model::params::{ParamSpec, file_tensors};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Numbers converted at a time: what is resident of a mapped file, and the buffer of the conversion, stay this small.
@@ -85,15 +86,33 @@ impl Weights {
     pub fn read_f32(
         &self, name: &str, expected: &[usize], sink: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
+        self.read_range(name, expected, 0..expected.iter().product(), sink)
+    }
+
+    /// Reads a parameter, from a tensor of its own or from its rows of one: as [`Weights::read_f32`].
+    pub fn read_param(
+        &self, spec: &ParamSpec, sink: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let Some(part) = &spec.part else { return self.read_f32(&spec.name, &spec.shape, sink) };
+        let columns: usize = spec.shape[1..].iter().product();
+        let first = part.first_row * columns;
+        let whole = [&[part.rows], &spec.shape[1..]].concat();
+        self.read_range(&part.tensor, &whole, first..first + spec.elements(), sink)
+    }
+
+    /// Some elements of a tensor; offsets count from the first of them.
+    fn read_range(
+        &self, name: &str, expected: &[usize], range: Range<usize>,
+        sink: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
         let entry = self.entry(name, expected)?;
         let (path, file) = &self.files[entry.file];
         let dtype = readable(entry.dtype).ok_or_else(|| {
             Error::file(path, format!("{name} is stored as {}; supported are F32, F16 and BF16", entry.dtype))
         })?;
-        let elements: usize = entry.shape.iter().product();
-        let mut numbers = Vec::with_capacity(elements.min(WINDOW));
-        for offset in (0..elements).step_by(WINDOW) {
-            let count = WINDOW.min(elements - offset);
+        let mut numbers = Vec::with_capacity(range.len().min(WINDOW));
+        for offset in range.clone().step_by(WINDOW) {
+            let count = WINDOW.min(range.end - offset);
             let at = entry.at + (offset * dtype.bytes()) as u64;
             to_f32(&map(file, path, at, count * dtype.bytes())?, dtype, &mut numbers);
             if let Some(i) = numbers.iter().position(|x| !x.is_finite()) {
@@ -103,7 +122,7 @@ impl Weights {
                     format!("{name}{index:?} is {}: the weights are broken", numbers[i]),
                 ));
             }
-            sink(offset, &numbers)?;
+            sink(offset - range.start, &numbers)?;
         }
         Ok(())
     }
@@ -145,7 +164,8 @@ impl Weights {
     /// Returns the names that no parameter takes, sorted; the caller decides whether to say so.
     pub fn check_table(&self, table: &[ParamSpec]) -> Result<Vec<String>> {
         const HEAD: &str = "lm_head.weight";
-        for param in table {
+        let tensors = file_tensors(table);
+        for param in &tensors {
             if param.name == HEAD && !self.tensors.contains_key(HEAD) {
                 let problem = "lm_head.weight is absent; where the model's head is its embedding, set tie_word_embeddings \
                                to true in config.json";
@@ -157,7 +177,7 @@ impl Weights {
         if let Some(embed) = tied.filter(|_| self.tensors.contains_key(HEAD)) {
             self.check_tied(embed, HEAD)?;
         }
-        let used: HashSet<&str> = table.iter().map(|p| p.name.as_str()).chain(tied.map(|_| HEAD)).collect();
+        let used: HashSet<&str> = tensors.iter().map(|t| t.name.as_str()).chain(tied.map(|_| HEAD)).collect();
         Ok(self.names().into_iter().filter(|name| !used.contains(name)).map(String::from).collect())
     }
 

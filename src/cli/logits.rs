@@ -142,6 +142,7 @@ impl LogitsJob<'_> {
             let nll = download_f32::<B, B::Stat>(b, &buffers.work.nll, 0, tokens)?;
             sum += nll.iter().map(|&l| f64::from(l)).sum::<f64>();
         }
+        model.finish_gradients(b, &mut grads)?;
         let norms = grads.norms(b, &model.specs)?;
         let by_name: serde_json::Map<String, serde_json::Value> =
             model.specs.iter().zip(norms).map(|(spec, norm)| (spec.name.clone(), json!(norm))).collect();

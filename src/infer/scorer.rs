@@ -76,8 +76,9 @@ impl<B: Backend> Scorer<B> {
             // y is free between layers: the states to score are moved to its front
             b.copy(y, 0, &work.normed, (from - range.start) * d, (to - from) * d)?;
             b.upload(&mut scorer.batch.targets, 0, &ids[from + 1..to + 1])?;
-            let (head, shape) = (model.param(model.ids.head_weight()), model.config.head_shape(to - from));
-            b.head_loss(&mut work.nll, y, head, &scorer.batch.targets, None, shape)?;
+            let (head, bias) = (model.head(), model.head_bias());
+            let shape = model.config.head_shape(to - from);
+            b.head_loss(&mut work.nll, y, head, bias, &scorer.batch.targets, None, shape)?;
             nll.extend(download_f32::<B, B::Stat>(b, &work.nll, 0, to - from)?);
             Ok(())
         })?;
@@ -100,8 +101,9 @@ impl<B: Backend> Scorer<B> {
                     b.copy(&mut scorer.picked, rows * d, normed, (at - range.start) * d, d)?;
                     rows += 1;
                 }
-                let (head, shape) = (model.param(model.ids.head_weight()), model.config.head_shape(rows));
-                b.head_logits(&mut scorer.logits, &scorer.picked, head, shape)?;
+                let (head, bias) = (model.head(), model.head_bias());
+                let shape = model.config.head_shape(rows);
+                b.head_logits(&mut scorer.logits, &scorer.picked, head, bias, shape)?;
                 let logits = download_f32::<B, B::Stat>(b, &scorer.logits, 0, rows * vocab)?;
                 logits.chunks_exact(vocab).try_for_each(&mut *visit)?;
             }

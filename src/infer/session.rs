@@ -94,8 +94,8 @@ impl<B: Backend> Session<B> {
             progress(tokens);
         })?;
         b.copy(&mut self.last, 0, &self.buffers.work.normed, (rows.max(1) - 1) * d, d)?;
-        let head = model.param(model.ids.head_weight());
-        b.head_logits(&mut self.logits, &self.last, head, model.config.head_shape(1))
+        let (head, bias) = (model.head(), model.head_bias());
+        b.head_logits(&mut self.logits, &self.last, head, bias, model.config.head_shape(1))
     }
 
     /// Reads `ids` on and chooses the token after them, the `step`-th that is generated.

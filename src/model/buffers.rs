@@ -10,12 +10,13 @@ use crate::error::Result;
 use crate::memory::{Kind, Ledger};
 use crate::model::Config;
 
-/// What a block keeps from its forward pass for its backward pass, beside its input: d + (2h + 2g)·c + 2f numbers and h + 2
-/// statistics a token. In what projections gave (q, k, v, mid, gate, up) the gradients of their weights may lodge later.
+/// What a block keeps from its forward pass for its backward pass, beside its input: d + (2h + 2g)·c + 2f numbers and
+/// h + 2 statistics a token, in LLaMA's. What a family has not is empty; a LayerNorm has two statistics a token. In what
+/// projections gave (q, k, v, mid, gate, up) the gradients of their weights may lodge later.
 pub struct Inner<B: Backend> {
     pub rstd_in: B::Buf<B::Stat>,  // [T]
-    pub q: B::Buf<B::Act>,         // [T, h, c], rotated
-    pub k: B::Buf<B::Act>,         // [T, g, c], rotated
+    pub q: B::Buf<B::Act>,         // [T, h, c], rotated unless heads are normed
+    pub k: B::Buf<B::Act>,         // [T, g, c], rotated unless heads are normed
     pub v: B::Buf<B::Act>,         // [T, g, c]
     pub o: B::Buf<B::Act>,         // [T, h, c]
     pub lse: B::Buf<B::Stat>,      // [rows, h, T/rows]
@@ -23,6 +24,14 @@ pub struct Inner<B: Backend> {
     pub rstd_mid: B::Buf<B::Stat>, // [T]
     pub gate: B::Buf<B::Act>,      // [T, f]
     pub up: B::Buf<B::Act>,        // [T, f]
+}
+
+/// The shape of what a norm leaves.
+fn norm_stats(c: &Config, tokens: usize) -> Vec<usize> {
+    match c.arch.norm_stats() {
+        1 => vec![tokens],
+        several => vec![tokens, several],
+    }
 }
 
 /// By projection of a layer, the parameter whose gradient lodges in the output.
@@ -54,11 +63,14 @@ impl<B: Backend> Inner<B> {
         };
         let (q, k, v) = (of(Target::Q, "q", &q)?, of(Target::K, "k", &kv)?, of(Target::V, "v", &kv)?);
         let mid = of(Target::O, "mid", &hidden)?;
-        let (gate, up) = (of(Target::Gate, "gate", &wide)?, of(Target::Up, "up", &wide)?);
+        let gate = if Target::Gate.exists(c) { of(Target::Gate, "gate", &wide)? } else { b.alloc(0)? };
+        let up = of(Target::Up, "up", &wide)?;
         let o = ledger.buf(b, kind, &format!("{prefix}.o"), &[tokens, c.num_attention_heads, c.head_dim])?;
         let mut stat = |name: &str, shape: &[usize]| ledger.buf(b, kind, &format!("{prefix}.{name}"), shape);
-        let rstd_in = stat("rstd_in", &[tokens])?;
-        let (lse, rstd_mid) = (stat("lse", &[tokens, c.num_attention_heads])?, stat("rstd_mid", &[tokens])?);
+        let of_norm = norm_stats(c, tokens);
+        let rstd_in = stat("rstd_in", &of_norm)?;
+        let lse = stat("lse", &[tokens, c.num_attention_heads])?;
+        let rstd_mid = if c.arch.parallel { b.alloc(0)? } else { stat("rstd_mid", &of_norm)? };
         Ok(Inner { rstd_in, q, k, v, o, lse, mid, rstd_mid, gate, up })
     }
 }
@@ -66,11 +78,35 @@ impl<B: Backend> Inner<B> {
 /// Shared by all layers. What a norm or the activation gave is made again in the backward pass.
 pub struct Work<B: Backend> {
     pub normed: B::Buf<B::Act>, // [T, d]
-    pub act: B::Buf<B::Act>,    // [T, f], silu(gate)·up
+    pub act: B::Buf<B::Act>,    // [T, f], silu(gate)·up or gelu(up)
     pub rstd: B::Buf<B::Stat>,  // [T], of the final norm
     pub nll: B::Buf<B::Stat>,   // [T]
     pub low: Low<B>,
+    pub heads: Heads<B>,
     pub backward: Backward<B>,
+}
+
+/// What the norms of the heads of q and k gave, rotated: made again in the backward pass. Empty where there are none.
+pub struct Heads<B: Backend> {
+    pub q: B::Buf<B::Act>,       // [T, h, c]
+    pub k: B::Buf<B::Act>,       // [T, g, c]
+    pub rstd_q: B::Buf<B::Stat>, // [T, h]
+    pub rstd_k: B::Buf<B::Stat>, // [T, g]
+}
+
+impl<B: Backend> Heads<B> {
+    fn new(b: &B, ledger: &mut Ledger, c: &Config, tokens: usize) -> Result<Self> {
+        if !c.arch.qk_norm {
+            return Ok(Heads { q: b.alloc(0)?, k: b.alloc(0)?, rstd_q: b.alloc(0)?, rstd_k: b.alloc(0)? });
+        }
+        let (heads, kv_heads) = (c.num_attention_heads, c.num_key_value_heads);
+        Ok(Heads {
+            q: ledger.buf(b, Kind::Work, "work.q", &[tokens, heads, c.head_dim])?,
+            k: ledger.buf(b, Kind::Work, "work.k", &[tokens, kv_heads, c.head_dim])?,
+            rstd_q: ledger.buf(b, Kind::Work, "work.rstd_q", &[tokens, heads])?,
+            rstd_k: ledger.buf(b, Kind::Work, "work.rstd_k", &[tokens, kv_heads])?,
+        })
+    }
 }
 
 /// Between the two matrices of an adapter; empty where there are none.
@@ -97,11 +133,12 @@ impl<B: Backend> Work<B> {
         let (hidden, wide) = ([tokens, c.hidden_size], [tokens, c.intermediate_size]);
         let normed = ledger.buf(b, Kind::Work, "work.normed", &hidden)?;
         let act = ledger.buf(b, Kind::Work, "work.act", &wide)?;
-        let rstd = ledger.buf(b, Kind::Work, "work.rstd", &[tokens])?;
+        let rstd = ledger.buf(b, Kind::Work, "work.rstd", &norm_stats(c, tokens))?;
         let nll = ledger.buf(b, Kind::Work, "work.nll", &[tokens])?;
         let low = Low::new(b, ledger, c, tokens, with_backward)?;
+        let heads = Heads::new(b, ledger, c, tokens)?;
         let backward = Backward::new(b, ledger, c, if with_backward { tokens } else { 0 })?;
-        Ok(Work { normed, act, rstd, nll, low, backward })
+        Ok(Work { normed, act, rstd, nll, low, heads, backward })
     }
 }
 
@@ -128,7 +165,7 @@ impl<B: Backend> Backward<B> {
             dx: act("dx", &hidden)?,
             d_normed: act("d_normed", &hidden)?,
             d_act: act("d_act", &wide)?,
-            d_gate: act("d_gate", &wide)?,
+            d_gate: if Target::Gate.exists(c) { act("d_gate", &wide)? } else { b.alloc(0)? },
             d_up: act("d_up", &wide)?,
             d_o: act("d_o", &q)?,
             dq: act("dq", &q)?,
@@ -160,7 +197,7 @@ impl<B: Backend> TrainBuffers<B> {
         b: &B, ledger: &mut Ledger, model: &Model<B>, grads: &Gradients<B>, tokens: usize, recomputed: usize,
     ) -> Result<Self> {
         let lodger = |layer: usize, target| {
-            let id = model.ids.layers[layer].linear(target).weight;
+            let id = model.ids.layers[layer].linear(target)?.weight;
             grads.lodges(id).then(|| &model.specs[id.0])
         };
         Self::allocate(b, ledger, &model.config, tokens, recomputed, &lodger)
@@ -191,16 +228,10 @@ impl<B: Backend> TrainBuffers<B> {
         for (layer, ids) in layers.iter().enumerate() {
             let (kept, y) = (self.kept(layer), &mut self.x[layer + 1]);
             let Inner { q, k, v, mid, gate, up, .. } = &mut self.inner[kept];
-            let outputs: [(&Linear, _); 7] = [
-                (&ids.q, q),
-                (&ids.k, k),
-                (&ids.v, v),
-                (&ids.o, mid),
-                (&ids.gate, gate),
-                (&ids.up, up),
-                (&ids.down, y),
-            ];
-            outputs.into_iter().for_each(|(w, output)| grads.move_out(b, w, output));
+            let gate = ids.gate.as_ref().map(|w| (w, gate));
+            let outputs: [(&Linear, _); 6] =
+                [(&ids.q, q), (&ids.k, k), (&ids.v, v), (&ids.o, mid), (&ids.up, up), (&ids.down, y)];
+            outputs.into_iter().chain(gate).for_each(|(w, output)| grads.move_out(b, w, output));
         }
     }
 

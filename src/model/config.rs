@@ -1,32 +1,36 @@
-//! What a model is, as the `config.json` of a Hugging Face LlamaForCausalLM says it.
-//!
-//! Names and defaults are those of transformers 5.23 (models/llama/configuration_llama.py).
+//! What a model is, as the `config.json` of a Hugging Face directory says it: what is the same for every family.
+//! `model/family` reads and writes the rest.
 
 mod dtype;
-mod fields;
+pub(super) mod fields;
 mod preset;
-mod rope_json;
+pub(super) mod rope_json;
 #[cfg(test)]
 mod tests;
 
 pub use dtype::Dtype;
 pub use preset::preset_names;
 
+use super::family::{Arch, Family, Norm};
 use super::lora::Lora;
 use crate::error::{Error, Result};
-use crate::rope::Rope;
+use crate::rope::{Rope, Scaling};
 use fields::Fields;
+use rope_json::DEFAULT_THETA;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
 /// Bounds that keep every product of two sizes far from overflow.
-const MOST_WIDTH: usize = 1 << 24;
-const MOST_LAYERS: usize = 1 << 16;
+pub(super) const MOST_WIDTH: usize = 1 << 24;
+pub(super) const MOST_LAYERS: usize = 1 << 16;
 
-/// A LLaMA model: sizes, rotation, special tokens. A value of this type has been through [`Config::check`], unless it was
-/// put together by hand.
+/// A model: family, sizes, rotation, special tokens. A value of this type has been through [`Config::check`], unless it
+/// was put together by hand.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    pub family: &'static Family,
+    /// How it differs from LLaMA.
+    pub arch: Arch,
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
@@ -38,11 +42,10 @@ pub struct Config {
     pub num_key_value_heads: usize,
     /// Elements of one head; even. heads × head_dim need not be hidden_size.
     pub head_dim: usize,
-    pub rms_norm_eps: f64,
+    /// Added under the root of every norm.
+    pub norm_eps: f64,
     /// Whether the head is the embedding; then the checkpoint has no lm_head.weight.
     pub tie_word_embeddings: bool,
-    /// Whether q, k, v and o have biases.
-    pub attention_bias: bool,
     /// Context length in tokens.
     pub max_position_embeddings: usize,
     pub bos_token_id: Option<u32>,
@@ -63,7 +66,7 @@ impl Config {
     /// Reads `config.json` of a Hugging Face directory.
     ///
     /// # Errors
-    /// No such file, not JSON, a model_type other than llama, a missing key, or a value that cannot be: one sentence that
+    /// No such file, not JSON, a model_type of no family, a missing key, or a value that cannot be: one sentence that
     /// names the key.
     pub fn load(dir: &Path) -> Result<Config> {
         let path = dir.join("config.json");
@@ -80,8 +83,16 @@ impl Config {
             Err(e) => return Err(Error::file(path, format!("is not JSON: {e}"))),
         };
         let mut f = Fields { path, prefix: "", map };
-        refuse_other_models(&mut f)?;
-        let config = read(&mut f)?;
+        let model_type = f.text("model_type")?;
+        let model_type = f.require("model_type", model_type)?;
+        let family = Family::find(&model_type).map_err(|problem| f.error(problem))?;
+        if f.map.get("quantization_config").is_some_and(|q| !q.is_null()) {
+            return Err(f.error(
+                "quantization_config: quantized checkpoints are not supported; use the full-precision model",
+            ));
+        }
+        f.take("architectures");
+        let config = (family.read)(&mut f)?;
         config.check().map_err(|problem| Error::file(path, problem))?;
         Ok(Config { extra: f.map, ..config })
     }
@@ -125,11 +136,15 @@ impl Config {
                 self.head_dim
             ));
         }
-        if self.rope.rotary_dim != self.head_dim {
+        if self.rope.rotary_dim > self.head_dim {
             return Err(format!("{} rotated elements in heads of {}", self.rope.rotary_dim, self.head_dim));
         }
-        if !(self.rms_norm_eps > 0.0 && self.rms_norm_eps < 1.0) {
-            return Err(format!("rms_norm_eps is {}, but it should lie between 0 and 1", self.rms_norm_eps));
+        if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
+            let key = match self.arch.norm {
+                Norm::Rms => "rms_norm_eps",
+                Norm::Layer => "layer_norm_epsilon",
+            };
+            return Err(format!("{key} is {}, but it should lie between 0 and 1", self.norm_eps));
         }
         if !(self.initializer_range >= 0.0 && self.initializer_range <= 1.0) {
             return Err(format!(
@@ -155,23 +170,12 @@ impl Config {
     /// should see: what other software will read differently.
     pub fn to_json(&self) -> (Value, Vec<String>) {
         let mut out = Map::new();
+        out.insert("architectures".into(), json!([self.family.architecture]));
+        out.insert("model_type".into(), json!(self.family.model_type));
+        out.insert("vocab_size".into(), json!(self.vocab_size));
+        (self.family.write)(self, &mut out);
         let mut put = |key: &str, value: Value| out.insert(key.into(), value);
-        put("architectures", json!(["LlamaForCausalLM"]));
-        put("model_type", json!("llama"));
-        put("vocab_size", json!(self.vocab_size));
-        put("hidden_size", json!(self.hidden_size));
-        put("intermediate_size", json!(self.intermediate_size));
-        put("num_hidden_layers", json!(self.num_hidden_layers));
-        put("num_attention_heads", json!(self.num_attention_heads));
-        put("num_key_value_heads", json!(self.num_key_value_heads));
-        put("head_dim", json!(self.head_dim));
-        put("hidden_act", json!("silu"));
-        put("rms_norm_eps", json!(self.rms_norm_eps));
         put("tie_word_embeddings", json!(self.tie_word_embeddings));
-        put("attention_bias", json!(self.attention_bias));
-        put("attention_dropout", json!(0.0));
-        put("mlp_bias", json!(false));
-        put("max_position_embeddings", json!(self.max_position_embeddings));
         put("initializer_range", json!(self.initializer_range));
         put("bos_token_id", json!(self.bos_token_id));
         put(
@@ -186,101 +190,22 @@ impl Config {
             put("dtype", json!(dtype.hf_name()));
             put("torch_dtype", json!(dtype.hf_name()));
         }
-        let warnings = rope_json::write(&self.rope, &mut out);
+        let plain =
+            self.rope.as_saved().scaling == Scaling::None && self.rope.as_saved().theta == DEFAULT_THETA;
+        let mut warnings = Vec::new();
+        if self.family.reads_rope || !plain {
+            warnings.extend(rope_json::write(&self.rope, &mut out));
+        }
+        if !self.family.reads_rope && !plain {
+            warnings.push(format!(
+                "{} rotates by plain RoPE of base {DEFAULT_THETA} and reads no rope keys: only pose-engine reads the scaling that \
+                 config.json names, other software will compute different frequencies",
+                self.family.architecture
+            ));
+        }
         for (key, value) in &self.extra {
             out.entry(key.clone()).or_insert_with(|| value.clone());
         }
         (Value::Object(out), warnings)
-    }
-}
-
-/// What is not a plain LLaMA would load here with other numbers than its own software gives it.
-fn refuse_other_models(f: &mut Fields<'_>) -> Result<()> {
-    let model_type = f.text("model_type")?;
-    match f.require("model_type", model_type)?.as_str() {
-        "llama" => {}
-        other => return Err(f.error(format!("model_type \"{other}\" is not supported; supported is llama"))),
-    }
-    match f.text("hidden_act")?.as_deref() {
-        None | Some("silu" | "swish") => {}
-        Some(other) => {
-            return Err(f.error(format!("hidden_act \"{other}\" is not supported; supported is silu")));
-        }
-    }
-    if f.boolean("mlp_bias")?.unwrap_or(false) {
-        return Err(f.error("mlp_bias true is not supported: the feed-forward block has no biases here"));
-    }
-    if f.number("attention_dropout")?.is_some_and(|p| p != 0.0) {
-        return Err(f.error("attention_dropout above 0 is not supported; set it to 0"));
-    }
-    if f.number("partial_rotary_factor")?.is_some_and(|p| p != 1.0) {
-        return Err(f.error("partial_rotary_factor other than 1 is not supported"));
-    }
-    if f.map.get("quantization_config").is_some_and(|q| !q.is_null()) {
-        return Err(f.error(
-            "quantization_config: quantized checkpoints are not supported; use the full-precision model",
-        ));
-    }
-    f.take("architectures");
-    Ok(())
-}
-
-fn read(f: &mut Fields<'_>) -> Result<Config> {
-    let mut needed = |key: &str, most| {
-        let value = f.size(key, most)?;
-        f.require(key, value)
-    };
-    let vocab_size = needed("vocab_size", MOST_WIDTH)?;
-    let hidden_size = needed("hidden_size", MOST_WIDTH)?;
-    let intermediate_size = needed("intermediate_size", MOST_WIDTH)?;
-    let num_hidden_layers = needed("num_hidden_layers", MOST_LAYERS)?;
-    let heads = needed("num_attention_heads", MOST_WIDTH)?;
-    let positions = needed("max_position_embeddings", u32::MAX as usize)?;
-    let head_dim = match f.size("head_dim", MOST_WIDTH)? {
-        Some(given) => given,
-        None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
-        None => {
-            return Err(f.error(format!(
-                "head_dim is missing and num_attention_heads {heads} does not divide hidden_size {hidden_size}"
-            )));
-        }
-    };
-    if !head_dim.is_multiple_of(2) {
-        return Err(f.error(format!("head_dim is {head_dim}, but it must be even: rotation turns pairs")));
-    }
-    Ok(Config {
-        vocab_size,
-        hidden_size,
-        intermediate_size,
-        num_hidden_layers,
-        num_attention_heads: heads,
-        num_key_value_heads: f.size("num_key_value_heads", MOST_WIDTH)?.unwrap_or(heads),
-        head_dim,
-        rms_norm_eps: f.number("rms_norm_eps")?.unwrap_or(1e-6),
-        tie_word_embeddings: f.boolean("tie_word_embeddings")?.unwrap_or(false),
-        attention_bias: f.boolean("attention_bias")?.unwrap_or(false),
-        max_position_embeddings: positions,
-        bos_token_id: f.tokens("bos_token_id", false)?.first().copied(),
-        eos_token_ids: f.tokens("eos_token_id", true)?,
-        initializer_range: f.number("initializer_range")?.unwrap_or(0.02),
-        dtype: read_dtype(f)?,
-        rope: rope_json::read(f, head_dim, positions)?,
-        lora: None,
-        extra: Map::new(),
-    })
-}
-
-/// `dtype` (5.x) or `torch_dtype` (4.x).
-fn read_dtype(f: &mut Fields<'_>) -> Result<Option<Dtype>> {
-    let (new, old) = (f.text("dtype")?, f.text("torch_dtype")?);
-    let Some(name) = f.agree(("dtype", new), ("torch_dtype", old), |n| format!("\"{n}\""))? else {
-        return Ok(None);
-    };
-    match Dtype::from_hf_name(&name) {
-        Some(dtype) => Ok(Some(dtype)),
-        None if name == "auto" => Ok(None),
-        None => Err(
-            f.error(format!("dtype \"{name}\" is not supported; supported are float32, float16, bfloat16"))
-        ),
     }
 }

@@ -15,12 +15,24 @@ pub struct Gradients<B: Backend> {
     tensors: Vec<Gradient<B>>,
 }
 
+/// Where a gradient is added to; None where its parameter is frozen or not there.
+type Trained<'a, B> = Option<&'a mut <B as Backend>::Buf<<B as Backend>::Stat>>;
+
 enum Gradient<B: Backend> {
     Frozen,
     /// In memory of its own.
     Owner(B::Buf<B::Stat>),
     /// In the memory of its projection's output from the backward pass to the next forward pass, else empty.
     Lodger(B::Buf<B::Stat>),
+}
+
+impl<B: Backend> Gradient<B> {
+    fn here(&mut self) -> Trained<'_, B> {
+        match self {
+            Gradient::Frozen => None,
+            Gradient::Owner(t) | Gradient::Lodger(t) => Some(t),
+        }
+    }
 }
 
 impl<B: Backend> Gradients<B> {
@@ -82,10 +94,16 @@ impl<B: Backend> Gradients<B> {
 
     /// Where a parameter's gradient is added to; None where it is frozen.
     pub fn of(&mut self, id: ParamId) -> Option<&mut B::Buf<B::Stat>> {
-        match &mut self.tensors[id.0] {
-            Gradient::Frozen => None,
-            Gradient::Owner(t) | Gradient::Lodger(t) => Some(t),
-        }
+        self.tensors[id.0].here()
+    }
+
+    /// Of two parameters at once, the second of which is later in the table or not there.
+    pub(super) fn pair(
+        &mut self, first: ParamId, second: Option<ParamId>,
+    ) -> (Trained<'_, B>, Trained<'_, B>) {
+        let at = second.map_or(self.tensors.len(), |id| id.0);
+        let (before, after) = self.tensors.split_at_mut(at);
+        (before.get_mut(first.0).and_then(Gradient::here), after.first_mut().and_then(Gradient::here))
     }
 
     /// A parameter's gradient; None where it is frozen.

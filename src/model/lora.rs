@@ -4,6 +4,7 @@
 //! random and B at zero, so that the model starts as it was.
 
 use super::Config;
+use super::family::{Family, Mlp, short};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -23,17 +24,19 @@ pub enum Target {
 }
 
 impl Target {
-    /// As the module is called in a checkpoint, e.g. `q_proj`.
-    pub fn module(self) -> &'static str {
-        match self {
-            Target::Q => "q_proj",
-            Target::K => "k_proj",
-            Target::V => "v_proj",
-            Target::O => "o_proj",
-            Target::Gate => "gate_proj",
-            Target::Up => "up_proj",
-            Target::Down => "down_proj",
-        }
+    /// As the module is called in a checkpoint of the family, e.g. `q_proj`.
+    pub fn module(self, family: &Family) -> &'static str {
+        short(family.names.layer.projection(self))
+    }
+
+    /// Whether the model has such a projection.
+    pub fn exists(self, c: &Config) -> bool {
+        self != Target::Gate || c.arch.mlp == Mlp::SwiGlu
+    }
+
+    /// Whether it is among those that some checkpoints keep in one tensor.
+    pub fn is_packed(&self) -> bool {
+        matches!(self, Target::Q | Target::K | Target::V)
     }
 
     /// Outputs and inputs of the projection.
@@ -77,8 +80,14 @@ impl Lora {
         self.alpha / if self.rank_stabilised { rank.sqrt() } else { rank }
     }
 
-    /// Refuses a rank that is no reduction: above the smaller side of a projection that it is for.
+    /// Refuses a projection that the model has not, and a rank that is no reduction: above the smaller side of a
+    /// projection that it is for.
     pub fn check(&self, c: &Config) -> Result<()> {
+        if self.targets.iter().any(|target| !target.exists(c)) {
+            let problem =
+                format!("{} has no gate in its feed-forward block; leave gate out", c.family.architecture);
+            return Err(Error::usage("--lora-targets", "gate", problem));
+        }
         let side = |target: Target| {
             let (outputs, inputs) = target.sides(c);
             outputs.min(inputs)
@@ -89,7 +98,7 @@ impl Lora {
                 let (outputs, inputs) = target.sides(c);
                 let problem = format!(
                     "is above the smaller side of {}, which is {outputs} x {inputs} in this model; ask for at most {}",
-                    target.module(),
+                    target.module(c.family),
                     side(target)
                 );
                 Err(Error::usage("--lora-rank", self.rank, problem))

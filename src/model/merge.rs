@@ -68,7 +68,7 @@ impl<B: Backend> Model<B> {
                 merge.add(b, &mut self.params[i], &a, &b_matrix, adapter.lora.scale(), s)?;
             }
         }
-        Ok(())
+        self.refresh(b)
     }
 
     /// Adds the adapters that were trained with the model into its weights. The model is not trained on after that.
@@ -76,7 +76,7 @@ impl<B: Backend> Model<B> {
         let Some(lora) = self.config.lora.clone() else { return Ok(()) };
         for layer in 0..self.ids.layers.len() {
             for &target in &lora.targets {
-                let linear = *self.ids.layers[layer].linear(target);
+                let Some(linear) = self.ids.layers[layer].linear(target).copied() else { continue };
                 let Some(ids) = linear.adapter else { continue };
                 let (outputs, inputs) = target.sides(&self.config);
                 let s = MatmulShape { m: outputs, n: lora.rank, k: inputs };
@@ -103,7 +103,7 @@ impl<B: Backend> Model<B> {
                 (_, shape) => weights.read_f32(&spec.name, shape, &mut upload)?,
             }
         }
-        Ok(())
+        self.refresh(b)
     }
 }
 

@@ -1,14 +1,18 @@
-//! The LLaMA-like transformer: configuration, parameters, forward and backward, over any backend.
+//! The transformer: families, configuration, parameters, forward and backward, over any backend.
 
 mod batch;
 mod block;
 pub mod buffers;
 pub mod cache;
 pub mod config;
+pub mod family;
 mod gradients;
+mod head;
+mod heads;
 mod linear;
 pub mod lora;
 mod merge;
+mod norm;
 pub mod params;
 mod pass;
 pub mod scratch;
@@ -17,6 +21,7 @@ mod shapes;
 pub use batch::{PlacedBatch, places_at, places_from};
 pub use config::Config;
 pub use gradients::Gradients;
+pub use head::UnitHead;
 pub use lora::Lora;
 pub use merge::{Merge, transposed};
 pub use params::{Init, ParamId, ParamIds, ParamSpec};
@@ -38,7 +43,8 @@ pub struct Model<B: Backend> {
     pub ids: ParamIds,
     /// By [`ParamId`].
     pub params: Vec<B::Buf<B::Act>>,
-    /// Each rotated pair's frequency in turns per position, 64-bit binary fractions, [head_dim/2].
+    unit_head: Option<UnitHead<B>>,
+    /// Each rotated pair's frequency in turns per position, 64-bit binary fractions, [rotary_dim/2].
     pub turns: B::Buf<u64>,
     pub attention_factor: f64,
 }
@@ -49,13 +55,14 @@ impl<B: Backend> Model<B> {
         let (specs, ids) = (params::table(config), ParamIds::new(config));
         let alloc = |spec: &ParamSpec| ledger.buf(b, Kind::Weights, &spec.name, &spec.shape);
         let params = specs.iter().map(alloc).collect::<Result<_>>()?;
+        let unit_head = UnitHead::new(b, ledger, config)?;
         let turns_on_host = rope.turns();
         let mut turns = ledger.buf(b, Kind::Weights, "rope frequencies", &[turns_on_host.len()])?;
         if !ledger.is_dry() {
             b.upload(&mut turns, 0, &turns_on_host)?;
         }
         let attention_factor = rope.attention_factor();
-        Ok(Model { config: config.clone(), specs, ids, params, turns, attention_factor })
+        Ok(Model { config: config.clone(), specs, ids, params, unit_head, turns, attention_factor })
     }
 
     /// Fills every parameter from a checkpoint that holds all of them, in their shapes, all finite; a tied model's
@@ -64,9 +71,9 @@ impl<B: Backend> Model<B> {
     pub fn load(&mut self, b: &B, weights: &Weights) -> Result<()> {
         weights.check_table(self.own_specs())?;
         for (spec, param) in self.specs.iter().zip(&mut self.params).filter(|(spec, _)| !spec.is_adapter()) {
-            weights.read_f32(&spec.name, &spec.shape, &mut |at, values| upload_f32(b, param, at, values))?;
+            weights.read_param(spec, &mut |at, values| upload_f32(b, param, at, values))?;
         }
-        Ok(())
+        self.refresh(b)
     }
 
     /// Draws every parameter anew, a pure function of the seed and the parameter's place in the table.
@@ -94,7 +101,7 @@ impl<B: Backend> Model<B> {
                 upload_f32(b, param, at, &values)?;
             }
         }
-        Ok(())
+        self.refresh(b)
     }
 
     /// The model's own parameters: all but the adapters, which stand behind them.

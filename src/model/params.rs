@@ -1,11 +1,13 @@
 //! The one table of parameters: allocation, initialisation, weight decay, checkpoints and tests all read it.
 //!
-//! The order is that of the forward pass: embedding, layers from the bottom up, last norm, head. Names and shapes are those
-//! of LlamaForCausalLM; a matrix is [outputs, inputs]. Adapters, where the config asks for them, come after all of these, so
-//! that the rest of the table does not depend on them.
+//! The order is that of the forward pass: embedding, layers from the bottom up, last norm, head. Names are the
+//! family's; a matrix is [outputs, inputs]. Adapters, where the config asks for them, come after all of these, so that
+//! the rest of the table does not depend on them.
 
 use super::config::Config;
+use super::family::{Mlp, Names, Norm};
 use super::lora::{Also, Lora, Target};
+use std::ops::Range;
 
 /// A parameter's place in [`table`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,6 +47,45 @@ pub struct ParamSpec {
     /// Whether it has gradients, and what an optimizer keeps. The others are frozen.
     pub trained: bool,
     pub role: Role,
+    /// Where the checkpoint keeps it together with others; None: in a tensor of its own name.
+    pub part: Option<Part>,
+}
+
+/// Some rows of a tensor of the checkpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    pub tensor: String,
+    pub first_row: usize,
+    /// Of the whole tensor.
+    pub rows: usize,
+}
+
+/// A tensor of the checkpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FileTensor {
+    pub name: String,
+    pub shape: Vec<usize>,
+    /// The parameters in it, one below the other, as places in the table.
+    pub holds: Range<usize>,
+}
+
+/// The tensors that a checkpoint keeps the parameters of a table in.
+pub fn file_tensors(table: &[ParamSpec]) -> Vec<FileTensor> {
+    let mut tensors: Vec<FileTensor> = Vec::with_capacity(table.len());
+    for (i, spec) in table.iter().enumerate() {
+        let Some(part) = &spec.part else {
+            tensors.push(FileTensor { name: spec.name.clone(), shape: spec.shape.clone(), holds: i..i + 1 });
+            continue;
+        };
+        match tensors.last_mut().filter(|tensor| tensor.name == part.tensor) {
+            Some(tensor) => tensor.holds.end = i + 1,
+            None => {
+                let shape = [&[part.rows], &spec.shape[1..]].concat();
+                tensors.push(FileTensor { name: part.tensor.clone(), shape, holds: i..i + 1 });
+            }
+        }
+    }
+    tensors
 }
 
 impl ParamSpec {
@@ -65,16 +106,26 @@ pub struct ParamIds {
     pub embed: ParamId,
     pub layers: Vec<LayerIds>,
     /// `[hidden]`
-    pub final_norm: ParamId,
+    pub final_norm: NormIds,
     /// `[vocab, hidden]`; None where the embedding is also the head.
     pub head: Option<ParamId>,
+    /// `[vocab]`
+    pub head_bias: Option<ParamId>,
+}
+
+/// A norm of the residual stream.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NormIds {
+    pub weight: ParamId,
+    /// Of a LayerNorm.
+    pub bias: Option<ParamId>,
 }
 
 /// A projection: its matrix `[outputs, inputs]` and what is added to its output.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Linear {
     pub weight: ParamId,
-    /// `[outputs]`; those of q, k, v and o are there together or not at all.
+    /// `[outputs]`
     pub bias: Option<ParamId>,
     pub adapter: Option<AdapterIds>,
 }
@@ -87,10 +138,17 @@ pub struct AdapterIds {
     pub b: ParamId,
 }
 
+/// Weights `[head_dim]`, the same for all heads.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeadNorms {
+    pub q: ParamId,
+    pub k: ParamId,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerIds {
     /// `[hidden]`, before attention
-    pub input_norm: ParamId,
+    pub input_norm: NormIds,
     /// `[heads × head_dim, hidden]`
     pub q: Linear,
     /// `[kv_heads × head_dim, hidden]`
@@ -99,10 +157,12 @@ pub struct LayerIds {
     pub v: Linear,
     /// `[hidden, heads × head_dim]`
     pub o: Linear,
-    /// `[hidden]`, before the feed-forward block
-    pub post_norm: ParamId,
-    /// `[intermediate, hidden]`
-    pub gate: Linear,
+    /// Over each head of q and k, where the family has such norms.
+    pub head_norms: Option<HeadNorms>,
+    /// `[hidden]`, before the feed-forward block; None where that reads what attention reads.
+    pub post_norm: Option<NormIds>,
+    /// `[intermediate, hidden]`; None where the feed-forward block is not gated.
+    pub gate: Option<Linear>,
     /// `[intermediate, hidden]`
     pub up: Linear,
     /// `[hidden, intermediate]`
@@ -110,31 +170,33 @@ pub struct LayerIds {
 }
 
 impl LayerIds {
-    pub fn linears(&self) -> [&Linear; 7] {
-        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
+        let LayerIds { q, k, v, o, gate, up, down, .. } = self;
+        [q, k, v, o].into_iter().chain(gate).chain([up, down])
     }
 
-    pub fn linear(&self, target: Target) -> &Linear {
+    /// None where the family has no such projection.
+    pub fn linear(&self, target: Target) -> Option<&Linear> {
         match target {
-            Target::Q => &self.q,
-            Target::K => &self.k,
-            Target::V => &self.v,
-            Target::O => &self.o,
-            Target::Gate => &self.gate,
-            Target::Up => &self.up,
-            Target::Down => &self.down,
+            Target::Q => Some(&self.q),
+            Target::K => Some(&self.k),
+            Target::V => Some(&self.v),
+            Target::O => Some(&self.o),
+            Target::Gate => self.gate.as_ref(),
+            Target::Up => Some(&self.up),
+            Target::Down => Some(&self.down),
         }
     }
 
-    fn linear_mut(&mut self, target: Target) -> &mut Linear {
+    fn linear_mut(&mut self, target: Target) -> Option<&mut Linear> {
         match target {
-            Target::Q => &mut self.q,
-            Target::K => &mut self.k,
-            Target::V => &mut self.v,
-            Target::O => &mut self.o,
-            Target::Gate => &mut self.gate,
-            Target::Up => &mut self.up,
-            Target::Down => &mut self.down,
+            Target::Q => Some(&mut self.q),
+            Target::K => Some(&mut self.k),
+            Target::V => Some(&mut self.v),
+            Target::O => Some(&mut self.o),
+            Target::Gate => self.gate.as_mut(),
+            Target::Up => Some(&mut self.up),
+            Target::Down => Some(&mut self.down),
         }
     }
 }
@@ -167,34 +229,46 @@ pub fn trained_count(config: &Config) -> usize {
 
 /// The table and the ids in one pass, so that they cannot disagree.
 fn build(c: &Config) -> (Vec<ParamSpec>, ParamIds) {
-    let mut t = Table { specs: Vec::new(), std: c.initializer_range, lora: c.lora.as_ref() };
-    let embed = t.matrix("model.embed_tokens.weight".into(), c.vocab_size, c.hidden_size);
+    let names = &c.family.names;
+    let mut t = Table {
+        specs: Vec::new(),
+        std: c.initializer_range,
+        lora: c.lora.as_ref(),
+        names,
+        norm: c.arch.norm,
+    };
+    let embed = t.matrix(weight(names.embed), c.vocab_size, c.hidden_size);
     t.specs[embed.0].trained = t.trains(Also::Embed);
-    let mut layers: Vec<LayerIds> =
-        (0..c.num_hidden_layers).map(|l| t.layer(c, &format!("model.layers.{l}"))).collect();
-    let final_norm = t.norm("model.norm.weight".into(), c.hidden_size);
-    let head =
-        (!c.tie_word_embeddings).then(|| t.matrix("lm_head.weight".into(), c.vocab_size, c.hidden_size));
+    let mut layers: Vec<LayerIds> = (0..c.num_hidden_layers).map(|l| t.layer(c, l)).collect();
+    let final_norm = t.norm(names.final_norm, c.hidden_size);
+    let head = (!c.tie_word_embeddings).then(|| t.matrix(weight(names.head), c.vocab_size, c.hidden_size));
+    let head_bias = t.bias(names.head, c.arch.head_bias, c.vocab_size);
     if let Some(lora) = &c.lora {
         for ids in &mut layers {
             for &target in &lora.targets {
-                let linear = ids.linear_mut(target);
+                let Some(linear) = ids.linear_mut(target) else { continue };
                 linear.adapter = Some(t.adapter(lora.rank, linear.weight));
             }
         }
     }
-    (t.specs, ParamIds { embed, layers, final_norm, head })
+    (t.specs, ParamIds { embed, layers, final_norm, head, head_bias })
+}
+
+fn weight(module: &str) -> String {
+    format!("{module}.weight")
 }
 
 struct Table<'a> {
     specs: Vec<ParamSpec>,
     std: f64,
     lora: Option<&'a Lora>,
+    names: &'a Names,
+    norm: Norm,
 }
 
 impl Table<'_> {
     fn push(&mut self, name: String, shape: Vec<usize>, decay: bool, init: Init, trained: bool) -> ParamId {
-        self.specs.push(ParamSpec { name, shape, decay, init, trained, role: Role::Model });
+        self.specs.push(ParamSpec { name, shape, decay, init, trained, role: Role::Model, part: None });
         ParamId(self.specs.len() - 1)
     }
 
@@ -207,8 +281,25 @@ impl Table<'_> {
         self.push(name, vec![outputs, inputs], true, Init::Normal(self.std), self.lora.is_none())
     }
 
-    fn norm(&mut self, name: String, width: usize) -> ParamId {
-        self.push(name, vec![width], false, Init::Ones, self.trains(Also::Norm))
+    /// The weight of a norm.
+    fn scale(&mut self, module: &str, width: usize) -> ParamId {
+        let trained = self.trains(Also::Norm);
+        self.push(weight(module), vec![width], false, Init::Ones, trained)
+    }
+
+    /// A norm of the residual stream.
+    fn norm(&mut self, module: &str, width: usize) -> NormIds {
+        let (weight, trained) = (self.scale(module, width), self.trains(Also::Norm));
+        let biased = self.norm == Norm::Layer;
+        let bias =
+            biased.then(|| self.push(format!("{module}.bias"), vec![width], false, Init::Zeros, trained));
+        NormIds { weight, bias }
+    }
+
+    /// The bias of a projection, where there `is` one.
+    fn bias(&mut self, module: &str, is: bool, width: usize) -> Option<ParamId> {
+        let trained = self.lora.is_none();
+        is.then(|| self.push(format!("{module}.bias"), vec![width], false, Init::Zeros, trained))
     }
 
     /// The adapter of a matrix. A is drawn as PEFT draws it: Kaiming's uniform with slope √5, which is ±1/√inputs.
@@ -224,6 +315,7 @@ impl Table<'_> {
                 init,
                 trained: true,
                 role,
+                part: None,
             });
             ParamId(self.specs.len() - 1)
         };
@@ -231,32 +323,49 @@ impl Table<'_> {
         AdapterIds { a, b: part("B", outputs, Init::Zeros, Role::AdapterB) }
     }
 
-    fn layer(&mut self, c: &Config, layer: &str) -> LayerIds {
+    /// Says that the checkpoint has these matrices, which stand next to each other in the table, in one tensor.
+    fn pack(&mut self, ids: &[ParamId], tensor: &str) {
+        let rows = ids.iter().map(|id| self.specs[id.0].shape[0]).sum();
+        let mut first_row = 0;
+        for id in ids {
+            let spec = &mut self.specs[id.0];
+            spec.part = Some(Part { tensor: tensor.into(), first_row, rows });
+            first_row += spec.shape[0];
+        }
+    }
+
+    fn layer(&mut self, c: &Config, layer: usize) -> LayerIds {
         let (q_width, kv_width) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
-        let attention = |part: &str| format!("{layer}.self_attn.{part}");
-        let mlp = |part: &str| format!("{layer}.mlp.{part}_proj.weight");
-        let plain = |weight| Linear { weight, bias: None, adapter: None };
-        let input_norm = self.norm(format!("{layer}.input_layernorm.weight"), c.hidden_size);
-        let q = self.matrix(attention("q_proj.weight"), q_width, c.hidden_size);
-        let k = self.matrix(attention("k_proj.weight"), kv_width, c.hidden_size);
-        let v = self.matrix(attention("v_proj.weight"), kv_width, c.hidden_size);
-        let o = self.matrix(attention("o_proj.weight"), c.hidden_size, q_width);
-        let mut biased = |weight, part: &str, width| {
-            let trained = self.lora.is_none();
-            let bias = c
-                .attention_bias
-                .then(|| self.push(attention(part), vec![width], false, Init::Zeros, trained));
-            Linear { bias, ..plain(weight) }
+        let (names, prefix) = (self.names.layer, format!("{}.{layer}", self.names.layers));
+        let of = |module: &str| format!("{prefix}.{module}");
+        let (hidden, inner) = (c.hidden_size, c.intermediate_size);
+        let input_norm = self.norm(&of(names.input_norm), hidden);
+        // the biases of attention stand behind its matrices
+        let sides = [(names.q, q_width, hidden), (names.k, kv_width, hidden), (names.v, kv_width, hidden)];
+        let [q, k, v] = sides.map(|(name, outputs, inputs)| self.matrix(weight(&of(name)), outputs, inputs));
+        if let Some(packed) = names.packed_qkv {
+            self.pack(&[q, k, v], &weight(&of(packed)));
+        }
+        let o = self.matrix(weight(&of(names.o)), hidden, q_width);
+        let mut biased =
+            |weight, name, is, width| Linear { weight, bias: self.bias(&of(name), is, width), adapter: None };
+        let q = biased(q, names.q, c.arch.qkv_bias, q_width);
+        let k = biased(k, names.k, c.arch.qkv_bias, kv_width);
+        let v = biased(v, names.v, c.arch.qkv_bias, kv_width);
+        let o = biased(o, names.o, c.arch.o_bias, hidden);
+        let head_norms = c.arch.qk_norm.then(|| HeadNorms {
+            q: self.scale(&of(names.q_norm), c.head_dim),
+            k: self.scale(&of(names.k_norm), c.head_dim),
+        });
+        let post_norm = (!c.arch.parallel).then(|| self.norm(&of(names.post_norm), hidden));
+        let gated = c.arch.mlp == Mlp::SwiGlu;
+        let mut projection = |name, outputs, inputs| {
+            let matrix = self.matrix(weight(&of(name)), outputs, inputs);
+            Linear { weight: matrix, bias: self.bias(&of(name), !gated, outputs), adapter: None }
         };
-        let q = biased(q, "q_proj.bias", q_width);
-        let k = biased(k, "k_proj.bias", kv_width);
-        let v = biased(v, "v_proj.bias", kv_width);
-        let o = biased(o, "o_proj.bias", c.hidden_size);
-        let post_norm = self.norm(format!("{layer}.post_attention_layernorm.weight"), c.hidden_size);
-        let gate = plain(self.matrix(mlp("gate"), c.intermediate_size, c.hidden_size));
-        let up = plain(self.matrix(mlp("up"), c.intermediate_size, c.hidden_size));
-        let down = plain(self.matrix(mlp("down"), c.hidden_size, c.intermediate_size));
-        LayerIds { input_norm, q, k, v, o, post_norm, gate, up, down }
+        let gate = gated.then(|| projection(names.gate, inner, hidden));
+        let (up, down) = (projection(names.up, inner, hidden), projection(names.down, hidden, inner));
+        LayerIds { input_norm, q, k, v, o, head_norms, post_norm, gate, up, down }
     }
 }
 

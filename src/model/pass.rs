@@ -3,11 +3,12 @@
 use super::block::Keys;
 use super::buffers::{ReadBuffers, TrainBuffers};
 use super::{Gradients, Model, PlacedBatch};
-use crate::backend::{Backend, Direction, HeadGrad, PairLayout, RopeShape};
+use crate::backend::{Backend, Direction, HeadGrad, RopeShape};
 use crate::error::Result;
 
 impl<B: Backend> Model<B> {
     /// Loss of every token into `buffers.work.nll` [rows, tokens], and the gradients of Σ nll·`scale` added to `grads`.
+    /// Those are complete after [`Model::finish_gradients`], once for all passes that are summed.
     pub fn forward_backward(
         &self, b: &B, buffers: &mut TrainBuffers<B>, grads: &mut Gradients<B>, batch: &PlacedBatch<B>,
         scale: f64,
@@ -16,17 +17,18 @@ impl<B: Backend> Model<B> {
         self.forward(b, buffers, batch)?;
         let TrainBuffers { x, work, .. } = buffers;
         let last = &x[self.config.num_hidden_layers];
-        // loss = cross-entropy(rmsnorm(x)·headᵀ), and at once its gradient
+        // loss = cross-entropy(norm(x)·headᵀ (+ bias)), and at once its gradient
         let norm = self.config.norm_shape(batch.len());
-        b.rmsnorm(&mut work.normed, &mut work.rstd, last, self.param(self.ids.final_norm), norm)?;
+        self.norm(b, &mut work.normed, &mut work.rstd, last, self.ids.final_norm, norm)?;
         let back = &mut work.backward;
-        let grad = HeadGrad { dx: &mut back.d_normed, dw: grads.of(self.ids.head_weight()), scale };
-        let (head, shape) = (self.param(self.ids.head_weight()), self.config.head_shape(batch.len()));
-        b.head_loss(&mut work.nll, &work.normed, head, &batch.targets, Some(grad), shape)?;
-        // normed = rmsnorm(x): nothing else reads the last x, so its gradient starts from zero
+        let (dw, db) = grads.pair(self.ids.head_weight(), self.ids.head_bias);
+        let grad = HeadGrad { dx: &mut back.d_normed, dw, db, scale };
+        let (head, bias, shape) = (self.head(), self.head_bias(), self.config.head_shape(batch.len()));
+        b.head_loss(&mut work.nll, &work.normed, head, bias, &batch.targets, Some(grad), shape)?;
+        // normed = norm(x): nothing else reads the last x, so its gradient starts from zero
         b.zero(&mut back.dx, batch.len() * self.config.hidden_size)?;
-        let (d_weight, weight) = (grads.of(self.ids.final_norm), self.param(self.ids.final_norm));
-        b.rmsnorm_backward(&mut back.dx, d_weight, &back.d_normed, last, &work.rstd, weight, norm)?;
+        let (dx, dy, w) = (&mut back.dx, &back.d_normed, self.ids.final_norm);
+        self.norm_backward(b, dx, dy, last, &work.rstd, w, grads, norm)?;
         for layer in (0..self.config.num_hidden_layers).rev() {
             self.undo_layer(b, layer, buffers, grads, batch)?;
         }
@@ -40,10 +42,10 @@ impl<B: Backend> Model<B> {
     pub fn forward_loss(&self, b: &B, buffers: &mut TrainBuffers<B>, batch: &PlacedBatch<B>) -> Result<()> {
         self.forward(b, buffers, batch)?;
         let TrainBuffers { x, work, .. } = buffers;
-        let (norm, weight) = (self.config.norm_shape(batch.len()), self.param(self.ids.final_norm));
-        b.rmsnorm(&mut work.normed, &mut work.rstd, &x[self.config.num_hidden_layers], weight, norm)?;
-        let (head, shape) = (self.param(self.ids.head_weight()), self.config.head_shape(batch.len()));
-        b.head_loss(&mut work.nll, &work.normed, head, &batch.targets, None, shape)
+        let (last, norm) = (&x[self.config.num_hidden_layers], self.config.norm_shape(batch.len()));
+        self.norm(b, &mut work.normed, &mut work.rstd, last, self.ids.final_norm, norm)?;
+        let (head, bias, shape) = (self.head(), self.head_bias(), self.config.head_shape(batch.len()));
+        b.head_loss(&mut work.nll, &work.normed, head, bias, &batch.targets, None, shape)
     }
 
     /// The residual stream through all blocks, kept in `buffers.x`.
@@ -114,9 +116,9 @@ impl<B: Backend> Model<B> {
 
     /// The normed final state of chunk `chunk`, of `tokens` tokens, into `buffers.work.normed`.
     pub fn read_norm(&self, b: &B, buffers: &mut ReadBuffers<B>, chunk: usize, tokens: usize) -> Result<()> {
-        let (norm, weight) = (self.config.norm_shape(tokens), self.param(self.ids.final_norm));
         let ReadBuffers { x, work, .. } = buffers;
-        b.rmsnorm(&mut work.normed, &mut work.rstd, &x[chunk], weight, norm)
+        let norm = self.config.norm_shape(tokens);
+        self.norm(b, &mut work.normed, &mut work.rstd, &x[chunk], self.ids.final_norm, norm)
     }
 
     /// In place on q and k, by the batch's places.
@@ -131,8 +133,8 @@ impl<B: Backend> Model<B> {
             heads: c.num_attention_heads,
             kv_heads: c.num_key_value_heads,
             head_dim: c.head_dim,
-            rotary_dim: c.head_dim,
-            pairs: PairLayout::HalfSplit,
+            rotary_dim: c.rope.rotary_dim,
+            pairs: c.arch.pairs,
             attention_factor: self.attention_factor,
         };
         b.rope(q, k, batch.places(), &self.turns, direction, shape)

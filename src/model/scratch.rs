@@ -27,12 +27,13 @@ pub fn training<B: Backend>(b: &B, c: &Config, rows: usize, tokens: usize) -> us
     let shape = c.attention_shape(rows, tokens, tokens);
     let head = c.head_shape(all);
     let norm = c.norm_shape(all);
+    let head_norm = c.arch.qk_norm.then(|| c.head_norm_shape(all, c.num_attention_heads));
     let products = products(c, all).into_iter().chain(adapters(c, all));
     let products =
         products.flat_map(|s| [ScratchFor::MatmulNt(s), ScratchFor::MatmulNn(s), ScratchFor::MatmulTn(s)]);
     most(
         b,
-        products.chain([
+        products.chain(head_norm.map(ScratchFor::NormBackward)).chain([
             ScratchFor::Attention(shape),
             ScratchFor::AttentionBackward(shape),
             ScratchFor::NormBackward(norm),

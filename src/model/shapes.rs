@@ -37,7 +37,12 @@ impl Config {
     }
 
     pub fn norm_shape(&self, tokens: usize) -> NormShape {
-        NormShape { tokens, width: self.hidden_size, eps: self.rms_norm_eps }
+        NormShape { tokens, width: self.hidden_size, eps: self.norm_eps }
+    }
+
+    /// The norms of the heads of q and k: a row is a head.
+    pub fn head_norm_shape(&self, tokens: usize, heads: usize) -> NormShape {
+        NormShape { tokens: tokens * heads, width: self.head_dim, eps: self.norm_eps }
     }
 
     pub fn kv_shape(&self, tokens: usize) -> KvShape {
@@ -53,7 +58,7 @@ impl Config {
             kv_heads: self.num_key_value_heads,
             head_dim: self.head_dim,
             scale: 1.0 / (self.head_dim as f64).sqrt(),
-            window: None,
+            window: self.arch.window,
         }
     }
 }

@@ -89,7 +89,7 @@ impl<B: Backend> AdamState<B> {
             let decay = if spec.decay { h.weight_decay } else { 0.0 };
             (param, masters.next(), grad, decay)
         });
-        match &mut self.moments {
+        let stepped = match &mut self.moments {
             Moments::Full { m, v } => {
                 let mut tensors: Vec<AdamTensor<'_, B>> = trained
                     .zip(m.iter_mut().zip(v))
@@ -118,6 +118,8 @@ impl<B: Backend> AdamState<B> {
                     .collect();
                 b.adamw8(&mut tensors, numbers, h.seed)
             }
-        }
+        };
+        stepped?;
+        model.refresh(b)
     }
 }

@@ -24,6 +24,7 @@ impl<B: Backend> State<B> {
             let rows = (micro * recipe.batch) as u32..((micro + 1) * recipe.batch) as u32;
             losses.extend(self.micro_batch(b, loader, step, rows, tokens)?);
         }
+        self.model.finish_gradients(b, &mut self.grads)?;
         let norm = AdamState::global_norm(b, &self.model, &self.grads)?;
         let loss = losses.iter().sum::<f64>() / losses.len() as f64;
         if !loss.is_finite() || !norm.is_finite() {

@@ -15,7 +15,15 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// The fixture models.
-pub const MODELS: [&str; 2] = ["llama-tiny", "llama-tiny-bias"];
+pub const MODELS: [&str; 7] = [
+    "llama-tiny",
+    "llama-tiny-bias",
+    "mistral-tiny",
+    "qwen2-tiny",
+    "qwen3-tiny",
+    "gptj-tiny",
+    "baichuan2-tiny",
+];
 
 pub fn fixture_dir(model: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(model)
@@ -131,17 +139,22 @@ impl<'a, B: Backend> Bench<'a, B> {
     /// Mean loss over the scored tokens, and the gradients left in `grads`.
     pub fn step(&mut self, rows: usize, ids: &[TokenId], targets: &[TokenId], places: &BatchPlaces) -> f64 {
         let scored = targets.iter().filter(|&&t| t != TokenId::IGNORED).count();
+        // a test may have changed a parameter
+        self.model.refresh(self.b).unwrap();
         self.batch.fill(self.b, rows, ids, targets, places).unwrap();
         self.grads.zero(self.b, &self.model.specs).unwrap();
         let (model, b) = (&self.model, self.b);
         model
             .forward_backward(b, &mut self.buffers, &mut self.grads, &self.batch, 1.0 / scored as f64)
             .unwrap();
+        model.finish_gradients(b, &mut self.grads).unwrap();
         self.mean_loss(ids.len(), scored)
     }
 
     pub fn loss(&mut self, rows: usize, ids: &[TokenId], targets: &[TokenId], places: &BatchPlaces) -> f64 {
         let scored = targets.iter().filter(|&&t| t != TokenId::IGNORED).count();
+        // a test may have changed a parameter
+        self.model.refresh(self.b).unwrap();
         self.batch.fill(self.b, rows, ids, targets, places).unwrap();
         self.model.forward_loss(self.b, &mut self.buffers, &self.batch).unwrap();
         self.mean_loss(ids.len(), scored)

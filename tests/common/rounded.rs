@@ -76,6 +76,28 @@ impl Backend for Rounded {
         round(dx);
         Ok(())
     }
+    fn layernorm(
+        &self, y: &mut Buf, stats: &mut Buf, x: &Buf, w: &Buf, bias: &Buf, s: NormShape,
+    ) -> Result<()> {
+        R.layernorm(y, stats, x, w, bias, s)?;
+        round(y);
+        Ok(())
+    }
+    fn layernorm_backward(
+        &self, dx: &mut Buf, dw: Option<&mut Buf>, dy: &Buf, x: &Buf, stats: &Buf, w: &Buf, s: NormShape,
+    ) -> Result<()> {
+        R.layernorm_backward(dx, dw, dy, x, stats, w, s)?;
+        round(dx);
+        Ok(())
+    }
+    fn unit_rows(&self, y: &mut Buf, scale: &mut Buf, x: &Buf, rows: usize, width: usize) -> Result<()> {
+        R.unit_rows(y, scale, x, rows, width)?;
+        round(y);
+        Ok(())
+    }
+    fn unit_rows_backward(&self, d: &mut Buf, y: &Buf, scale: &Buf, rows: usize, width: usize) -> Result<()> {
+        R.unit_rows_backward(d, y, scale, rows, width)
+    }
     fn matmul_nt(
         &self, y: &mut Buf, x: &Buf, w: &Buf, bias: Option<&Buf>, residual: Option<&Buf>, s: MatmulShape,
     ) -> Result<()> {
@@ -116,6 +138,16 @@ impl Backend for Rounded {
         round(d_up);
         Ok(())
     }
+    fn gelu(&self, y: &mut Buf, x: &Buf, len: usize) -> Result<()> {
+        R.gelu(y, x, len)?;
+        round(y);
+        Ok(())
+    }
+    fn gelu_backward(&self, dx: &mut Buf, dy: &Buf, x: &Buf, len: usize) -> Result<()> {
+        R.gelu_backward(dx, dy, x, len)?;
+        round(dx);
+        Ok(())
+    }
     fn attention(
         &self, o: &mut Buf, lse: &mut Buf, q: &Buf, k: &Buf, v: &Buf,
         documents: Option<&HostBuf<DocumentId>>, s: AttentionShape,
@@ -147,17 +179,21 @@ impl Backend for Rounded {
         Ok(())
     }
     fn head_loss(
-        &self, nll: &mut Buf, x: &Buf, w: &Buf, targets: &HostBuf<TokenId>, grad: Option<HeadGrad<'_, Self>>,
-        s: HeadShape,
+        &self, nll: &mut Buf, x: &Buf, w: &Buf, bias: Option<&Buf>, targets: &HostBuf<TokenId>,
+        grad: Option<HeadGrad<'_, Self>>, s: HeadShape,
     ) -> Result<()> {
-        let Some(HeadGrad { dx, dw, scale }) = grad else { return R.head_loss(nll, x, w, targets, None, s) };
-        let inner = HeadGrad { dx: &mut *dx, dw, scale };
-        R.head_loss(nll, x, w, targets, Some(inner), s)?;
+        let Some(HeadGrad { dx, dw, db, scale }) = grad else {
+            return R.head_loss(nll, x, w, bias, targets, None, s);
+        };
+        let inner = HeadGrad { dx: &mut *dx, dw, db, scale };
+        R.head_loss(nll, x, w, bias, targets, Some(inner), s)?;
         round(dx);
         Ok(())
     }
-    fn head_logits(&self, logits: &mut Buf, x: &Buf, w: &Buf, s: HeadShape) -> Result<()> {
-        R.head_logits(logits, x, w, s)
+    fn head_logits(
+        &self, logits: &mut Buf, x: &Buf, w: &Buf, bias: Option<&Buf>, s: HeadShape,
+    ) -> Result<()> {
+        R.head_logits(logits, x, w, bias, s)
     }
     fn sample(
         &self, tokens: &mut HostBuf<TokenId>, logits: &mut Buf, units: &Buf, s: SampleShape,

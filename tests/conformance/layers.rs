@@ -1,4 +1,5 @@
-//! embed, rmsnorm, rope, swiglu, adamw, sum_squares and what undoes them; memory that is exchanged.
+//! embed, rmsnorm, layernorm, unit_rows, rope, swiglu, gelu, adamw, sum_squares and what undoes them; memory that is
+//! exchanged.
 
 use super::plain::{dot, round};
 use super::{GUARDED, Suite, TRUTH, host, zeros};
@@ -13,9 +14,13 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
     for (tokens, width) in [(1, 1), (17, 63), (65, 64), (257, 65), (3, 257), (5000, 20)] {
         embed(t, HeadShape { tokens, width, vocab: 7 });
         rmsnorm(t, NormShape { tokens, width, eps: 1e-5 });
+        layernorm(t, NormShape { tokens, width, eps: 1e-5 });
+        unit_rows(t, tokens, width, false);
+        unit_rows(t, tokens, width, true);
     }
     for len in [0, 1, 17, 63, 65, 257, 40_001] {
         swiglu(t, len);
+        gelu(t, len);
         adamw(t, len);
         sum_squares(t, len);
         scale(t, len);
@@ -120,6 +125,144 @@ fn rmsnorm<B: Backend>(t: &mut Suite<'_, B>, s: NormShape) {
             t.compare::<B::Act>(&format!("rmsnorm dx {s:?} of a frozen weight"), &dx_b, &dx.0, &plain_dx);
         }
     }
+}
+
+/// μ and rstd of each row, in f32.
+fn plain_stats(x: &[f64], s: NormShape) -> Vec<[f32; 2]> {
+    let of = |row: &[f64]| {
+        let n = s.width as f32;
+        let mean = row.iter().map(|x| *x as f32).sum::<f32>() / n;
+        let variance = row.iter().map(|x| (*x as f32 - mean).powi(2)).sum::<f32>() / n;
+        [mean, 1.0 / (variance + s.eps as f32).sqrt()]
+    };
+    x.chunks_exact(s.width).map(of).collect()
+}
+
+fn layernorm<B: Backend>(t: &mut Suite<'_, B>, s: NormShape) {
+    let NormShape { tokens, width, .. } = s;
+    let (w, bias, dy) = (t.random(width, 1.0), t.random(width, 1.0), t.random(tokens * width, 1.0));
+    // rows far from zero: what their squares sum to says little of how they vary
+    let x: Vec<f64> =
+        t.random(tokens * width, 3.0).iter().map(|x| B::Act::from_f64(x + 8.0).to_f64()).collect();
+    let (mut y, mut stats) = (zeros(tokens * width), zeros(2 * tokens));
+    TRUTH.layernorm(&mut y, &mut stats, &host(&x), &host(&w), &host(&bias), s).unwrap();
+    let plain = plain_stats(&x, s);
+    let normed = |at: usize, [mean, rstd]: [f32; 2]| (x[at] as f32 - mean) * rstd;
+    let plain_y: Vec<f64> = (0..tokens * width)
+        .map(|at| (normed(at, plain[at / width]), w[at % width] as f32, bias[at % width] as f32))
+        .map(|(x, w, bias)| round::<B::Act>(x * w + bias))
+        .collect();
+    let (mut y_b, mut stats_b) = (t.fresh(tokens * width), t.fresh(2 * tokens));
+    let (x_b, w_b) = (t.floats(&x), t.floats(&w));
+    t.b.layernorm(&mut y_b, &mut stats_b, &x_b, &w_b, &t.floats(&bias), s).unwrap();
+    t.compare::<B::Act>(&format!("layernorm {s:?}"), &y_b, &y.0, &plain_y);
+    let wide: Vec<f64> = plain.iter().flatten().map(|x| f64::from(*x)).collect();
+    t.compare::<B::Stat>(&format!("layernorm stats {s:?}"), &stats_b, &stats.0, &wide);
+    layernorm_backward(t, s, [&x, &w, &dy], &stats.0);
+}
+
+fn layernorm_backward<B: Backend>(
+    t: &mut Suite<'_, B>, s: NormShape, [x, w, dy]: [&[f64]; 3], stats: &[f64],
+) {
+    let NormShape { tokens, width, .. } = s;
+    let (old_dx, old_dw) = (t.random(tokens * width, 1.0), t.random_stat(width, 1.0));
+    let stats: Vec<f64> = stats.iter().map(|x| B::Stat::from_f64(*x).to_f64()).collect();
+    let (mut dx, mut dw) = (host(&old_dx), host(&old_dw));
+    TRUTH
+        .layernorm_backward(&mut dx, Some(&mut dw), &host(dy), &host(x), &host(&stats), &host(w), s)
+        .unwrap();
+    let mut plain_dw: Vec<f32> = old_dw.iter().map(|x| *x as f32).collect();
+    let mut plain_dx = old_dx.clone();
+    for r in 0..tokens {
+        let (mean, rstd) = (stats[2 * r] as f32, stats[2 * r + 1] as f32);
+        let (x, dy) = (&x[r * width..][..width], &dy[r * width..][..width]);
+        let xhat: Vec<f32> = x.iter().map(|x| (*x as f32 - mean) * rstd).collect();
+        let g: Vec<f32> = dy.iter().zip(w).map(|(dy, w)| *dy as f32 * *w as f32).collect();
+        let mean_g = g.iter().sum::<f32>() / width as f32;
+        let mean_gx = g.iter().zip(&xhat).map(|(g, x)| g * x).sum::<f32>() / width as f32;
+        for i in 0..width {
+            plain_dw[i] += dy[i] as f32 * xhat[i];
+            let added = rstd * (g[i] - mean_g - xhat[i] * mean_gx);
+            plain_dx[r * width + i] = round::<B::Act>(plain_dx[r * width + i] as f32 + added);
+        }
+    }
+    let (mut dx_b, mut dw_b, mut alone) = (t.output(&old_dx), t.output(&old_dw), t.output(&old_dx));
+    let (dy_b, x_b, stats_b, w_b) = (t.floats(dy), t.floats(x), t.floats(&stats), t.floats(w));
+    t.b.layernorm_backward(&mut dx_b, Some(&mut dw_b), &dy_b, &x_b, &stats_b, &w_b, s).unwrap();
+    let wide: Vec<f64> = plain_dw.iter().map(|x| f64::from(*x)).collect();
+    t.compare::<B::Act>(&format!("layernorm dx {s:?}"), &dx_b, &dx.0, &plain_dx);
+    t.compare::<B::Stat>(&format!("layernorm dw {s:?}"), &dw_b, &dw.0, &wide);
+    t.b.layernorm_backward(&mut alone, None, &dy_b, &x_b, &stats_b, &w_b, s).unwrap();
+    t.compare::<B::Act>(&format!("layernorm dx {s:?} of a frozen weight"), &alone, &dx.0, &plain_dx);
+}
+
+/// Where there is a `hole`, the second row is zero: it has no direction, and stays zero. Its scale is so large that it
+/// would hide what is wrong with the others.
+fn unit_rows<B: Backend>(t: &mut Suite<'_, B>, rows: usize, width: usize, hole: bool) {
+    let (mut x, d) = (t.random(rows * width, 3.0), t.random_stat(rows * width, 1.0));
+    if hole {
+        x.iter_mut().skip(width).take(width).for_each(|x| *x = 0.0);
+    }
+    let (mut y, mut scale) = (zeros(rows * width), zeros(rows));
+    TRUTH.unit_rows(&mut y, &mut scale, &host(&x), rows, width).unwrap();
+    let row = |v: &[f64], r: usize| v[r * width..][..width].to_vec();
+    let length = |r: usize| dot(width, |i| (x[r * width + i], x[r * width + i])).sqrt().max(1e-12);
+    let plain_scale: Vec<f32> = (0..rows).map(|r| 1.0 / length(r)).collect();
+    let plain_y: Vec<f64> =
+        (0..rows * width).map(|at| round::<B::Act>(x[at] as f32 * plain_scale[at / width])).collect();
+    let (mut y_b, mut scale_b) = (t.fresh(rows * width), t.fresh(rows));
+    t.b.unit_rows(&mut y_b, &mut scale_b, &t.floats(&x), rows, width).unwrap();
+    t.compare::<B::Act>(&format!("unit_rows {rows} {width} hole {hole}"), &y_b, &y.0, &plain_y);
+    if hole {
+        return;
+    }
+    let wide: Vec<f64> = plain_scale.iter().map(|x| f64::from(*x)).collect();
+    t.compare::<B::Stat>(&format!("unit_rows scale {rows} {width}"), &scale_b, &scale.0, &wide);
+
+    let rounded = |v: &HostBuf<f64>, act: bool| -> Vec<f64> {
+        let one = |x: &f64| if act { B::Act::from_f64(*x).to_f64() } else { B::Stat::from_f64(*x).to_f64() };
+        v.0.iter().map(one).collect()
+    };
+    let (y, scale) = (rounded(&y, true), rounded(&scale, false));
+    let mut want = host(&d);
+    TRUTH.unit_rows_backward(&mut want, &host(&y), &host(&scale), rows, width).unwrap();
+    let plain: Vec<f64> = (0..rows)
+        .flat_map(|r| {
+            let (d, y) = (row(&d, r), row(&y, r));
+            let along = dot(width, |i| (d[i], y[i]));
+            let one = |i: usize| f64::from(scale[r] as f32 * (d[i] as f32 - y[i] as f32 * along));
+            (0..width).map(one).collect::<Vec<_>>()
+        })
+        .collect();
+    let mut d_b = t.output(&d);
+    t.b.unit_rows_backward(&mut d_b, &t.floats(&y), &t.floats(&scale), rows, width).unwrap();
+    t.compare::<B::Stat>(&format!("unit_rows_backward {rows} {width}"), &d_b, &want.0, &plain);
+}
+
+fn gelu<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
+    let (mut x, dy) = (t.random(len, 12.0), t.random(len, 1.0));
+    for (x, extreme) in x.iter_mut().zip([-200.0, 200.0, 0.0, -5.0, 5.0]).skip(1) {
+        *x = extreme;
+    }
+    let gate = |x: f32| 1.0 / (1.0 + (-2.0 * 0.797_884_6 * (x + 0.044715 * x * x * x)).exp());
+    let mut want = zeros(len);
+    TRUTH.gelu(&mut want, &host(&x), len).unwrap();
+    let plain: Vec<f64> = x.iter().map(|x| round::<B::Act>(*x as f32 * gate(*x as f32))).collect();
+    let (x_b, mut y) = (t.floats(&x), t.fresh(len));
+    t.b.gelu(&mut y, &x_b, len).unwrap();
+    t.compare::<B::Act>(&format!("gelu {len}"), &y, &want.0, &plain);
+
+    let mut want = zeros(len);
+    TRUTH.gelu_backward(&mut want, &host(&dy), &host(&x), len).unwrap();
+    let slope = |x: f32| {
+        let s = gate(x);
+        s * (1.0 + 2.0 * x * (1.0 - s) * 0.797_884_6 * (1.0 + 3.0 * 0.044715 * x * x))
+    };
+    let plain: Vec<f64> =
+        x.iter().zip(&dy).map(|(x, dy)| round::<B::Act>(*dy as f32 * slope(*x as f32))).collect();
+    let mut dx = t.fresh(len);
+    t.b.gelu_backward(&mut dx, &t.floats(&dy), &x_b, len).unwrap();
+    t.compare::<B::Act>(&format!("gelu dx {len}"), &dx, &want.0, &plain);
 }
 
 fn scale<B: Backend>(t: &mut Suite<'_, B>, len: usize) {

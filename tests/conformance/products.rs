@@ -40,7 +40,10 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
         bias_backward(t, m, n);
     }
     for (tokens, width, vocab) in [(1, 1, 1), (3, 65, 257), (17, 63, 65), (65, 17, 1), (257, 30, 300)] {
-        head(t, HeadShape { tokens, width, vocab });
+        head(t, HeadShape { tokens, width, vocab }, false);
+    }
+    for (tokens, width, vocab) in [(1, 1, 1), (17, 63, 65), (70, 24, 520)] {
+        head(t, HeadShape { tokens, width, vocab }, true);
     }
 }
 
@@ -116,51 +119,68 @@ fn bias_backward<B: Backend>(t: &mut Suite<'_, B>, m: usize, n: usize) {
     }
 }
 
-fn head<B: Backend>(t: &mut Suite<'_, B>, s: HeadShape) {
+/// A head with a bias or without one.
+fn head<B: Backend>(t: &mut Suite<'_, B>, s: HeadShape, biased: bool) {
     let HeadShape { tokens, width, vocab } = s;
     let (x, w) = (t.random(tokens * width, 2.0), t.random(vocab * width, 2.0));
-    let old = t.random_stat(vocab * width, 0.1);
+    let bias = if biased { t.random(vocab, 2.0) } else { vec![0.0; vocab] };
+    let (old, old_db) = (t.random_stat(vocab * width, 0.1), t.random_stat(vocab, 0.1));
     let mut targets: Vec<TokenId> = (0..tokens).map(|_| TokenId(t.below(vocab) as u32)).collect();
     targets.iter_mut().skip(1).step_by(3).for_each(|target| *target = TokenId::IGNORED);
     let scale = 1.0 / tokens as f64;
-    let name = |what: &str| format!("head_loss {s:?} {what}");
+    let name = |what: &str| format!("head_loss {s:?} biased {biased} {what}");
 
     let (mut nll, mut dx, mut dw) = (zeros(tokens), zeros(tokens * width), host(&old));
-    let grad = HeadGrad { dx: &mut dx, dw: Some(&mut dw), scale };
-    TRUTH.head_loss(&mut nll, &host(&x), &host(&w), &HostBuf(targets.clone()), Some(grad), s).unwrap();
-    let (plain_nll, plain_dx, plain_dw) = plain_head::<B>(&x, &w, &old, &targets, scale, s);
+    let (mut db, bias_h, bias_b) = (host(&old_db), host(&bias), t.floats(&bias));
+    let (truth_bias, bias_b) = (biased.then_some(&bias_h), biased.then_some(&bias_b));
+    let grad = HeadGrad { dx: &mut dx, dw: Some(&mut dw), db: biased.then_some(&mut db), scale };
+    let targets_h = HostBuf(targets.clone());
+    TRUTH.head_loss(&mut nll, &host(&x), &host(&w), truth_bias, &targets_h, Some(grad), s).unwrap();
+    let plain = plain_head::<B>([&x, &w, &bias], [&old, &old_db], &targets, scale, s);
 
     let (xb, wb, tb) = (t.floats(&x), t.floats(&w), t.upload(&targets));
     let (mut nll_b, mut dx_b, mut dw_b) = (t.fresh(tokens), t.fresh(tokens * width), t.output(&old));
-    let grad = HeadGrad { dx: &mut dx_b, dw: Some(&mut dw_b), scale };
-    t.b.head_loss(&mut nll_b, &xb, &wb, &tb, Some(grad), s).unwrap();
-    t.compare::<B::Stat>(&name("nll"), &nll_b, &nll.0, &plain_nll);
-    t.compare::<B::Act>(&name("dx"), &dx_b, &dx.0, &plain_dx);
-    t.compare::<B::Stat>(&name("dw"), &dw_b, &dw.0, &plain_dw);
+    let mut db_b = t.output(&old_db);
+    let grad = HeadGrad { dx: &mut dx_b, dw: Some(&mut dw_b), db: biased.then_some(&mut db_b), scale };
+    t.b.head_loss(&mut nll_b, &xb, &wb, bias_b, &tb, Some(grad), s).unwrap();
+    t.compare::<B::Stat>(&name("nll"), &nll_b, &nll.0, &plain.nll);
+    t.compare::<B::Act>(&name("dx"), &dx_b, &dx.0, &plain.dx);
+    t.compare::<B::Stat>(&name("dw"), &dw_b, &dw.0, &plain.dw);
+    if biased {
+        t.compare::<B::Stat>(&name("db"), &db_b, &db.0, &plain.db);
+    }
 
     let (mut nll_b, mut dx_b) = (t.fresh(tokens), t.fresh(tokens * width));
-    let frozen = HeadGrad { dx: &mut dx_b, dw: None, scale };
-    t.b.head_loss(&mut nll_b, &xb, &wb, &tb, Some(frozen), s).unwrap();
-    t.compare::<B::Act>(&name("dx of a frozen head"), &dx_b, &dx.0, &plain_dx);
+    let frozen = HeadGrad { dx: &mut dx_b, dw: None, db: None, scale };
+    t.b.head_loss(&mut nll_b, &xb, &wb, bias_b, &tb, Some(frozen), s).unwrap();
+    t.compare::<B::Act>(&name("dx of a frozen head"), &dx_b, &dx.0, &plain.dx);
 
     let mut nll_b = t.fresh(tokens);
-    t.b.head_loss(&mut nll_b, &xb, &wb, &tb, None, s).unwrap();
-    t.compare::<B::Stat>(&name("nll alone"), &nll_b, &nll.0, &plain_nll);
+    t.b.head_loss(&mut nll_b, &xb, &wb, bias_b, &tb, None, s).unwrap();
+    t.compare::<B::Stat>(&name("nll alone"), &nll_b, &nll.0, &plain.nll);
 
     let mut logits = zeros(tokens * vocab);
-    TRUTH.head_logits(&mut logits, &host(&x), &host(&w), s).unwrap();
-    let plain = product((tokens, vocab, width), |i, l| x[i * width + l], |l, j| w[j * width + l]);
-    let plain: Vec<f64> = plain.iter().map(|x| f64::from(*x)).collect();
+    TRUTH.head_logits(&mut logits, &host(&x), &host(&w), truth_bias, s).unwrap();
     let mut logits_b = t.fresh(tokens * vocab);
-    t.b.head_logits(&mut logits_b, &xb, &wb, s).unwrap();
-    t.compare::<B::Stat>(&format!("head_logits {s:?}"), &logits_b, &logits.0, &plain);
+    t.b.head_logits(&mut logits_b, &xb, &wb, bias_b, s).unwrap();
+    t.compare::<B::Stat>(&format!("head_logits {s:?} biased {biased}"), &logits_b, &logits.0, &plain.logits);
+}
+
+/// What plain loops make of a head; gradients are added to what was there.
+struct PlainHead {
+    logits: Vec<f64>,
+    nll: Vec<f64>,
+    dx: Vec<f64>,
+    dw: Vec<f64>,
+    db: Vec<f64>,
 }
 
 fn plain_head<B: Backend>(
-    x: &[f64], w: &[f64], old: &[f64], targets: &[TokenId], scale: f64, s: HeadShape,
-) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+    [x, w, bias]: [&[f64]; 3], [old, old_db]: [&[f64]; 2], targets: &[TokenId], scale: f64, s: HeadShape,
+) -> PlainHead {
     let HeadShape { tokens, width, vocab } = s;
-    let z = product((tokens, vocab, width), |i, l| x[i * width + l], |l, j| w[j * width + l]);
+    let mut z = product((tokens, vocab, width), |i, l| x[i * width + l], |l, j| w[j * width + l]);
+    z.iter_mut().enumerate().for_each(|(at, z)| *z += bias[at % vocab] as f32);
     let mut nll = vec![0.0; tokens];
     let mut dz = vec![0.0; tokens * vocab];
     for (i, target) in targets.iter().enumerate().filter(|(_, target)| **target != TokenId::IGNORED) {
@@ -177,5 +197,8 @@ fn plain_head<B: Backend>(
     let dw = product((vocab, width, tokens), |j, i| dz[i * vocab + j], |i, c| x[i * width + c]);
     let dx = dx.iter().map(|x| round::<B::Act>(*x)).collect();
     let dw = dw.iter().zip(old).map(|(x, old)| f64::from(x + *old as f32)).collect();
-    (nll, dx, dw)
+    let mut db: Vec<f32> = old_db.iter().map(|x| *x as f32).collect();
+    dz.iter().enumerate().for_each(|(at, dz)| db[at % vocab] += *dz as f32);
+    let wide = |v: Vec<f32>| v.into_iter().map(f64::from).collect();
+    PlainHead { logits: wide(z), nll, dx, dw, db: wide(db) }
 }

@@ -7,6 +7,7 @@ use super::check;
 use super::isa::{Simd, per_isa};
 use super::math::{CpuFloat, LANES, exp, larger, max_lanes, sum_lanes};
 use super::matmul::{self, Operand, Size};
+use super::norm::add_rows;
 use super::pool::Disjoint;
 use super::products::{columns, lines};
 use super::scratch::{Carver, grain};
@@ -52,7 +53,7 @@ impl<E: CpuFloat> Cpu<E> {
     }
 
     pub(super) fn head_loss(
-        &self, nll: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, targets: &Buf<TokenId>,
+        &self, nll: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, bias: Option<&Buf<E>>, targets: &Buf<TokenId>,
         mut grad: Option<HeadGrad<'_, Self>>, s: HeadShape,
     ) -> Result<()> {
         let HeadShape { tokens, width, vocab } = s;
@@ -62,11 +63,14 @@ impl<E: CpuFloat> Cpu<E> {
             ("w", w.len(), vocab * width),
             ("targets", targets.len(), tokens),
         ];
+        operands.extend(bias.map(|bias| ("bias", bias.len(), vocab)));
         if let Some(grad) = &grad {
             operands.push(("dx", grad.dx.len(), tokens * width));
             operands.extend(grad.dw.as_ref().map(|dw| ("dw", dw.len(), vocab * width)));
+            operands.extend(grad.db.as_ref().map(|db| ("db", db.len(), vocab)));
         }
         check::lengths("head_loss", &operands)?;
+        let bias = bias.map(|bias| &bias.as_slice()[..vocab]);
         let targets = &targets.as_slice()[..tokens];
         check::tokens("head_loss", targets, vocab, true)?;
         let chunk = chunk_tokens(tokens, vocab).max(1);
@@ -98,6 +102,7 @@ impl<E: CpuFloat> Cpu<E> {
             self.row_losses(
                 &mut nll.as_mut_slice()[rows.clone()],
                 logits,
+                bias,
                 vocab,
                 &targets[rows.clone()],
                 scale,
@@ -119,17 +124,21 @@ impl<E: CpuFloat> Cpu<E> {
     }
 
     fn row_losses(
-        &self, nll: &mut [f32], logits: &mut [u32], vocab: usize, targets: &[TokenId], scale: Option<f32>,
+        &self, nll: &mut [f32], logits: &mut [u32], bias: Option<&[E]>, vocab: usize, targets: &[TokenId],
+        scale: Option<f32>,
     ) {
         let ns = 1.5 * (nll.len() * vocab) as f64;
         let rows = logits.chunks_exact_mut(row_words(vocab)).zip(nll).zip(targets);
         self.workers.each(ns, rows, |((row, nll), target)| {
+            if let Some(bias) = bias {
+                add_rows(self.simd, &mut bytemuck::cast_slice_mut(&mut *row)[..vocab], bias, vocab);
+            }
             let target = (*target != TokenId::IGNORED).then_some(target.0 as usize);
             *nll = row_loss::<E>(self.simd, row, vocab, target, scale);
         });
     }
 
-    /// dx = dz·w and, unless the head is frozen, dw += dzᵀ·x for the tokens `rows`; x is theirs.
+    /// dx = dz·w and, unless the head is frozen, dw += dzᵀ·x and db += Σ dz for the tokens `rows`; x is theirs.
     fn undo_head(
         &self, grad: &mut HeadGrad<'_, Self>, dz: &[E], scratch: &mut [u32], rows: Range<usize>, x: &[E],
         w: &[E], s: HeadShape,
@@ -139,6 +148,14 @@ impl<E: CpuFloat> Cpu<E> {
         let dx = Rounded { simd: self.simd, out, ld: s.width, bias: None, residual: None };
         let size = Size { m: rows.len(), n: s.width, k: s.vocab };
         matmul::product(cx, scratch, dz_lines(dz, s.vocab), columns(w, s.width), size, &dx);
+        if let Some(db) = &mut grad.db {
+            let (stride, run) =
+                (row_words(s.vocab) * 4 / std::mem::size_of::<E>(), self.columns_at_a_time(s.vocab));
+            let columns = db.as_mut_slice()[..s.vocab].chunks_mut(run).enumerate();
+            self.workers.each(0.2 * (rows.len() * s.vocab) as f64, columns, |(c, db)| {
+                add_rows(self.simd, db, &dz[c * run..rows.len() * stride], stride);
+            });
+        }
         let Some(dw) = &mut grad.dw else { return };
         let dw = AddExact { simd: self.simd, out: Disjoint::new(dw.as_mut_slice()), ld: s.width };
         let size = Size { m: s.vocab, n: s.width, k: rows.len() };

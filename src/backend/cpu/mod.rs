@@ -13,9 +13,11 @@
 mod attention;
 mod buffer;
 mod check;
+mod gelu;
 mod head;
 mod isa;
 mod kv;
+mod layernorm;
 mod math;
 mod matmul;
 mod norm;
@@ -29,6 +31,7 @@ mod sample;
 mod scratch;
 mod sinks;
 mod swiglu;
+mod unit;
 
 pub use buffer::Buf;
 pub use isa::Isa;
@@ -95,6 +98,11 @@ impl<E: CpuFloat> Cpu<E> {
     /// Bytes of scratch memory that the largest operation so far took.
     pub fn scratch_high_water(&self) -> usize {
         self.arena.high_water_bytes()
+    }
+
+    /// Columns of a task that sums along columns.
+    fn columns_at_a_time(&self, columns: usize) -> usize {
+        columns.div_ceil(2 * self.threads()).next_multiple_of(16).max(64)
     }
 
     fn forward_plan(&self, s: AttentionShape) -> ForwardPlan {
@@ -225,7 +233,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
         check::tokens("embed_backward", ids, vocab, false)?;
         let table = Disjoint::new(d_table.as_mut_slice());
         // Every task has all tokens, in order, and some of the columns.
-        let run = width.div_ceil(2 * self.threads()).next_multiple_of(16).max(64);
+        let run = self.columns_at_a_time(width);
         self.workers.each(0.5 * (tokens * width) as f64, (0..width).step_by(run), |first| {
             let n = run.min(width - first);
             for (t, id) in ids.iter().enumerate() {
@@ -296,6 +304,31 @@ impl<E: CpuFloat> Backend for Cpu<E> {
         Ok(())
     }
 
+    fn layernorm(
+        &self, y: &mut Buf<E>, stats: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, bias: &Buf<E>, s: NormShape,
+    ) -> Result<()> {
+        Cpu::layernorm(self, y, stats, x, w, bias, s)
+    }
+
+    fn layernorm_backward(
+        &self, dx: &mut Buf<E>, dw: Option<&mut Buf<f32>>, dy: &Buf<E>, x: &Buf<E>, stats: &Buf<f32>,
+        w: &Buf<E>, s: NormShape,
+    ) -> Result<()> {
+        Cpu::layernorm_backward(self, dx, dw, dy, x, stats, w, s)
+    }
+
+    fn unit_rows(
+        &self, y: &mut Buf<E>, scale: &mut Buf<f32>, x: &Buf<E>, rows: usize, width: usize,
+    ) -> Result<()> {
+        Cpu::unit_rows(self, y, scale, x, rows, width)
+    }
+
+    fn unit_rows_backward(
+        &self, d: &mut Buf<f32>, y: &Buf<E>, scale: &Buf<f32>, rows: usize, width: usize,
+    ) -> Result<()> {
+        Cpu::unit_rows_backward(self, d, y, scale, rows, width)
+    }
+
     fn matmul_nt(
         &self, y: &mut Buf<E>, x: &Buf<E>, w: &Buf<E>, bias: Option<&Buf<E>>, residual: Option<&Buf<E>>,
         s: MatmulShape,
@@ -318,7 +351,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
         if m == 0 {
             return Ok(());
         }
-        let run = n.div_ceil(2 * self.threads()).next_multiple_of(16).max(64);
+        let run = self.columns_at_a_time(n);
         let dy = &dy.as_slice()[..m * n];
         let columns = db.as_mut_slice()[..n].chunks_mut(run).enumerate();
         self.workers.each(0.2 * (m * n) as f64, columns, |(c, db)| {
@@ -410,6 +443,14 @@ impl<E: CpuFloat> Backend for Cpu<E> {
         Ok(())
     }
 
+    fn gelu(&self, y: &mut Buf<E>, x: &Buf<E>, len: usize) -> Result<()> {
+        Cpu::gelu(self, y, x, len)
+    }
+
+    fn gelu_backward(&self, dx: &mut Buf<E>, dy: &Buf<E>, x: &Buf<E>, len: usize) -> Result<()> {
+        Cpu::gelu_backward(self, dx, dy, x, len)
+    }
+
     fn attention(
         &self, o: &mut Buf<E>, lse: &mut Buf<f32>, q: &Buf<E>, k: &Buf<E>, v: &Buf<E>,
         documents: Option<&Buf<DocumentId>>, s: AttentionShape,
@@ -492,25 +533,32 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     }
 
     fn head_loss(
-        &self, nll: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, targets: &Buf<TokenId>,
+        &self, nll: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, bias: Option<&Buf<E>>, targets: &Buf<TokenId>,
         grad: Option<HeadGrad<'_, Self>>, s: HeadShape,
     ) -> Result<()> {
-        Cpu::head_loss(self, nll, x, w, targets, grad, s)
+        Cpu::head_loss(self, nll, x, w, bias, targets, grad, s)
     }
 
-    fn head_logits(&self, logits: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, s: HeadShape) -> Result<()> {
+    fn head_logits(
+        &self, logits: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, bias: Option<&Buf<E>>, s: HeadShape,
+    ) -> Result<()> {
         let HeadShape { tokens, width, vocab } = s;
-        check::lengths(
-            "head_logits",
-            &[
-                ("logits", logits.len(), tokens * vocab),
-                ("x", x.len(), tokens * width),
-                ("w", w.len(), vocab * width),
-            ],
-        )?;
+        let mut operands = vec![
+            ("logits", logits.len(), tokens * vocab),
+            ("x", x.len(), tokens * width),
+            ("w", w.len(), vocab * width),
+        ];
+        operands.extend(bias.map(|bias| ("bias", bias.len(), vocab)));
+        check::lengths("head_logits", &operands)?;
         let words = self.nt_words(MatmulShape { m: tokens, n: vocab, k: width });
         let mut scratch = self.arena.take(words);
         self.logits(logits.as_mut_slice(), vocab, scratch.words(words), x.as_slice(), w.as_slice(), s);
+        if let Some(bias) = bias {
+            let rows = logits.as_mut_slice()[..tokens * vocab].chunks_exact_mut(vocab.max(1));
+            self.workers.each(0.2 * (tokens * vocab) as f64, rows, |z| {
+                norm::add_rows(self.simd, z, &bias.as_slice()[..vocab], vocab);
+            });
+        }
         Ok(())
     }
 

@@ -37,8 +37,8 @@ impl<E: CudaFloat> Cuda<E> {
     }
 
     pub(super) fn loss(
-        &self, nll: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, targets: &Buf<TokenId>,
-        grad: Option<HeadGrad<'_, Self>>, s: HeadShape,
+        &self, nll: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, bias: Option<&Buf<E>>, targets: &Buf<TokenId>,
+        mut grad: Option<HeadGrad<'_, Self>>, s: HeadShape,
     ) -> Result<()> {
         const OP: &str = "head_loss";
         let HeadShape { tokens, width, vocab } = s;
@@ -48,15 +48,18 @@ impl<E: CudaFloat> Cuda<E> {
             ("w", w.len(), vocab * width),
             ("targets", targets.len(), tokens),
         ];
+        operands.extend(bias.map(|bias| ("bias", bias.len(), vocab)));
         if let Some(grad) = &grad {
             operands.push(("dx", grad.dx.len(), tokens * width));
             operands.extend(grad.dw.as_ref().map(|dw| ("dw", dw.len(), vocab * width)));
+            operands.extend(grad.db.as_ref().map(|db| ("db", db.len(), vocab)));
         }
         self.lengths(OP, &operands)?;
         let chunk = chunk_tokens(s);
         let scratch = self.arena.take(Self::head_scratch(s, grad.is_some()))?;
         let logits = scratch.arg();
-        let pieces = Self::logit_tiles(vocab);
+        // what the product tells of the logits holds before the bias only
+        let pieces = if bias.is_some() { 0 } else { Self::logit_tiles(vocab) };
         let stats = if pieces > 0 { scratch.arg_at(Self::logit_bytes(s)) } else { Arg::NULL };
         let slope = match &grad {
             None => Arg::NULL,
@@ -69,6 +72,7 @@ impl<E: CudaFloat> Cuda<E> {
             let shape = MatmulShape { m: rows, n: vocab, k: width };
             let x = x.arg_at(first * width);
             self.logits_with_stats(logits, stats, [x, w.arg()], shape)?;
+            bias.map_or(Ok(()), |bias| self.add_bias(logits, bias, rows, vocab))?;
             let args = [
                 nll.arg_at(first),
                 slope,
@@ -80,14 +84,23 @@ impl<E: CudaFloat> Cuda<E> {
                 Arg::float(scale),
             ];
             self.launch("cross_entropy", line(rows, tiles::SOFTMAX_THREADS), &args)?;
-            if let Some(grad) = &grad {
+            if let Some(grad) = &mut grad {
                 self.nn(grad.dx.arg_at(first * width), slope, w.arg(), Write::Overwrite, shape)?;
                 if let Some(dw) = &grad.dw {
                     self.tn(dw.arg(), slope, x, shape)?;
                 }
+                if let Some(db) = &mut grad.db {
+                    self.column_sum::<E>(db, slope, rows, vocab)?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// z[t,:] += bias, of logits [rows, vocab].
+    pub(super) fn add_bias(&self, z: Arg, bias: &Buf<E>, rows: usize, vocab: usize) -> Result<()> {
+        let args = [z, bias.arg(), self.int("head_loss", vocab)?];
+        self.launch("add_bias", line(rows, tiles::SOFTMAX_THREADS), &args)
     }
 
     pub(super) fn choose(

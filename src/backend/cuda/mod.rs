@@ -14,6 +14,7 @@ mod head;
 mod images;
 mod kernels;
 mod kv;
+mod norms;
 mod optim;
 mod peak;
 mod products;
@@ -96,6 +97,12 @@ impl<E: CudaFloat> Cuda<E> {
 
     fn lengths(&self, op: &str, operands: &[(&str, usize, usize)]) -> Result<()> {
         check::lengths(&self.name, op, operands)
+    }
+
+    /// Blocks of a norm, which each load the weights once: with `rows` rows or more for each they are little beside the
+    /// rows.
+    fn norm_blocks(tokens: usize, rows: usize) -> usize {
+        tokens.min((tokens / rows).clamp(NORM_BLOCKS, STRIDING))
     }
 
     /// A size as kernels take it.
@@ -230,9 +237,8 @@ impl<E: CudaFloat> Backend for Cuda<E> {
             &[("y", y.len(), all), ("rstd", rstd.len(), tokens), ("x", x.len(), all), ("w", w.len(), width)],
         )?;
         let shared = 2 * width * size_of::<E>();
-        // a block loads the weights once: with sixteen rows or more for each they are little beside the rows
-        let blocks = tokens.min((tokens / 16).clamp(NORM_BLOCKS, STRIDING));
-        let grid = Grid { blocks: [blocks, 1, 1], threads: tiles::ROW_THREADS, shared };
+        let grid =
+            Grid { blocks: [Self::norm_blocks(tokens, 16), 1, 1], threads: tiles::ROW_THREADS, shared };
         let sizes = [self.int("rmsnorm", tokens)?, self.int("rmsnorm", width)?, Arg::float(eps)];
         self.launch("rmsnorm", grid, &[&[y.arg(), rstd.arg(), x.arg(), w.arg()][..], &sizes].concat())
     }
@@ -264,6 +270,31 @@ impl<E: CudaFloat> Backend for Cuda<E> {
         let sizes = [self.int(OP, tokens)?, self.int(OP, width)?];
         self.launch(OP, grid, &[&operands[..], &sizes].concat())?;
         dw.map_or(Ok(()), |dw| self.column_sum::<f32>(dw, partial, blocks, width))
+    }
+
+    fn layernorm(
+        &self, y: &mut Buf<E>, stats: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, bias: &Buf<E>, s: NormShape,
+    ) -> Result<()> {
+        self.norm_about_mean(y, stats, x, [w, bias], s)
+    }
+
+    fn layernorm_backward(
+        &self, dx: &mut Buf<E>, dw: Option<&mut Buf<f32>>, dy: &Buf<E>, x: &Buf<E>, stats: &Buf<f32>,
+        w: &Buf<E>, s: NormShape,
+    ) -> Result<()> {
+        self.norm_about_mean_backward(dx, dw, [dy, x], stats, w, s)
+    }
+
+    fn unit_rows(
+        &self, y: &mut Buf<E>, scale: &mut Buf<f32>, x: &Buf<E>, rows: usize, width: usize,
+    ) -> Result<()> {
+        self.make_unit_rows(y, scale, x, rows, width)
+    }
+
+    fn unit_rows_backward(
+        &self, d: &mut Buf<f32>, y: &Buf<E>, scale: &Buf<f32>, rows: usize, width: usize,
+    ) -> Result<()> {
+        self.undo_unit_rows(d, y, scale, rows, width)
     }
 
     fn matmul_nt(
@@ -356,6 +387,18 @@ impl<E: CudaFloat> Backend for Cuda<E> {
         self.launch("swiglu_backward", striding(len.div_ceil(vector::<E>())), &args)
     }
 
+    fn gelu(&self, y: &mut Buf<E>, x: &Buf<E>, len: usize) -> Result<()> {
+        self.lengths("gelu", &[("y", y.len(), len), ("x", x.len(), len)])?;
+        self.launch("gelu", striding(len.div_ceil(vector::<E>())), &[y.arg(), x.arg(), Arg::long(len as i64)])
+    }
+
+    fn gelu_backward(&self, dx: &mut Buf<E>, dy: &Buf<E>, x: &Buf<E>, len: usize) -> Result<()> {
+        const OP: &str = "gelu_backward";
+        self.lengths(OP, &[("dx", dx.len(), len), ("dy", dy.len(), len), ("x", x.len(), len)])?;
+        let args = [dx.arg(), dy.arg(), x.arg(), Arg::long(len as i64)];
+        self.launch(OP, striding(len.div_ceil(vector::<E>())), &args)
+    }
+
     fn attention(
         &self, o: &mut Buf<E>, lse: &mut Buf<f32>, q: &Buf<E>, k: &Buf<E>, v: &Buf<E>,
         documents: Option<&Buf<DocumentId>>, s: AttentionShape,
@@ -384,23 +427,25 @@ impl<E: CudaFloat> Backend for Cuda<E> {
     }
 
     fn head_loss(
-        &self, nll: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, targets: &Buf<TokenId>,
+        &self, nll: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, bias: Option<&Buf<E>>, targets: &Buf<TokenId>,
         grad: Option<HeadGrad<'_, Self>>, s: HeadShape,
     ) -> Result<()> {
-        self.loss(nll, x, w, targets, grad, s)
+        self.loss(nll, x, w, bias, targets, grad, s)
     }
 
-    fn head_logits(&self, logits: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, s: HeadShape) -> Result<()> {
+    fn head_logits(
+        &self, logits: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, bias: Option<&Buf<E>>, s: HeadShape,
+    ) -> Result<()> {
         let HeadShape { tokens, width, vocab } = s;
-        self.lengths(
-            "head_logits",
-            &[
-                ("logits", logits.len(), tokens * vocab),
-                ("x", x.len(), tokens * width),
-                ("w", w.len(), vocab * width),
-            ],
-        )?;
-        self.logits(logits.arg(), x.arg(), w.arg(), MatmulShape { m: tokens, n: vocab, k: width })
+        let mut operands = vec![
+            ("logits", logits.len(), tokens * vocab),
+            ("x", x.len(), tokens * width),
+            ("w", w.len(), vocab * width),
+        ];
+        operands.extend(bias.map(|bias| ("bias", bias.len(), vocab)));
+        self.lengths("head_logits", &operands)?;
+        self.logits(logits.arg(), x.arg(), w.arg(), MatmulShape { m: tokens, n: vocab, k: width })?;
+        bias.map_or(Ok(()), |bias| self.add_bias(logits.arg(), bias, tokens, vocab))
     }
 
     fn sample(

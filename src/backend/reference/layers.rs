@@ -1,4 +1,4 @@
-//! Embedding, RMSNorm, rotation and SwiGLU, each beside the operation that undoes it.
+//! Embedding, the norms, rotation, SwiGLU and GELU, each beside the operation that undoes it.
 
 use super::*;
 use std::f64::consts::TAU;
@@ -65,6 +65,79 @@ pub fn rmsnorm_backward(
             if let Some(dw) = &mut dw {
                 dw[i] += dy[i] * x[i] * r;
             }
+        }
+    }
+    Ok(())
+}
+
+pub fn layernorm(y: &mut Buf, stats: &mut Buf, x: &Buf, w: &Buf, bias: &Buf, s: NormShape) -> Result<()> {
+    const OP: &str = "layernorm";
+    let d = s.width;
+    let x = part(OP, "x", x, s.tokens * d)?;
+    let (w, bias) = (part(OP, "w", w, d)?, part(OP, "bias", bias, d)?);
+    let y = part_mut(OP, "y", y, s.tokens * d)?;
+    let stats = part_mut(OP, "stats", stats, 2 * s.tokens)?;
+    for t in 0..s.tokens {
+        let x = &x[t * d..][..d];
+        let mean = x.iter().sum::<f64>() / d as f64;
+        let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / d as f64;
+        let rstd = 1.0 / (variance + s.eps).sqrt();
+        (stats[2 * t], stats[2 * t + 1]) = (mean, rstd);
+        for i in 0..d {
+            y[t * d + i] = (x[i] - mean) * rstd * w[i] + bias[i];
+        }
+    }
+    Ok(())
+}
+
+pub fn layernorm_backward(
+    dx: &mut Buf, dw: Option<&mut Buf>, dy: &Buf, x: &Buf, stats: &Buf, w: &Buf, s: NormShape,
+) -> Result<()> {
+    const OP: &str = "layernorm_backward";
+    let d = s.width;
+    let (dy, x) = (part(OP, "dy", dy, s.tokens * d)?, part(OP, "x", x, s.tokens * d)?);
+    let (stats, w) = (part(OP, "stats", stats, 2 * s.tokens)?, part(OP, "w", w, d)?);
+    let dx = part_mut(OP, "dx", dx, s.tokens * d)?;
+    let mut dw = dw.map(|dw| part_mut(OP, "dw", dw, d)).transpose()?;
+    for t in 0..s.tokens {
+        let (dy, x, mean, rstd) = (&dy[t * d..][..d], &x[t * d..][..d], stats[2 * t], stats[2 * t + 1]);
+        let normed: Vec<f64> = x.iter().map(|x| (x - mean) * rstd).collect();
+        let g: Vec<f64> = dy.iter().zip(w).map(|(dy, w)| dy * w).collect();
+        let mean_g = g.iter().sum::<f64>() / d as f64;
+        let mean_gx = g.iter().zip(&normed).map(|(g, x)| g * x).sum::<f64>() / d as f64;
+        for i in 0..d {
+            dx[t * d + i] += rstd * (g[i] - mean_g - normed[i] * mean_gx);
+            if let Some(dw) = &mut dw {
+                dw[i] += dy[i] * normed[i];
+            }
+        }
+    }
+    Ok(())
+}
+
+pub fn unit_rows(y: &mut Buf, scale: &mut Buf, x: &Buf, rows: usize, width: usize) -> Result<()> {
+    let x = part("unit_rows", "x", x, rows * width)?;
+    let y = part_mut("unit_rows", "y", y, rows * width)?;
+    let scale = part_mut("unit_rows", "scale", scale, rows)?;
+    for r in 0..rows {
+        let x = &x[r * width..][..width];
+        scale[r] = 1.0 / x.iter().map(|x| x * x).sum::<f64>().sqrt().max(UNIT_LEAST);
+        for i in 0..width {
+            y[r * width + i] = x[i] * scale[r];
+        }
+    }
+    Ok(())
+}
+
+pub fn unit_rows_backward(d: &mut Buf, y: &Buf, scale: &Buf, rows: usize, width: usize) -> Result<()> {
+    const OP: &str = "unit_rows_backward";
+    let (y, scale) = (part(OP, "y", y, rows * width)?, part(OP, "scale", scale, rows)?);
+    let d = part_mut(OP, "d", d, rows * width)?;
+    for r in 0..rows {
+        let (d, y) = (&mut d[r * width..][..width], &y[r * width..][..width]);
+        let along: f64 = d.iter().zip(y).map(|(d, y)| d * y).sum();
+        for i in 0..width {
+            d[i] = scale[r] * (d[i] - y[i] * along);
         }
     }
     Ok(())
@@ -139,6 +212,30 @@ pub fn swiglu_backward(
         let sigma = sigmoid(gate[i]);
         d_gate[i] = dy[i] * up[i] * sigma * (1.0 + gate[i] * (1.0 - sigma));
         d_up[i] = dy[i] * gate[i] * sigma;
+    }
+    Ok(())
+}
+
+/// σ(2u) of GELU.
+fn gelu_gate(x: f64) -> f64 {
+    sigmoid(2.0 * GELU_SCALE * (x + GELU_CUBE * x.powi(3)))
+}
+
+pub fn gelu(y: &mut Buf, x: &Buf, len: usize) -> Result<()> {
+    let x = part("gelu", "x", x, len)?;
+    let y = part_mut("gelu", "y", y, len)?;
+    (0..len).for_each(|i| y[i] = x[i] * gelu_gate(x[i]));
+    Ok(())
+}
+
+pub fn gelu_backward(dx: &mut Buf, dy: &Buf, x: &Buf, len: usize) -> Result<()> {
+    const OP: &str = "gelu_backward";
+    let (dy, x) = (part(OP, "dy", dy, len)?, part(OP, "x", x, len)?);
+    let dx = part_mut(OP, "dx", dx, len)?;
+    for i in 0..len {
+        let (x, gate) = (x[i], gelu_gate(x[i]));
+        let slope = GELU_SCALE * (1.0 + 3.0 * GELU_CUBE * x * x);
+        dx[i] = dy[i] * gate * (1.0 + 2.0 * x * (1.0 - gate) * slope);
     }
     Ok(())
 }

@@ -103,6 +103,22 @@ impl Backend for Reference {
     ) -> Result<()> {
         layers::rmsnorm_backward(dx, dw, dy, x, rstd, w, s)
     }
+    fn layernorm(
+        &self, y: &mut Buf, stats: &mut Buf, x: &Buf, w: &Buf, bias: &Buf, s: NormShape,
+    ) -> Result<()> {
+        layers::layernorm(y, stats, x, w, bias, s)
+    }
+    fn layernorm_backward(
+        &self, dx: &mut Buf, dw: Option<&mut Buf>, dy: &Buf, x: &Buf, stats: &Buf, w: &Buf, s: NormShape,
+    ) -> Result<()> {
+        layers::layernorm_backward(dx, dw, dy, x, stats, w, s)
+    }
+    fn unit_rows(&self, y: &mut Buf, scale: &mut Buf, x: &Buf, rows: usize, width: usize) -> Result<()> {
+        layers::unit_rows(y, scale, x, rows, width)
+    }
+    fn unit_rows_backward(&self, d: &mut Buf, y: &Buf, scale: &Buf, rows: usize, width: usize) -> Result<()> {
+        layers::unit_rows_backward(d, y, scale, rows, width)
+    }
     fn matmul_nt(
         &self, y: &mut Buf, x: &Buf, w: &Buf, bias: Option<&Buf>, residual: Option<&Buf>, s: MatmulShape,
     ) -> Result<()> {
@@ -131,6 +147,12 @@ impl Backend for Reference {
     ) -> Result<()> {
         layers::swiglu_backward(d_gate, d_up, dy, gate, up, len)
     }
+    fn gelu(&self, y: &mut Buf, x: &Buf, len: usize) -> Result<()> {
+        layers::gelu(y, x, len)
+    }
+    fn gelu_backward(&self, dx: &mut Buf, dy: &Buf, x: &Buf, len: usize) -> Result<()> {
+        layers::gelu_backward(dx, dy, x, len)
+    }
     fn attention(
         &self, o: &mut Buf, lse: &mut Buf, q: &Buf, k: &Buf, v: &Buf,
         documents: Option<&HostBuf<DocumentId>>, s: AttentionShape,
@@ -156,13 +178,15 @@ impl Backend for Reference {
         attention::backward(dq, dk, dv, d_o, o, lse, q, k, v, documents, s)
     }
     fn head_loss(
-        &self, nll: &mut Buf, x: &Buf, w: &Buf, targets: &HostBuf<TokenId>, grad: Option<HeadGrad<'_, Self>>,
-        s: HeadShape,
+        &self, nll: &mut Buf, x: &Buf, w: &Buf, bias: Option<&Buf>, targets: &HostBuf<TokenId>,
+        grad: Option<HeadGrad<'_, Self>>, s: HeadShape,
     ) -> Result<()> {
-        loss::head_loss(nll, x, w, targets, grad, s)
+        loss::head_loss(nll, x, w, bias, targets, grad, s)
     }
-    fn head_logits(&self, logits: &mut Buf, x: &Buf, w: &Buf, s: HeadShape) -> Result<()> {
-        products::matmul_nt(logits, x, w, None, None, MatmulShape { m: s.tokens, n: s.vocab, k: s.width })
+    fn head_logits(
+        &self, logits: &mut Buf, x: &Buf, w: &Buf, bias: Option<&Buf>, s: HeadShape,
+    ) -> Result<()> {
+        products::matmul_nt(logits, x, w, bias, None, MatmulShape { m: s.tokens, n: s.vocab, k: s.width })
     }
     fn sample(
         &self, tokens: &mut HostBuf<TokenId>, logits: &mut Buf, units: &Buf, s: SampleShape,

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use std::path::Path;
 
 /// A JSON object that is emptied key by key; what is left over is what this program does not know.
-pub(super) struct Fields<'a> {
+pub(in crate::model) struct Fields<'a> {
     /// For messages.
     pub path: &'a Path,
     /// Where in the file, "" or "rope_scaling.", before a key in messages.

@@ -2,6 +2,7 @@
 
 use super::{Config, Dtype};
 use crate::error::{Error, Result};
+use crate::model::family::{Arch, LLAMA};
 use crate::rope::{Rope, Scaling};
 use serde_json::Map;
 
@@ -76,7 +77,7 @@ impl Config {
         }
         if let Some(known) = KNOWN_MODELS.iter().find(|known| known.shape.0 == name) {
             let config = build(known.shape.1, known.vocab, known.theta, known.begin, known.end);
-            return Ok(Config { rms_norm_eps: known.eps, tie_word_embeddings: known.tied, ..config });
+            return Ok(Config { norm_eps: known.eps, tie_word_embeddings: known.tied, ..config });
         }
         let known = preset_names().collect::<Vec<_>>().join(", ");
         Err(Error::usage("--preset", name, format!("there is no such preset; there are {known}")))
@@ -86,6 +87,8 @@ impl Config {
 fn build(shape: [usize; 7], vocab_size: usize, theta: f64, begin: u32, end: u32) -> Config {
     let [layers, hidden, inner, heads, kv_heads, head_dim, positions] = shape;
     Config {
+        family: LLAMA,
+        arch: Arch::LLAMA,
         vocab_size,
         hidden_size: hidden,
         intermediate_size: inner,
@@ -93,9 +96,8 @@ fn build(shape: [usize; 7], vocab_size: usize, theta: f64, begin: u32, end: u32)
         num_attention_heads: heads,
         num_key_value_heads: kv_heads,
         head_dim,
-        rms_norm_eps: 1e-5,
+        norm_eps: 1e-5,
         tie_word_embeddings: true,
-        attention_bias: false,
         max_position_embeddings: positions,
         bos_token_id: Some(begin),
         eos_token_ids: vec![end],

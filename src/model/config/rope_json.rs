@@ -8,7 +8,7 @@ use crate::rope::{Llama3, Rope, Scaling, ScalingKind, Yarn};
 use serde_json::{Map, Value, json};
 
 /// What transformers takes where a file names no theta.
-const DEFAULT_THETA: f64 = 10_000.0;
+pub(super) const DEFAULT_THETA: f64 = 10_000.0;
 /// Tells this program that a "yarn" is [`Scaling::YarnRevised`]; transformers warns about it and goes on.
 const VARIANT: &str = "pose_engine_variant";
 const REVISED: &str = "revised";
@@ -17,7 +17,7 @@ const REVISED: &str = "revised";
 ///
 /// `positions` is max_position_embeddings: where a yarn or llama3 scaling does not name the original length, this is
 /// taken for it, as transformers does.
-pub(super) fn read(fields: &mut Fields<'_>, rotary_dim: usize, positions: usize) -> Result<Rope> {
+pub(in crate::model) fn read(fields: &mut Fields<'_>, rotary_dim: usize, positions: usize) -> Result<Rope> {
     let original = fields.size("original_max_position_embeddings", u32::MAX as usize)?;
     let top_theta = fields.number("rope_theta")?;
     let old = match fields.object("rope_scaling", "rope_scaling.")? {

@@ -32,8 +32,8 @@ fn sentence(changes: Value) -> String {
 #[test]
 fn defaults_are_those_of_transformers() {
     let c = parse(&with(json!({}))).unwrap();
-    assert_eq!((c.num_key_value_heads, c.head_dim, c.rms_norm_eps), (4, 16, 1e-6));
-    assert!(!c.tie_word_embeddings && !c.attention_bias);
+    assert_eq!((c.num_key_value_heads, c.head_dim, c.norm_eps), (4, 16, 1e-6));
+    assert!(!c.tie_word_embeddings && c.arch == Arch::LLAMA);
     assert_eq!(c.rope, Rope { theta: 10000.0, rotary_dim: 16, scaling: Scaling::None });
     assert_eq!((c.bos_token_id, c.eos_token_ids, c.dtype), (None, vec![], None));
     let c =
@@ -45,7 +45,7 @@ fn defaults_are_those_of_transformers() {
 fn fixtures_are_read() {
     let c = fixture("llama-tiny-bias");
     assert_eq!((c.hidden_size, c.num_attention_heads, c.num_key_value_heads, c.head_dim), (24, 3, 1, 20));
-    assert!(c.attention_bias && !c.tie_word_embeddings);
+    assert!(c.arch.qkv_bias && c.arch.o_bias && !c.tie_word_embeddings);
     assert_eq!(c.dtype, Some(Dtype::F32));
     assert_eq!(parameter_count(&c), 16_256);
     assert_eq!(parameter_count(&fixture("llama-tiny")), 17_568);
@@ -66,7 +66,11 @@ fn what_cannot_be_is_refused_by_a_sentence() {
         (json!({"head_dim": 1 << 23}), "is above 16777216"),
         (json!({"rms_norm_eps": 0}), "rms_norm_eps is 0"),
         (json!({"initializer_range": -0.1}), "initializer_range is -0.1"),
-        (json!({"model_type": "mistral"}), "model_type \"mistral\" is not supported; supported is llama"),
+        (
+            json!({"model_type": "qwen"}),
+            "model_type \"qwen\" is not supported; supported are llama, mistral, qwen2, qwen3, gptj, baichuan; nearest is qwen2",
+        ),
+        (json!({"model_type": "bloom"}), "supported are llama, mistral, qwen2, qwen3"),
         (json!({"model_type": null}), "model_type is missing"),
         (json!({"hidden_act": "gelu"}), "supported is silu"),
         (json!({"mlp_bias": true}), "mlp_bias true is not supported"),
@@ -278,7 +282,8 @@ fn ids_and_table_agree() {
     assert_eq!(spec(layer.down.weight).shape, [24, 40]);
     assert_eq!(spec(layer.v.bias.unwrap()).name, "model.layers.1.self_attn.v_proj.bias");
     assert_eq!((spec(layer.v.bias.unwrap()).decay, spec(layer.v.bias.unwrap()).init), (false, Init::Zeros));
-    assert_eq!((spec(layer.post_norm).decay, spec(layer.post_norm).init), (false, Init::Ones));
+    let post_norm = layer.post_norm.expect("a second norm").weight;
+    assert_eq!((spec(post_norm).decay, spec(post_norm).init), (false, Init::Ones));
     assert_eq!((spec(layer.up.weight).decay, spec(layer.up.weight).init), (true, Init::Normal(0.02)));
     let tied = ParamIds::new(&fixture("llama-tiny"));
     assert_eq!((tied.head, tied.head_weight(), tied.layers[0].q.bias), (None, tied.embed, None));

@@ -10,6 +10,9 @@ fn every_kernel_file_is_read() {
     for name in [
         "embed",
         "norm",
+        "layernorm",
+        "unit",
+        "gelu",
         "swiglu",
         "rope",
         "matmul",
