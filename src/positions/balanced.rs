@@ -4,11 +4,12 @@
 //! target fall off to a probability of 1/(Lt-Lc+1) for the last, and those below Lc are met within chunks.
 //!
 //! **What can be reached.** With two chunks of a and Lc-a tokens and a bias u, a row trains 0 .. max(a, Lc-a)-1 within the chunks
-//! and u+1 .. u+Lc-1 between them. Chunks of equal length leave the least for the first part: distances below h = ⌈Lc/2⌉ are trained
-//! by every row, and no choice of chunks can avoid that. Of the Lt - h distances from h on a row trains at most Lc-1, so the least
-//! trained one has a probability of at most (Lc-1)/(Lt-h), and all have the same where that is reached. Only u = Lt-Lc trains
-//! distance Lt-1; what it leaves is the same problem with a target that is shorter by Lc-1. So the even distribution has its biases on
-//! a lattice Lt-Lc, Lt-Lc-(Lc-1), ..., each equally likely. With more chunks there are N(N-1)/2 such runs in a row and no closed form.
+//! and u+1 .. u+Lc-1 between them. Chunks of equal length leave the least for the first part: distances below
+//! h = ⌈Lc/2⌉ are trained by every row, and no choice of chunks can avoid that. Of the Lt-h distances from h on a row of
+//! even chunks trains at most Lc-1, so the least trained one has a probability of at most (Lc-1)/(Lt-h), and all have the
+//! same where that is reached. Only u = Lt-Lc trains distance Lt-1; what it leaves is the same problem with a target
+//! that is shorter by Lc-1. So the even distribution has its biases on a lattice Lt-Lc, Lt-Lc-(Lc-1), ..., each equally
+//! likely. With more chunks there are N(N-1)/2 such runs in a row and no closed form.
 //!
 //! **How it is found**, for any N: as the solution of a game. One player names a distance, the other answers with a row, and
 //! wins where the row trains the distance; the best mixture of rows is the one whose least trained distance is trained most.
