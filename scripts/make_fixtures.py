@@ -82,17 +82,34 @@ ROPE_TYPES = [
     {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192},
 ]
 
+# Types whose frequencies depend on the length of what is read: (parameters, max_position_embeddings, lengths).
+LENGTHWISE = [
+    ({"rope_type": "dynamic", "factor": 1.0}, 2048, [100, 2048, 2049, 8192]),
+    ({"rope_type": "dynamic", "factor": 8.0}, 4096, [4096, 32768]),
+    ({"rope_type": "longrope", "original_max_position_embeddings": 4096}, 131072, [100, 4096, 4097, 131072]),
+    ({"rope_type": "longrope", "original_max_position_embeddings": 8192, "factor": 4.0}, 131072, [8192, 32768]),
+    ({"rope_type": "longrope", "original_max_position_embeddings": 4096, "attention_factor": 1.19}, 131072, [5000]),
+]
 
-def frequencies(theta, dim, parameters):
+
+def with_factors(parameters, dim):
+    """Longrope's two lists, made up: one factor for each pair."""
+    if parameters["rope_type"] != "longrope":
+        return parameters
+    pairs = range(dim // 2)
+    return {**parameters, "short_factor": [1 + i / 64 for i in pairs], "long_factor": [1 + i * i / 16 for i in pairs]}
+
+
+def frequencies(theta, dim, parameters, positions=131072, length=None):
     """(inverse frequencies, attention factor) as the LLaMA model of transformers would compute them."""
     config = LlamaConfig(
-        hidden_size=4 * dim, num_attention_heads=4, head_dim=dim, max_position_embeddings=131072,
+        hidden_size=4 * dim, num_attention_heads=4, head_dim=dim, max_position_embeddings=positions,
         rope_parameters={"rope_theta": theta, **parameters},
     )
     if parameters["rope_type"] == "default":
         inv, attention = modeling_llama.LlamaRotaryEmbedding.compute_default_rope_parameters(config)
     else:
-        inv, attention = modeling_rope_utils.ROPE_INIT_FUNCTIONS[parameters["rope_type"]](config, None)
+        inv, attention = modeling_rope_utils.ROPE_INIT_FUNCTIONS[parameters["rope_type"]](config, None, seq_len=length)
     return inv.numpy(), float(attention)
 
 
@@ -120,6 +137,15 @@ def rope_fixture():
                 with in_float64():
                     case["revised_inv_freq"] = revised(theta, dim, parameters)[0].tolist()
             cases.append(case)
+        for parameters, positions, lengths in LENGTHWISE:
+            parameters = with_factors(parameters, dim)
+            for length in lengths:
+                with in_float64():
+                    inv, attention = frequencies(theta, dim, parameters, positions, length)
+                shipped, _ = frequencies(theta, dim, parameters, positions, length)
+                cases.append({"theta": theta, "dim": dim, "parameters": parameters, "attention_factor": attention,
+                              "max_position_embeddings": positions, "length": length, "inv_freq": inv.tolist(),
+                              "inv_freq_f32": shipped.astype(np.float64).tolist()})
         # NTK is a changed base: transformers has no such type, its numbers are the plain ones at that base.
         factor = 8.0
         changed = theta * factor ** (dim / (dim - 2))

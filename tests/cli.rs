@@ -4,7 +4,8 @@ mod common;
 
 use common::cli::Dir;
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
+    "import",
     "train",
     "eval-ppl",
     "eval-passkey",

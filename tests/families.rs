@@ -222,5 +222,5 @@ fn an_unknown_family_is_refused_with_its_neighbour() {
     std::fs::create_dir(dir.path("m")).unwrap();
     dir.write("m/config.json", r#"{"model_type":"qwen4","vocab_size":264}"#);
     dir.run("eval-ppl --model m --data a.txt --windows 64")
-        .refused(1, &["qwen4", "llama, mistral", "nearest is qwen"]);
+        .refused(1, &["qwen4", "llama, mistral", "the nearest is qwen"]);
 }

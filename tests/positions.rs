@@ -7,6 +7,9 @@ use pose_engine::positions::coverage::Coverage;
 use pose_engine::positions::{ChunkLengths, Content, Method, Placement, Sample, Sampler, rope_positions};
 use proptest::prelude::*;
 
+#[path = "positions/later.rs"]
+mod later;
+
 const LENGTHS: [ChunkLengths; 2] = [ChunkLengths::Paper, ChunkLengths::Reference];
 const CONTENT: [Content; 3] = [Content::Uniform, Content::Contiguous, Content::Aligned];
 

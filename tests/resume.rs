@@ -111,6 +111,51 @@ fn moments_in_8_bits_go_on_to_the_same_bits() {
 }
 
 #[test]
+fn distances_that_a_probe_chose_go_on_to_the_same_bits() {
+    let dir = Dir::new();
+    dir.write("held.txt", common::cli::words(700));
+    // probes after steps 0, 4, 8, ...; checkpoints after 3, 6, 9, ..., most of them between two probes
+    let run = RUN.replace("--steps 40", "--steps 21").replace("--save-every 4", "--save-every 3")
+        + " --method adaptive --adapt-every 4 --adapt-floor 0.1 --eval-data held.txt --eval-every 1000 --quiet";
+    let numbers = |out: &str| {
+        let mut lines = dir.lines(&format!("{out}/metrics.jsonl"));
+        lines.iter_mut().for_each(|line| {
+            let line = line.as_object_mut().unwrap();
+            line.retain(|key, _| !key.contains("second"));
+        });
+        lines
+    };
+    dir.run(&format!("{run} --out whole --threads 1")).ok();
+    let whole = numbers("whole");
+    let probes: Vec<_> = whole.iter().filter(|line| line["distance_weights"].is_array()).collect();
+    assert_eq!(probes.iter().map(|p| p["step"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 4, 8, 12, 16, 20]);
+    for probe in &probes {
+        let weights: Vec<f64> =
+            probe["distance_weights"].as_array().unwrap().iter().map(|w| w.as_f64().unwrap()).collect();
+        assert!(
+            (weights.iter().sum::<f64>() - 1.0).abs() < 1e-9
+                && weights.iter().all(|&w| w >= 0.1 / 16.0 - 1e-12)
+        );
+    }
+    for at in [1, 8, 17] {
+        let out = format!("killed-{at}");
+        let ran = stopped(&dir, &format!("{run} --out {out}"), &out, at, libc::SIGKILL);
+        assert_eq!(ran.code, None, "{}", ran.all());
+        dir.run(&format!("train --resume --out {out} --threads 2 --quiet")).ok();
+        assert_eq!(numbers(&out), whole, "killed after {at} lines");
+        let file = |out: &str| dir.read(&format!("{out}/model.safetensors"));
+        same(&file(&out), &file("whole"), &out);
+    }
+    // Weights that are no probabilities are a broken checkpoint.
+    dir.run(&format!("{} --out cut", run.replace("--steps 21", "--steps 3"))).ok();
+    let state = "cut/checkpoint-000003/resume/state.json";
+    assert_eq!(dir.json(state)["distance_weights"].as_array().unwrap().len(), 16);
+    // Another held-out text would have chosen other distances.
+    dir.write("held.txt", common::cli::words(720).replace("fox", "cat"));
+    dir.run("train --resume --out cut --steps 6").refused(1, &["another recipe"]);
+}
+
+#[test]
 fn threads_and_recomputation_change_no_bit() {
     let dir = Dir::new();
     let run = RUN.replace("--steps 40", "--steps 6");

@@ -1,7 +1,10 @@
 //! Promise: rotary frequencies are those of transformers (tests/fixtures/rope.json), and angles are exact at any length.
 
 use pose_engine::index::RopePosition;
-use pose_engine::rope::{Llama3, Rope, Scaling, ScalingKind, Yarn, for_training, phase, turns};
+use pose_engine::rope::{
+    Dynamic, Llama3, LongRope, Rope, Scaling, ScalingKind, Yarn, base_warning, for_training, least_theta,
+    phase, rebased, turns,
+};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -13,7 +16,9 @@ fn numbers(v: &Value) -> Vec<f64> {
     v.as_array().expect("a list").iter().map(|x| x.as_f64().expect("a number")).collect()
 }
 
-fn scaling(p: &Value) -> Scaling {
+fn scaling(case: &Value) -> Scaling {
+    let p = &case["parameters"];
+    let positions = case["max_position_embeddings"].as_u64().unwrap_or(131_072) as usize;
     let number = |key: &str| p[key].as_f64();
     let factor = number("factor").unwrap_or(1.0);
     let original = p["original_max_position_embeddings"].as_u64().unwrap_or(0) as usize;
@@ -36,6 +41,15 @@ fn scaling(p: &Value) -> Scaling {
             high_freq_factor: number("high_freq_factor").unwrap(),
             original,
         }),
+        "dynamic" => Scaling::Dynamic(Dynamic { factor, original: positions, length: 0 }),
+        "longrope" => Scaling::LongRope(LongRope {
+            short_factor: numbers(&p["short_factor"]),
+            long_factor: numbers(&p["long_factor"]),
+            original,
+            factor: number("factor").unwrap_or(positions as f64 / original as f64),
+            attention_factor: number("attention_factor"),
+            length: 0,
+        }),
         other => panic!("the fixture has a type {other} that this test does not know"),
     }
 }
@@ -54,11 +68,8 @@ fn frequencies_are_those_of_transformers() {
     let mut seen = 0;
     for case in fixture()["cases"].as_array().expect("cases") {
         let dim = case["dim"].as_u64().unwrap() as usize;
-        let rope = Rope {
-            theta: case["theta"].as_f64().unwrap(),
-            rotary_dim: dim,
-            scaling: scaling(&case["parameters"]),
-        };
+        let rope = Rope { theta: case["theta"].as_f64().unwrap(), rotary_dim: dim, scaling: scaling(case) };
+        let rope = rope.for_length(case["length"].as_u64().unwrap_or(0) as usize);
         rope.check().unwrap_or_else(|e| panic!("{}: {e}", case["parameters"]));
         let ours = rope.inverse_frequencies();
         let f64_error = worst(&ours, &numbers(&case["inv_freq"]));
@@ -84,7 +95,7 @@ fn frequencies_are_those_of_transformers() {
         }
         seen += 1;
     }
-    assert!(seen >= 40, "the fixture holds only {seen} cases");
+    assert!(seen >= 92, "the fixture holds only {seen} cases");
 }
 
 #[test]
@@ -119,6 +130,7 @@ fn base() -> Rope {
 fn training_scales_by_target_over_original() {
     for kind in ScalingKind::ALL {
         let rope = for_training(&base(), kind, 16384, 2048, None).expect("eight times longer");
+        assert_eq!(rope.for_length(16384), rope, "what depends on the length is the target's");
         assert_eq!(rope.scaling.name(), kind.name());
         assert_eq!(rope.scaling.factor(), (kind != ScalingKind::None).then_some(8.0));
         assert_eq!(kind.name().parse::<ScalingKind>(), Ok(kind));
@@ -144,9 +156,11 @@ fn training_refuses_what_would_be_wrong() {
     assert!(sentence(&base(), ScalingKind::Linear, 4096, Some(0.5)).contains("above 1"));
     assert!(sentence(&base(), ScalingKind::Linear, 4096, Some(f64::NAN)).contains("above 1"));
     assert!(sentence(&base(), ScalingKind::None, 4096, Some(2.0)).contains("scales nothing"));
-    assert!("dynamic".parse::<ScalingKind>().unwrap_err().contains("known but not supported yet"));
+    assert!("longrope".parse::<ScalingKind>().unwrap_err().contains("stand in a model's config.json"));
+    let unknown = "yarm".parse::<ScalingKind>().unwrap_err();
     assert!(
-        "yarm".parse::<ScalingKind>().unwrap_err().contains("none, linear, ntk, yarn, yarn-revised, llama3")
+        unknown.contains("none, linear, ntk, yarn, yarn-revised, llama3, dynamic; the nearest is yarn"),
+        "{unknown}"
     );
     // the slowest of the four pairs turns within 36 positions: llama3 would touch none of them
     let fast = Rope { theta: 10.0, rotary_dim: 8, scaling: Scaling::None };
@@ -170,6 +184,86 @@ fn nonsense_is_refused_and_never_panics() {
     assert!(check(1e4, 64, Scaling::Yarn(Yarn::new(4.0, 0))).is_err());
     let llama3 = Llama3 { factor: 8.0, low_freq_factor: 4.0, high_freq_factor: 4.0, original: 8192 };
     assert!(check(1e4, 64, Scaling::Llama3(llama3)).is_err());
+    let dynamic = |factor, original| Scaling::Dynamic(Dynamic { factor, original, length: 0 });
+    assert!(
+        check(1e4, 64, dynamic(1.0, 2048)).is_ok(),
+        "of dynamic scalings 1 is one that changes something"
+    );
+    for (dim, scaling) in
+        [(64, dynamic(0.9, 2048)), (64, dynamic(f64::NAN, 2048)), (64, dynamic(2.0, 0)), (2, dynamic(2.0, 9))]
+    {
+        assert!(check(1e4, dim, scaling).is_err());
+    }
+    let good = longrope();
+    assert!(check(1e4, 8, Scaling::LongRope(good.clone())).is_ok());
+    for bad in [
+        LongRope { short_factor: vec![1.0; 3], ..good.clone() },
+        LongRope { long_factor: vec![1.0, 2.0, f64::NAN, 4.0], ..good.clone() },
+        LongRope { long_factor: vec![1.0, 2.0, 0.0, 4.0], ..good.clone() },
+        LongRope { original: 1, ..good.clone() },
+        LongRope { factor: f64::INFINITY, ..good.clone() },
+        LongRope { attention_factor: Some(0.0), ..good.clone() },
+        // nothing is changed at any length
+        LongRope { short_factor: vec![1.0; 4], long_factor: vec![1.0; 4], factor: 1.0, ..good },
+    ] {
+        assert!(check(1e4, 8, Scaling::LongRope(bad.clone())).is_err(), "{bad:?}");
+    }
+}
+
+fn longrope() -> LongRope {
+    LongRope {
+        short_factor: vec![1.0, 1.1, 1.2, 1.3],
+        long_factor: vec![1.0, 2.0, 4.0, 8.0],
+        original: 4096,
+        factor: 32.0,
+        attention_factor: None,
+        length: 0,
+    }
+}
+
+#[test]
+fn a_request_has_one_list_by_its_whole_length() {
+    let rope = Rope { theta: 1e4, rotary_dim: 8, scaling: Scaling::LongRope(longrope()) };
+    let at = |length| rope.for_length(length).inverse_frequencies();
+    assert_eq!(at(0), at(4096));
+    assert_ne!(at(4096), at(4097));
+    assert_eq!(at(4097), at(131_072));
+    assert_eq!(rope.for_length(4096).attention_factor(), rope.for_length(131_072).attention_factor());
+    // a model that has its factors is trained on with those of the target
+    let trained = for_training(&rope, ScalingKind::None, 8192, 4096, None).unwrap();
+    assert_eq!(trained.inverse_frequencies(), at(8192));
+    assert!(for_training(&rope, ScalingKind::Yarn, 8192, 4096, None).is_err(), "scaled already");
+    // what does not depend on the length is the same rotation for all
+    let yarn = for_training(&base(), ScalingKind::Yarn, 16384, 2048, None).unwrap();
+    assert_eq!(yarn.for_length(1 << 20), yarn);
+}
+
+#[test]
+fn another_base_is_checked_against_what_its_length_needs() {
+    // 2405.14591's bound, as round figures
+    for (length, least) in [(1 << 14, 3.1e5), (1 << 15, 9.5e5), (1 << 16, 2.9e6), (1 << 17, 9.1e6)] {
+        assert!((least_theta(length) / least - 1.0).abs() < 0.02, "{length}: {}", least_theta(length));
+    }
+    let changed = rebased(&base(), Some(1e6)).unwrap();
+    assert_eq!(changed, Rope { theta: 1e6, ..base() });
+    assert_eq!(rebased(&base(), None).unwrap(), base());
+    let refused = |rope: &Rope, theta| rebased(rope, Some(theta)).unwrap_err().to_string();
+    assert!(refused(&base(), 1e4).contains("changes nothing"));
+    assert!(refused(&base(), 0.5).starts_with("--rope-theta 0.5: rope_theta 0.5 must be"));
+    assert!(refused(&base(), f64::NAN).contains("must be a finite number"));
+    let scaled = for_training(&base(), ScalingKind::Linear, 4096, 2048, None).unwrap();
+    assert!(refused(&scaled, 1e6).contains("scaled already (\"linear\")"));
+    // a scaling of the new base is that scaling of a model that was made with it
+    let yarn = for_training(&changed, ScalingKind::Yarn, 16384, 2048, None).unwrap();
+    assert_eq!(yarn.theta, 1e6);
+
+    assert!(base_warning(&base(), 16384, 2048).unwrap().contains("least that a context of 16384 tokens"));
+    assert_eq!(base_warning(&changed, 16384, 2048), None);
+    assert!(base_warning(&changed, 1 << 16, 2048).is_some());
+    assert_eq!(base_warning(&base(), 2048, 2048), None, "nothing is extended");
+    assert_eq!(base_warning(&yarn, 1 << 20, 2048), None, "the bound is for a base alone");
+    let ntk = for_training(&base(), ScalingKind::Ntk, 16384, 2048, None).unwrap();
+    assert!(base_warning(&ntk, 16384, 2048).is_some(), "8^(64/62) times 10000 is not enough");
 }
 
 proptest! {
@@ -186,7 +280,8 @@ proptest! {
         let llama3 = Llama3 { factor, low_freq_factor: 1.0, high_freq_factor: 4.0, original };
         let yarn = of(Scaling::Yarn(Yarn::new(factor, original)));
         let revised = of(Scaling::YarnRevised(Yarn::new(factor, original)));
-        for scaled in [&yarn, &revised, &of(Scaling::Ntk { factor }), &of(Scaling::Llama3(llama3))] {
+        let dynamic = Dynamic { factor: 1.0, original, length: (original as f64 * factor) as usize };
+        for scaled in [&yarn, &revised, &of(Scaling::Ntk { factor }), &of(Scaling::Llama3(llama3)), &of(Scaling::Dynamic(dynamic))] {
             prop_assert_eq!(scaled.len(), half);
             for i in 0..half {
                 prop_assert!(scaled[i] <= plain[i] * (1.0 + 1e-12) && scaled[i] >= linear[i] * (1.0 - 1e-12));

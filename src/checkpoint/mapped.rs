@@ -14,3 +14,17 @@ pub(super) fn map(file: &File, path: &Path, at: u64, len: usize) -> Result<Mmap>
     let mapped = unsafe { MmapOptions::new().offset(at).len(len).map(file) };
     mapped.map_err(|e| Error::io(path, "mapping the file into memory", e))
 }
+
+/// Maps a whole file for reading.
+///
+/// # Errors
+/// The operating system's refusal, a file that is empty.
+pub fn map_file(path: &Path) -> Result<Mmap> {
+    let file = File::open(path).map_err(|e| Error::io(path, "opening", e))?;
+    let len = file.metadata().map_err(|e| Error::io(path, "reading the length", e))?.len();
+    match usize::try_from(len) {
+        Ok(0) => Err(Error::file(path, "is empty")),
+        Ok(len) => map(&file, path, 0, len),
+        Err(_) => Err(Error::file(path, "is larger than can be addressed")),
+    }
+}

@@ -83,12 +83,14 @@ pub(super) fn write_config(staging: &Staging, config: &Config) -> Result<Vec<Str
     Ok(warnings)
 }
 
-pub(super) fn write_json(staging: &Staging, name: &str, value: &Value) -> Result<()> {
+/// Writes a file of JSON.
+pub fn write_json(staging: &Staging, name: &str, value: &Value) -> Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Error::file(name, e.to_string()))?;
     staging.write(name, format!("{text}\n").as_bytes())
 }
 
-fn write_weights(staging: &Staging, source: &dyn TensorSource, shard_bytes: u64) -> Result<()> {
+/// Writes the weights as model.safetensors, or split under an index where they are above `shard_bytes`.
+pub fn write_weights(staging: &Staging, source: &dyn TensorSource, shard_bytes: u64) -> Result<()> {
     let shards = split(source, shard_bytes);
     if let [all] = shards.as_slice() {
         return write_safetensors(&staging.dir().join("model.safetensors"), source, all);

@@ -26,12 +26,15 @@ pub struct ResumeState {
     pub seed: u64,
     /// Stands for everything in the recipe that changes the numbers.
     pub recipe: String,
+    /// How likely each bin of distances is drawn, in a run that adapts it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distance_weights: Option<Vec<f64>>,
 }
 
 impl ResumeState {
     pub fn new(step: u64, tokens: u64, seed: u64, recipe: String) -> ResumeState {
         let written_by = concat!("pose-engine ", env!("CARGO_PKG_VERSION")).into();
-        ResumeState { format: FORMAT, written_by, step, tokens, seed, recipe }
+        ResumeState { format: FORMAT, written_by, step, tokens, seed, recipe, distance_weights: None }
     }
 }
 

@@ -68,12 +68,15 @@ pub struct Reader {
     /// What weights and activations are stored as
     #[arg(long, value_enum, default_value_t = DType::Bf16)]
     pub dtype: DType,
-    /// Interpolate positions without training: none, linear, ntk, yarn, yarn-revised or llama3 [default: as the model has it]
+    /// Interpolate positions without training: none, linear, ntk, yarn, yarn-revised, llama3 or dynamic [default: as the model has it]
     #[arg(long)]
     pub rope: Option<ScalingKind>,
     /// Interpolation factor [default: the longest length asked for / the model's original length]
     #[arg(long, value_name = "X")]
     pub rope_factor: Option<f64>,
+    /// Another base of the wavelengths than the model's, before any scaling [default: the model's rope_theta]
+    #[arg(long, value_name = "X")]
+    pub rope_theta: Option<f64>,
 }
 
 /// `--kv-cache`, where keys and values are kept.
@@ -171,8 +174,8 @@ impl Reader {
                 "says by how much to interpolate but --rope is none; choose --rope linear, ntk or yarn";
             return Err(Error::usage("--rope-factor", factor, problem));
         }
-        let rope =
-            rope::for_training(&config.rope, kind, longest, config.original_length(), self.rope_factor)?;
+        let base = rope::rebased(&config.rope, self.rope_theta)?;
+        let rope = rope::for_training(&base, kind, longest, config.original_length(), self.rope_factor)?;
         Ok(OpenedReader { config, tokenizer, rope, adapter, flags: self.clone() })
     }
 }
@@ -183,6 +186,21 @@ fn config_dir<'a>(model: &'a Path, adapter: Option<&'a Adapter>) -> Result<&'a P
 }
 
 impl OpenedReader {
+    /// Lengths of prompts, together where they are rotated alike with `more` tokens after them: all of them, but for a scaling
+    /// that depends on the length of what is read.
+    pub fn by_rotation(&self, lengths: &[usize], more: usize) -> Vec<(Rope, Vec<usize>)> {
+        let mut groups: Vec<(Rope, Vec<usize>)> = Vec::new();
+        for &length in lengths {
+            let rope = self.rope.for_length(length + more);
+            let turns = rope.turns();
+            match groups.iter_mut().find(|(other, _)| other.turns() == turns) {
+                Some((_, group)) => group.push(length),
+                None => groups.push((rope, vec![length])),
+            }
+        }
+        groups
+    }
+
     /// Allocates the model and what reads with it through `ledger`.
     fn allocate<B: Backend, R: Reads<B>>(
         &self, b: &B, ledger: &mut Ledger, reading: Reading,

@@ -22,7 +22,7 @@ pub struct Coverage {
     /// Target context length Lt in tokens
     #[arg(long, value_name = "N")]
     target_len: Size,
-    /// Chunks that PoSE splits the window into
+    /// Chunks that the window is split into (pose, axolotl, balanced, adaptive)
     #[arg(long, default_value_t = 2, value_name = "N")]
     chunks: usize,
     /// How the tokens of a row get their positions

@@ -118,14 +118,20 @@ type NeedleReport = Report<NeedleProtocol>;
 impl Job for NeedleJob<'_> {
     type Out = NeedleReport;
     fn run<B: Backend>(self, b: &B) -> Result<NeedleReport> {
-        let (model, mut session) = self.opened.load(b, self.reading)?;
+        let (mut model, mut session) = self.opened.load(b, self.reading)?;
         let mut right = 0;
         let mut progress = |trial: &eval::Trial| {
             right += usize::from(trial.correct);
             self.bar.advance(1, &format!("{right} right"));
         };
-        let mut asker = Asker::new(b, &model, &mut session, &self.opened.tokenizer);
-        eval::needle(&mut asker, self.corpus, self.protocol, &mut progress)
+        let mut parts = Vec::new();
+        for (rope, lengths) in self.opened.by_rotation(&self.protocol.lengths, ROOM_FOR_ANSWER) {
+            model.set_rope(b, &rope)?;
+            let mut asker = Asker::new(b, &model, &mut session, &self.opened.tokenizer);
+            let protocol = NeedleProtocol { lengths, ..self.protocol.clone() };
+            parts.push(eval::needle(&mut asker, self.corpus, &protocol, &mut progress)?);
+        }
+        Ok(Report::joined(self.protocol.clone(), parts))
     }
 }
 

@@ -100,14 +100,20 @@ struct PasskeyJob<'a> {
 impl Job for PasskeyJob<'_> {
     type Out = PasskeyReport;
     fn run<B: Backend>(self, b: &B) -> Result<PasskeyReport> {
-        let (model, mut session) = self.opened.load(b, self.reading)?;
+        let (mut model, mut session) = self.opened.load(b, self.reading)?;
         let mut right = 0;
         let mut progress = |trial: &eval::Trial| {
             right += usize::from(trial.correct);
             self.bar.advance(1, &format!("{right} right"));
         };
-        let mut asker = Asker::new(b, &model, &mut session, &self.opened.tokenizer);
-        eval::passkey(&mut asker, self.protocol, &mut progress)
+        let mut parts = Vec::new();
+        for (rope, lengths) in self.opened.by_rotation(&self.protocol.lengths, ROOM_FOR_ANSWER) {
+            model.set_rope(b, &rope)?;
+            let mut asker = Asker::new(b, &model, &mut session, &self.opened.tokenizer);
+            let protocol = PasskeyProtocol { lengths, ..self.protocol.clone() };
+            parts.push(eval::passkey(&mut asker, &protocol, &mut progress)?);
+        }
+        Ok(Report::joined(self.protocol.clone(), parts))
     }
 }
 

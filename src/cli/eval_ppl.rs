@@ -194,9 +194,10 @@ impl Job for PplJob<'_> {
         let (reading, text) = (self.reading, self.corpus.tokens() as usize);
         let planned = self.opened.plan::<B, Scorer<B>>(b, reading, text)?.total();
         memory::reset_peak();
-        let (model, mut scorer) = self.opened.load(b, reading)?;
+        let (mut model, mut scorer) = self.opened.load(b, reading)?;
         let mut reports = Vec::new();
         for window in &self.flags.protocol.windows {
+            model.set_rope(b, &self.opened.rope.for_length(window.0))?;
             let label = format!("window {}", size_text(window.0));
             let bar = Progress::new(&label, self.reads(window.0), "tokens", self.flags.common.quiet);
             let mut progress = |tokens| bar.advance(tokens, "");

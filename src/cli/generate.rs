@@ -71,7 +71,8 @@ impl Generate {
             (None, None) => String::new(),
         };
         // the length of the text is not known before its tokens are, and they do not depend on the scaling
-        let plain = Reader { rope: None, rope_factor: None, ..self.reader.clone() }.open(0)?;
+        let plain =
+            Reader { rope: None, rope_factor: None, rope_theta: None, ..self.reader.clone() }.open(0)?;
         let bos = Protocol::bos_token(self.bos, &plain.tokenizer)?;
         let prompt: Vec<TokenId> =
             bos.map(TokenId).into_iter().chain(plain.tokenizer.encode(&text)?).collect();

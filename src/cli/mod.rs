@@ -23,6 +23,7 @@ mod eval_needle;
 mod eval_passkey;
 mod eval_ppl;
 mod generate;
+mod import;
 mod logits;
 mod merge;
 mod output;
@@ -64,6 +65,8 @@ enum Command {
     Coverage(coverage::Coverage),
     /// Show every buffer that a training or an evaluation would allocate, without running it
     Plan(plan::Plan),
+    /// Make a Hugging Face directory of a GGUF file (LLaMA or Qwen2), weights and tokenizer
+    Import(import::Import),
     /// Add an adapter (LoRA) into the weights of its base model
     Merge(merge::Merge),
     /// Write the logits of given token ids at given positions, to compare with other software
@@ -84,6 +87,7 @@ impl Cli {
             Command::Generate(c) => c.run(),
             Command::Coverage(c) => c.run(),
             Command::Plan(c) => c.run(),
+            Command::Import(c) => c.run(),
             Command::Merge(c) => c.run(),
             Command::Logits(c) => c.run(),
             Command::Devices(c) => c.run(),
@@ -101,6 +105,7 @@ impl Cli {
             Command::Generate(c) => &c.common,
             Command::Coverage(c) => &c.common,
             Command::Plan(_) => return Ok(()),
+            Command::Import(c) => &c.common,
             Command::Merge(c) => &c.common,
             Command::Logits(c) => &c.common,
             Command::Devices(c) => &c.common,

@@ -151,7 +151,8 @@ impl Job for TrainPlan<'_> {
         let opened = train::OpenedModel::open(recipe)?;
         if recipe.data.is_empty() {
             let mut ledger = Ledger::dry();
-            State::allocate_for(b, recipe, &opened, !recipe.eval_data.is_empty(), &mut ledger)?;
+            let with_eval = !recipe.eval_data.is_empty() || recipe.adapt.is_some();
+            State::allocate_for(b, recipe, &opened, with_eval, &mut ledger)?;
             memory::note_program(&mut ledger, opened.tokenizer.resident_bytes(), 0);
             return Ok((opened.config, ledger));
         }

@@ -1,9 +1,10 @@
 //! The rows of a training step: which tokens, which targets, rotated where. A function of (seed, step, row).
 
 use super::corpus::{Chooser, Corpus};
+use super::cuts::Cuts;
 use crate::error::Result;
 use crate::index::{ChunkSpan, RopePosition, TokenId};
-use crate::positions::{Placement, Sampler, span_ranges};
+use crate::positions::{DistanceWeights, Placement, Sampler, span_ranges};
 use std::fmt::Write as _;
 use std::ops::Range;
 
@@ -52,6 +53,7 @@ pub struct Loader {
     sampler: Sampler,
     seed: u64,
     chooser: Chooser,
+    cuts: Cuts,
 }
 
 impl Loader {
@@ -65,7 +67,17 @@ impl Loader {
             format!("{dropped} of {all} documents have fewer than {need} tokens and are not trained on")
         });
         let chooser = Chooser::new(&corpus, need);
-        Ok((Loader { corpus, sampler, seed, chooser }, warning))
+        Ok((Loader { corpus, sampler, seed, chooser, cuts: Cuts::default() }, warning))
+    }
+
+    /// With text that falls into pieces here, for a sampler that [`Sampler::reads_text`].
+    pub fn cutting(self, cuts: Cuts) -> Loader {
+        Loader { cuts, ..self }
+    }
+
+    /// From now on distances are drawn by these weights, where the sampler looks at weights.
+    pub fn set_weights(&mut self, weights: DistanceWeights) {
+        self.sampler = self.sampler.clone().weighted(weights);
     }
 
     /// The documents that rows are cut from.
@@ -83,7 +95,8 @@ impl Loader {
     pub fn example(&self, step: u64, row: u32) -> Result<Example> {
         let document = self.chooser.document(self.seed, step, row);
         let text = &self.corpus.documents[document].tokens;
-        let sample = self.sampler.sample(self.seed, step, row, text.len())?;
+        let starts = |i: usize| self.cuts.starts(text, i);
+        let sample = self.sampler.sample_text(self.seed, step, row, text.len(), &starts)?;
         let gather = |shift: usize| {
             let chunk = |range: &Range<usize>| &text[range.start + shift..range.end + shift];
             sample.content.iter().flat_map(chunk).copied().collect()

@@ -6,10 +6,12 @@ pub mod documents;
 pub mod loader;
 pub mod tokenizer;
 
+mod cuts;
 mod decoder;
 mod zstd;
 
 pub use corpus::{Corpus, Document, LoadOptions, Progress};
+pub use cuts::Cuts;
 pub use decoder::Decoder;
 pub use loader::{Batch, BatchPlaces, Example, Loader};
 pub use tokenizer::{Tokenizer, bytes_as_json};

@@ -62,6 +62,17 @@ pub struct Report<P> {
 }
 
 impl<P> Report<P> {
+    /// What was measured in several parts.
+    pub fn joined(protocol: P, parts: Vec<Report<P>>) -> Report<P> {
+        let mut whole = Report { protocol, trials: Vec::new(), spent: Spent::default() };
+        for part in parts {
+            whole.trials.extend(part.trials);
+            whole.spent.read += part.spent.read;
+            whole.spent.reused += part.spent.reused;
+        }
+        whole
+    }
+
     /// Share of correct answers among the trials that `select` picks, and how many those are.
     pub fn accuracy(&self, select: impl Fn(&Trial) -> bool) -> (f64, usize) {
         let picked: Vec<&Trial> = self.trials.iter().filter(|t| select(t)).collect();

@@ -163,7 +163,12 @@ impl Config {
 
     /// The same model with another rotation and context length: what a run trains and saves.
     pub fn extended(&self, rope: Rope, max_position_embeddings: usize) -> Config {
-        Config { rope, max_position_embeddings, ..self.clone() }
+        // a dynamic scaling counts from this length, so there it must stay
+        let counted_from = match &rope.scaling {
+            Scaling::Dynamic(dynamic) => dynamic.original,
+            _ => max_position_embeddings,
+        };
+        Config { rope, max_position_embeddings: counted_from, ..self.clone() }
     }
 
     /// The `config.json` to save, with rope in the spelling of transformers 4.x and of 5.x, and the warnings that the user

@@ -56,13 +56,18 @@ impl<B: Backend> Model<B> {
         let alloc = |spec: &ParamSpec| ledger.buf(b, Kind::Weights, &spec.name, &spec.shape);
         let params = specs.iter().map(alloc).collect::<Result<_>>()?;
         let unit_head = UnitHead::new(b, ledger, config)?;
-        let turns_on_host = rope.turns();
-        let mut turns = ledger.buf(b, Kind::Weights, "rope frequencies", &[turns_on_host.len()])?;
+        let turns = ledger.buf(b, Kind::Weights, "rope frequencies", &[rope.rotary_dim / 2])?;
+        let mut model = Model { config: config.clone(), specs, ids, params, unit_head, turns, attention_factor: 1.0 };
         if !ledger.is_dry() {
-            b.upload(&mut turns, 0, &turns_on_host)?;
+            model.set_rope(b, rope)?;
         }
-        let attention_factor = rope.attention_factor();
-        Ok(Model { config: config.clone(), specs, ids, params, unit_head, turns, attention_factor })
+        Ok(model)
+    }
+
+    /// From now on positions are rotated by `rope`; keys that were cached before are of no use then.
+    pub fn set_rope(&mut self, b: &B, rope: &Rope) -> Result<()> {
+        self.attention_factor = rope.attention_factor();
+        b.upload(&mut self.turns, 0, &rope.turns())
     }
 
     /// Fills every parameter from a checkpoint that holds all of them, in their shapes, all finite; a tied model's

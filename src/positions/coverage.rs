@@ -5,7 +5,7 @@
 
 use super::chunks::reference_limit;
 use super::{ChunkLengths, Method, Placement, Sampler, span_ranges};
-use crate::index::{ChunkSpan, RopePosition};
+use crate::index::{ChunkSpan, RopePosition, SeqIndex};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -50,18 +50,16 @@ impl Coverage {
                 steps
             })
             .reduce(|| vec![0; len + 1], |a, b| a.iter().zip(&b).map(|(a, b)| a + b).collect());
-        let mut count = 0;
-        let running = |step: &i64| {
-            count += step;
-            count as f64 / rows as f64
-        };
-        Coverage { probability: steps[..len].iter().map(running).collect(), rows }
+        Coverage { probability: running_sums(&steps, rows), rows }
     }
 
-    /// By formula, where there is an easy one: PoSE with two chunks, and the methods that draw nothing.
+    /// By formula, where there is an easy one: PoSE with two chunks, the balanced mixture, and the methods that draw nothing.
     pub fn exact(sampler: &Sampler) -> Option<Coverage> {
         let window = sampler.window();
-        let probability = |d: usize| match (sampler.method, sampler.chunks) {
+        if sampler.method() == Method::Balanced {
+            return Some(mixture(&sampler.balance().rows, window, sampler.target_len()));
+        }
+        let probability = |d: usize| match (sampler.method(), sampler.chunks) {
             (Method::Pose, 2) => Some(two_chunks(sampler, d)),
             (Method::Full | Method::Plain, _) => Some(if d < window { 1.0 } else { 0.0 }),
             _ => None,
@@ -84,10 +82,30 @@ impl Coverage {
     }
 }
 
+/// Of rows that are equally likely.
+fn mixture(rows: &[Vec<ChunkSpan>], window: usize, target_len: usize) -> Coverage {
+    let mut steps = vec![0i64; target_len + 1];
+    for run in rows.iter().flat_map(|row| between_chunks(row, window)) {
+        steps[run.start] += 1;
+        steps[run.end] -= 1;
+    }
+    Coverage { probability: running_sums(&steps, rows.len()), rows: 0 }
+}
+
+/// From where runs begin and end to the share of `rows` that each distance is in.
+fn running_sums(steps: &[i64], rows: usize) -> Vec<f64> {
+    let mut count = 0;
+    let running = |step: &i64| {
+        count += step;
+        count as f64 / rows as f64
+    };
+    steps[..steps.len() - 1].iter().map(running).collect()
+}
+
 /// 1 - (1 - P(within a chunk))·(1 - P(across)): the length l decides the one and the bias u the other, independently.
 /// Within: d < max(l, Lc - l). Across: from u + 1 (last token of the first chunk to the first of the second) to u + Lc - 1.
 fn two_chunks(sampler: &Sampler, d: usize) -> f64 {
-    let (window, longest) = (sampler.train_len, sampler.target_len - sampler.train_len);
+    let (window, longest) = (sampler.train_len(), sampler.target_len() - sampler.train_len());
     let lengths = match sampler.chunk_lengths {
         ChunkLengths::Paper => window - 1,
         ChunkLengths::Reference => reference_limit(window, 2),
@@ -104,12 +122,20 @@ fn two_chunks(sampler: &Sampler, d: usize) -> f64 {
 fn trained(placement: &Placement, window: usize, target_len: usize) -> Vec<Range<usize>> {
     match placement {
         Placement::Spans(spans) => between_chunks(spans, window),
-        Placement::List(positions) => between_positions(positions, target_len),
+        Placement::List(positions) => {
+            let runs = spans_of(positions);
+            // pairs of runs against words of sets: sentences are few and long, random positions are not
+            if runs.len() * runs.len() / 2 < positions.len() * target_len.div_ceil(64) {
+                between_chunks(&runs, window)
+            } else {
+                between_positions(positions, target_len)
+            }
+        }
     }
 }
 
 /// Two chunks are two runs of consecutive positions, so the distances between them are one run too.
-fn between_chunks(spans: &[ChunkSpan], window: usize) -> Vec<Range<usize>> {
+pub(super) fn between_chunks(spans: &[ChunkSpan], window: usize) -> Vec<Range<usize>> {
     let places = |(range, span): (Range<usize>, &ChunkSpan)| {
         let bias = span.bias as usize;
         range.start + bias..range.end + bias
@@ -128,6 +154,18 @@ fn between_chunks(spans: &[ChunkSpan], window: usize) -> Vec<Range<usize>> {
         }
         joined
     })
+}
+
+/// Ascending positions as runs of consecutive ones.
+fn spans_of(positions: &[RopePosition]) -> Vec<ChunkSpan> {
+    let mut spans: Vec<ChunkSpan> = Vec::new();
+    for (t, p) in positions.iter().enumerate() {
+        let bias = p.0 - t as u32;
+        if spans.last().is_none_or(|span| span.bias != bias) {
+            spans.push(ChunkSpan { start: SeqIndex(t as u32), bias });
+        }
+    }
+    spans
 }
 
 /// All differences of a set of positions: the set as bits, shifted down by each of its members and joined.

@@ -7,7 +7,7 @@ mod settings;
 mod validate;
 
 pub use settings::{Recompute, Settings, Size};
-pub use validate::{Recipe, Source};
+pub use validate::{Adapt, Recipe, Source};
 
 use crate::error::{Error, Result};
 use std::path::Path;

@@ -146,7 +146,7 @@ pub struct Settings {
     #[arg(long, value_name = "N", help_heading = "Positions")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_len: Option<Size>,
-    /// Chunks that PoSE splits the window into [default: 2]
+    /// Chunks that the window is split into (pose, axolotl, balanced, adaptive) [default: 2]
     #[arg(long, value_name = "N", help_heading = "Positions")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chunks: Option<usize>,
@@ -158,7 +158,20 @@ pub struct Settings {
     #[arg(long, help_heading = "Positions")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<Content>,
-    /// How positions are interpolated: none, linear, ntk, yarn, yarn-revised or llama3 [default: none]
+    /// Token ids, as in 13,198: with longrecipe those that end a sentence [default: what the tokenizer spells with . ! ? or a line's
+    /// end], with axolotl those that begin a chunk [default: equal chunks]
+    #[arg(long, value_delimiter = ',', value_name = "ID,...", help_heading = "Positions")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split_ids: Option<Vec<u32>>,
+    /// Steps between the probes of --eval-data that adaptive goes by [default: 50]
+    #[arg(long, value_name = "N", help_heading = "Positions")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapt_every: Option<Size>,
+    /// Share of the rows that adaptive spreads over all distances whatever the probe says [default: 0.25]
+    #[arg(long, value_name = "X", help_heading = "Positions")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapt_floor: Option<f64>,
+    /// How positions are interpolated: none, linear, ntk, yarn, yarn-revised, llama3 or dynamic [default: none]
     #[arg(long, help_heading = "Positions")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rope: Option<ScalingKind>,
@@ -166,6 +179,10 @@ pub struct Settings {
     #[arg(long, value_name = "X", help_heading = "Positions")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rope_factor: Option<f64>,
+    /// Another base of the wavelengths than the model's, before any scaling [default: the model's rope_theta]
+    #[arg(long, value_name = "X", help_heading = "Positions")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rope_theta: Option<f64>,
 
     /// Optimizer steps [default: 1000]
     #[arg(long, value_name = "N", help_heading = "Optimisation")]

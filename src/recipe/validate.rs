@@ -21,6 +21,15 @@ pub enum Source {
     Preset(String),
 }
 
+/// When and how far distances are drawn by what a probe finds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Adapt {
+    /// Steps between probes.
+    pub every: u64,
+    /// Share of the rows that no probe takes from a distance.
+    pub floor: f64,
+}
+
 /// A training run, checked as a whole.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recipe {
@@ -31,8 +40,13 @@ pub struct Recipe {
     pub eval_data: Vec<PathBuf>,
     pub eval_tokens: usize,
     pub sampler: Sampler,
+    /// Where the sampler cuts the text, if it does and is not to go by sentences.
+    pub split_ids: Option<Vec<u32>>,
+    /// For [`Method::Adaptive`].
+    pub adapt: Option<Adapt>,
     pub rope: ScalingKind,
     pub rope_factor: Option<f64>,
+    pub rope_theta: Option<f64>,
     pub batch: usize,
     pub grad_accum: usize,
     pub schedule: Schedule,
@@ -102,8 +116,11 @@ impl Recipe {
             eval_data: s.eval_data.clone().unwrap_or_default(),
             eval_tokens: eval_tokens(&s, sampler.target_len())?,
             sampler,
+            split_ids: s.split_ids.clone(),
+            adapt: adapt(&s, need_out)?,
             rope,
             rope_factor,
+            rope_theta: s.rope_theta,
             batch: at_least_one("--batch", s.batch.unwrap_or(Size(1)))?,
             grad_accum: at_least_one("--grad-accum", s.grad_accum.unwrap_or(Size(1)))?,
             schedule: schedule(&s)?,
@@ -172,16 +189,56 @@ fn source(s: &Settings) -> Result<Source> {
     }
 }
 
+/// Flags of one method are refused with the others, where they would do nothing.
+fn adapt(s: &Settings, need_data: bool) -> Result<Option<Adapt>> {
+    let (method, no_eval) =
+        (s.method.unwrap_or(Method::Pose), s.eval_data.as_ref().is_none_or(Vec::is_empty));
+    if method == Method::Adaptive && need_data && no_eval {
+        let problem = "--method adaptive goes by a probe on held-out text, and there is none; name some of at least the \
+                       target length";
+        return Err(Error::usage("--eval-data", "(missing)", problem));
+    }
+    match (method, s.adapt_every, s.adapt_floor) {
+        (Method::Adaptive, every, floor) => Ok(Some(Adapt {
+            every: at_least_one("--adapt-every", every.unwrap_or(Size(50)))? as u64,
+            floor: number("--adapt-floor", floor.unwrap_or(0.25), 0.0, 1.0)?,
+        })),
+        (_, None, None) => Ok(None),
+        (_, Some(every), _) => {
+            Err(Error::usage("--adapt-every", every, format!("is for --method adaptive and not {method}")))
+        }
+        (_, None, Some(floor)) => {
+            Err(Error::usage("--adapt-floor", floor, format!("is for --method adaptive and not {method}")))
+        }
+    }
+}
+
 fn sampler(s: &Settings) -> Result<Sampler> {
+    let method = s.method.unwrap_or(Method::Pose);
+    if let Some(ids) = &s.split_ids {
+        let list = ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+        if !matches!(method, Method::Axolotl | Method::LongRecipe) {
+            let problem = format!("are for --method longrecipe and axolotl, and this is {method}");
+            return Err(Error::usage("--split-ids", list, problem));
+        }
+        if ids.is_empty() {
+            return Err(Error::usage(
+                "--split-ids",
+                list,
+                "must name a token id; leave the flag out for none",
+            ));
+        }
+    }
     let (train_len, target_len) = (s.train_len.unwrap_or(Size(2048)).0, s.target_len.unwrap_or(Size(2048)).0);
     Sampler::new(
-        s.method.unwrap_or(Method::Pose),
+        method,
         train_len,
         target_len,
         s.chunks.unwrap_or(2),
         s.chunk_lengths.unwrap_or(ChunkLengths::Paper),
         s.content.unwrap_or(Content::Uniform),
     )
+    .map(|sampler| sampler.splitting(method == Method::Axolotl && s.split_ids.is_some()))
 }
 
 fn schedule(s: &Settings) -> Result<Schedule> {
@@ -261,6 +318,8 @@ impl Settings {
             chunks: Some(2),
             chunk_lengths: Some(ChunkLengths::Paper),
             content: Some(Content::Uniform),
+            adapt_every: (self.method == Some(Method::Adaptive)).then_some(Size(50)),
+            adapt_floor: (self.method == Some(Method::Adaptive)).then_some(0.25),
             rope: Some(ScalingKind::None),
             steps: Some(Size(1000)),
             batch: Some(Size(1)),

@@ -4,10 +4,14 @@
 //! Everything here is f64 and about numbers alone: no model, no backend. A [`Rope`] gives inverse frequencies (radians per
 //! position), [`turns`] makes them exact binary fractions of a turn, and [`phase`] is the angle at a position.
 
+mod base;
+mod lengthwise;
 mod phase;
 mod scaling;
 mod training;
 
+pub use base::{base_warning, least_theta, rebased};
+pub use lengthwise::{Dynamic, LongRope};
 pub use phase::{phase, turns};
 pub use scaling::{Llama3, Scaling, Yarn};
 pub use training::{ScalingKind, for_training};
@@ -36,6 +40,12 @@ impl Rope {
     /// [`Rope::inverse_frequencies`] as 64-bit binary fractions of a turn per position, [rotary_dim/2].
     pub fn turns(&self) -> Vec<u64> {
         self.inverse_frequencies().into_iter().map(turns).collect()
+    }
+
+    /// The rotation of a text of `length` tokens, its answer included: fixed for the whole of it. The same as this one but for
+    /// scalings that depend on the length.
+    pub fn for_length(&self, length: usize) -> Rope {
+        Rope { scaling: self.scaling.for_length(length), ..self.clone() }
     }
 
     /// The same rotation as a checkpoint spells it: NTK is nothing but a larger base, so it becomes one.
@@ -74,7 +84,12 @@ impl Rope {
     /// A scaling that is silently without effect is the commonest bug of long-context checkpoints, so it is looked for.
     fn differs_from_plain(&self) -> bool {
         let plain = Scaling::None.apply(self.theta, self.rotary_dim);
-        let relative = |(scaled, plain): (f64, f64)| ((scaled - plain) / plain).abs();
-        self.inverse_frequencies().into_iter().zip(plain).map(relative).any(|d| d > 1e-12)
+        let relative = |(scaled, plain): (f64, &f64)| ((scaled - plain) / plain).abs();
+        let differs =
+            |rope: &Rope| rope.inverse_frequencies().into_iter().zip(&plain).map(relative).any(|d| d > 1e-12);
+        // what depends on the length need only differ at some length
+        differs(self)
+            || differs(&self.for_length(usize::MAX >> 1))
+            || matches!(self.scaling, Scaling::LongRope(_)) && self.attention_factor() != 1.0
     }
 }

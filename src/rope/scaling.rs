@@ -7,10 +7,12 @@
 //! | yarn | (1−m)·f/s + m·f | arXiv 2309.00071; `_compute_yarn_parameters` of transformers 5.23 |
 //! | yarn-revised | f / ((1−m)·s + m) | `revised_yarn` in my_modeling_llama.py of PoSE |
 //! | llama3 | f, f/s, or a blend between two wavelengths | Llama 3.1; `_compute_llama3_parameters` of transformers 5.23 |
+//! | dynamic, longrope | by the length of what is read | see `lengthwise.rs` |
 //!
 //! m is 1 for pairs that turn often within the original length and 0 for those that never complete a turn. The two YaRNs
 //! agree at both ends and differ between: the first blends frequencies, the second wavelengths.
 
+use super::lengthwise::{Dynamic, LongRope};
 use std::f64::consts::TAU;
 
 /// How the frequencies of a model are changed for a longer context.
@@ -29,6 +31,8 @@ pub enum Scaling {
     /// YaRN as the PoSE authors' code computes it. Other software reads a checkpoint of it as [`Scaling::Yarn`].
     YarnRevised(Yarn),
     Llama3(Llama3),
+    Dynamic(Dynamic),
+    LongRope(LongRope),
 }
 
 /// The numbers of YaRN, named as in a `config.json`.
@@ -144,6 +148,8 @@ impl Scaling {
             Scaling::Yarn(_) => "yarn",
             Scaling::YarnRevised(_) => "yarn-revised",
             Scaling::Llama3(_) => "llama3",
+            Scaling::Dynamic(_) => "dynamic",
+            Scaling::LongRope(_) => "longrope",
         }
     }
 
@@ -154,6 +160,8 @@ impl Scaling {
             Scaling::Linear { factor } | Scaling::Ntk { factor } => Some(*factor),
             Scaling::Yarn(y) | Scaling::YarnRevised(y) => Some(y.factor),
             Scaling::Llama3(l) => Some(l.factor),
+            Scaling::Dynamic(d) => Some(d.factor),
+            Scaling::LongRope(l) => Some(l.factor),
         }
     }
 
@@ -163,12 +171,24 @@ impl Scaling {
             Scaling::None | Scaling::Linear { .. } | Scaling::Ntk { .. } => None,
             Scaling::Yarn(y) | Scaling::YarnRevised(y) => Some(y.original),
             Scaling::Llama3(l) => Some(l.original),
+            Scaling::Dynamic(d) => Some(d.original),
+            Scaling::LongRope(l) => Some(l.original),
+        }
+    }
+
+    /// The same for a text of `length` tokens: of those that depend on it, which base or which factors hold.
+    pub fn for_length(&self, length: usize) -> Scaling {
+        match self {
+            Scaling::Dynamic(d) => Scaling::Dynamic(Dynamic { length, ..d.clone() }),
+            Scaling::LongRope(l) => Scaling::LongRope(LongRope { length, ..l.clone() }),
+            other => other.clone(),
         }
     }
 
     pub(super) fn attention_factor(&self) -> f64 {
         match self {
             Scaling::Yarn(y) | Scaling::YarnRevised(y) => y.attention(),
+            Scaling::LongRope(l) => l.attention(),
             _ => 1.0,
         }
     }
@@ -187,10 +207,19 @@ impl Scaling {
                 .map(|(f, m)| f / ((1.0 - m) * y.factor + m))
                 .collect(),
             Scaling::Llama3(l) => plain(theta, dim).map(|f| l.scale(f)).collect(),
+            Scaling::Dynamic(d) => plain(d.theta(theta, dim), dim).collect(),
+            Scaling::LongRope(l) => {
+                plain(theta, dim).zip(l.factors()).map(|(f, factor)| f / factor).collect()
+            }
         }
     }
 
     pub(super) fn check(&self, dim: usize) -> Result<(), String> {
+        match self {
+            Scaling::Dynamic(d) => return d.check(dim),
+            Scaling::LongRope(l) => return l.check(dim),
+            _ => (),
+        }
         if let Some(factor) = self.factor() {
             if !(factor.is_finite() && factor >= 1.0) {
                 return Err(format!("rope scaling factor {factor} must be a finite number above 1"));

@@ -1,7 +1,8 @@
 //! Which rotation a run trains with: the model's own, scaled for the target length.
 
-use super::{Llama3, Rope, Scaling, Yarn};
+use super::{Dynamic, Llama3, Rope, Scaling, Yarn};
 use crate::error::{Error, Result};
+use crate::names;
 use std::fmt;
 use std::str::FromStr;
 
@@ -15,16 +16,18 @@ pub enum ScalingKind {
     Yarn,
     YarnRevised,
     Llama3,
+    Dynamic,
 }
 
 impl ScalingKind {
-    pub const ALL: [ScalingKind; 6] = [
+    pub const ALL: [ScalingKind; 7] = [
         ScalingKind::None,
         ScalingKind::Linear,
         ScalingKind::Ntk,
         ScalingKind::Yarn,
         ScalingKind::YarnRevised,
         ScalingKind::Llama3,
+        ScalingKind::Dynamic,
     ];
 
     pub fn name(self) -> &'static str {
@@ -35,6 +38,7 @@ impl ScalingKind {
             ScalingKind::Yarn => "yarn",
             ScalingKind::YarnRevised => "yarn-revised",
             ScalingKind::Llama3 => "llama3",
+            ScalingKind::Dynamic => "dynamic",
         }
     }
 }
@@ -50,12 +54,12 @@ impl FromStr for ScalingKind {
 
     fn from_str(name: &str) -> std::result::Result<Self, String> {
         ScalingKind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
-            let known = ScalingKind::ALL.map(ScalingKind::name).join(", ");
+            let known = ScalingKind::ALL.map(ScalingKind::name);
             match name {
-                "dynamic" | "longrope" => {
-                    format!("\"{name}\" is known but not supported yet; supported are {known}")
-                }
-                _ => format!("there is no such scaling; supported are {known}"),
+                "longrope" | "su" => "longrope's factors come from a search and stand in a model's config.json; a model that has \
+                                      them keeps them with none"
+                    .into(),
+                _ => names::unknown("scaling", name, &known),
             }
         })
     }
@@ -63,7 +67,7 @@ impl FromStr for ScalingKind {
 
 /// The rotation to train with, for a context of `target_len` tokens where `original_len` were trained.
 ///
-/// `none` keeps `base` as it is, whatever that is. Any other kind starts from an unscaled base and scales it by
+/// `none` keeps `base` as it is, whatever that is; what depends on the length of the text is that of `target_len`. Any other kind starts from an unscaled base and scales it by
 /// target_len / original_len, or by `factor` where given.
 ///
 /// # Errors
@@ -78,7 +82,7 @@ pub fn for_training(
             Some(factor) => {
                 refuse(format!("a factor of {factor} is given, but none scales nothing; drop one of them"))
             }
-            None => Ok(base.clone()),
+            None => Ok(base.for_length(target_len)),
         };
     }
     if base.scaling != Scaling::None {
@@ -111,6 +115,9 @@ pub fn for_training(
             high_freq_factor: 4.0,
             original: original_len,
         }),
+        ScalingKind::Dynamic => {
+            Scaling::Dynamic(Dynamic { factor: s, original: original_len, length: target_len })
+        }
     };
     let rope = Rope { scaling, ..base.clone() };
     rope.check().map_err(|problem| Error::usage("--rope", kind, problem))?;

@@ -1,8 +1,10 @@
 //! metrics.jsonl, a line for each step, and the summary of a run.
 
+use super::probe::Probe;
 use crate::error::{Error, Result};
 use crate::eval::WindowReport;
 use crate::memory::{self, Ledger};
+use crate::positions::DistanceWeights;
 use crate::recipe::Recipe;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -64,7 +66,8 @@ impl Log {
             |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?.get("step")?.as_u64();
         let kept: String = old
             .lines()
-            .filter(|l| step_of(l).is_some_and(|s| s <= steps_done))
+            // a run that begins anew writes of step 0 too
+            .filter(|l| step_of(l).is_some_and(|s| s <= steps_done && steps_done > 0))
             .map(|l| format!("{l}\n"))
             .collect();
         let mut file = File::create(&path).map_err(|e| Error::io(&path, "creating the metrics file", e))?;
@@ -101,6 +104,13 @@ impl Log {
         let line = serde_json::json!({ "step": step, "window": report.window, "ppl": report.ppl, "nll": report.nll });
         self.last_ppl = Some(report.ppl);
         self.line(&line)
+    }
+
+    /// What was probed after `step`, and how distances are drawn from now on.
+    pub fn weights(&mut self, step: u64, probe: &Probe, weights: &DistanceWeights) -> Result<()> {
+        self.line(&serde_json::json!({
+            "step": step, "probe_nll": probe.long, "probe_excess": probe.excess(), "distance_weights": weights,
+        }))
     }
 
     pub fn summary(self, recipe: &Recipe, plan: &Ledger, elapsed: Duration) -> Result<Summary> {

@@ -2,6 +2,7 @@
 
 mod metrics;
 mod optimizer;
+mod probe;
 mod save;
 mod setup;
 mod step;
@@ -36,7 +37,7 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
     if !resume {
         save::refuse_occupied(&recipe.out)?;
     }
-    let opened = Opened::open(recipe, watch)?;
+    let mut opened = Opened::open(recipe, watch)?;
     let dry = plan(b, recipe, &opened)?;
     watch.planned(&dry);
     memory::check_room(b, &dry)?;
@@ -49,11 +50,17 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
     memory::reset_peak();
     let mut state = State::allocate(b, recipe, &opened, &mut memory::Ledger::live())?;
     match directory.latest() {
-        Some(checkpoint) => state.restore(b, recipe, &directory, checkpoint, watch)?,
+        Some(checkpoint) => {
+            let weights = state.restore(b, recipe, &directory, checkpoint, watch)?;
+            weights.into_iter().for_each(|weights| opened.loader.set_weights(weights));
+        }
         None => state.fill(b, recipe)?,
     }
     directory.begin(recipe)?;
     let mut log = metrics::Log::open(directory.path(), state.steps_done)?;
+    if state.steps_done == 0 {
+        state.adapt(b, recipe, &mut opened, &mut log, watch)?;
+    }
     let start = Instant::now();
     while state.steps_done < recipe.schedule.steps {
         let metrics = state.step(b, recipe, &opened.loader, &directory)?;
@@ -65,6 +72,9 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
             let report = state.evaluate(b, recipe, &opened)?;
             watch.note(&format!("step {done}: perplexity {:.4} at {} tokens", report.ppl, report.window));
             log.eval(done, report)?;
+        }
+        if !last {
+            state.adapt(b, recipe, &mut opened, &mut log, watch)?;
         }
         let interrupted = watch.interrupted().is_some_and(|flag| flag.load(Ordering::Relaxed));
         if due(recipe.save_every) || (interrupted && !last) {

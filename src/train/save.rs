@@ -1,7 +1,7 @@
 //! A run's directory: checkpoints while it goes, the final model when it is done, and going on from one.
 
 use super::optimizer::{self, OptimizerTensors};
-use super::{Opened, State, Watch};
+use super::{Opened, State, Watch, probe};
 use crate::backend::Backend;
 use crate::checkpoint::{
     Adapter, Existing, ModelTensors, Resume, ResumeState, SHARD_BYTES, Staging, Weights, checkpoint_dir,
@@ -11,6 +11,7 @@ use crate::data::bytes_as_json;
 use crate::error::{Error, Result};
 use crate::model::Config;
 use crate::optim::{Optimizer, ScheduleKind};
+use crate::positions::DistanceWeights;
 use crate::recipe::{Recipe, Settings, Size, Source};
 use std::path::{Path, PathBuf};
 
@@ -108,6 +109,8 @@ impl RunDirectory {
         write_hf(b, &staging, state, recipe, opened, false)?;
         let resume =
             ResumeState::new(state.steps_done, state.tokens_seen, recipe.seed, self.fingerprint.clone());
+        let weights = recipe.adapt.map(|_| opened.loader.sampler().weights().0.to_vec());
+        let resume = ResumeState { distance_weights: weights, ..resume };
         write_resume(&staging, &resume, &OptimizerTensors::new(b, &state.adam, &state.model))?;
         staging.commit()?;
         self.latest = Some(target.clone());
@@ -137,7 +140,8 @@ fn numbers(recipe: &Recipe) -> Settings {
     Settings {
         out: None,
         eval_data: None,
-        eval_tokens: None,
+        // a probe that rows go by reads the held-out text
+        eval_tokens: recipe.settings.eval_tokens.filter(|_| recipe.adapt.is_some()),
         eval_every: None,
         save_every: None,
         data: None,
@@ -177,6 +181,9 @@ fn fingerprint(recipe: &Recipe, opened: &Opened) -> String {
     hash.update(format!("{:?}", opened.model.rope).as_bytes());
     hash.update(&opened.loader.corpus().fingerprint());
     hash.update(&opened.model.tokenizer.fingerprint());
+    if recipe.adapt.is_some() {
+        hash.update(&opened.eval.fingerprint());
+    }
     hash.finalize().to_hex()[..32].to_string()
 }
 
@@ -226,10 +233,10 @@ fn absolute(dir: &Path) -> Result<PathBuf> {
 }
 
 impl<B: Backend> State<B> {
-    /// Goes on from a checkpoint of the same recipe.
+    /// Goes on from a checkpoint of the same recipe; returns the weights that distances are drawn by, where they are kept.
     pub(super) fn restore(
         &mut self, b: &B, recipe: &Recipe, directory: &RunDirectory, checkpoint: &Path, watch: &dyn Watch,
-    ) -> Result<()> {
+    ) -> Result<Option<DistanceWeights>> {
         let resume = Resume::open(checkpoint, &directory.fingerprint)?;
         match recipe.lora {
             None => self.model.load(b, &Weights::open(checkpoint)?)?,
@@ -247,6 +254,9 @@ impl<B: Backend> State<B> {
         self.steps_done = resume.state.step;
         self.tokens_seen = resume.state.tokens;
         watch.note(&format!("going on after step {} from {}", self.steps_done, checkpoint.display()));
-        Ok(())
+        match recipe.adapt {
+            Some(_) => probe::saved_weights(&resume.state, checkpoint).map(Some),
+            None => Ok(None),
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! From a recipe to open files and allocated buffers.
 
-use super::Watch;
+use super::{Watch, probe};
 use crate::backend::Backend;
 use crate::checkpoint::{Adapter, Weights};
-use crate::data::{Corpus, LoadOptions, Loader, Tokenizer};
+use crate::data::{Corpus, Cuts, LoadOptions, Loader, Tokenizer};
 use crate::error::{Error, Result};
 use crate::eval::{self, Mode, Protocol, WindowReport};
 use crate::infer::{Reads, Scorer};
@@ -11,6 +11,7 @@ use crate::memory::{self, Kind, Ledger};
 use crate::model::buffers::{Reading, TrainBuffers};
 use crate::model::{Config, Gradients, Merge, Model, PlacedBatch, scratch};
 use crate::optim::AdamState;
+use crate::positions::Method;
 use crate::recipe::{Recipe, Source};
 use crate::rope::{self, Rope};
 
@@ -30,7 +31,8 @@ impl OpenedModel {
             config.lora = Some(lora.clone());
         }
         let (target, original) = (recipe.sampler.target_len(), config.original_length());
-        let rope = rope::for_training(&config.rope, recipe.rope, target, original, recipe.rope_factor)?;
+        let base = rope::rebased(&config.rope, recipe.rope_theta)?;
+        let rope = rope::for_training(&base, recipe.rope, target, original, recipe.rope_factor)?;
         Ok(OpenedModel { config, tokenizer, rope })
     }
 }
@@ -49,9 +51,14 @@ impl Opened {
     }
 
     pub fn with_data(recipe: &Recipe, model: OpenedModel, watch: &dyn Watch) -> Result<Opened> {
+        let (target, original) = (recipe.sampler.target_len(), model.config.original_length());
+        rope::base_warning(&model.rope, target, original).iter().for_each(|w| watch.note(w));
         let loader = open_loader(recipe, &model.tokenizer, watch)?;
         let mut eval = load_corpus(&recipe.eval_data, recipe, &model.tokenizer, watch)?;
         eval.cut(recipe.eval_tokens);
+        if recipe.adapt.is_some() {
+            probe::check_text(&eval, recipe.sampler.target_len())?;
+        }
         Ok(Opened { model, loader, eval })
     }
 }
@@ -87,7 +94,13 @@ fn load_corpus(
 fn open_loader(recipe: &Recipe, tokenizer: &Tokenizer, watch: &dyn Watch) -> Result<Loader> {
     let corpus = load_corpus(&recipe.data, recipe, tokenizer, watch)?;
     let (documents, tokens) = (corpus.documents.len(), corpus.tokens());
-    let (loader, dropped) = Loader::new(corpus, recipe.sampler, recipe.seed)?;
+    let (loader, dropped) = Loader::new(corpus, recipe.sampler.clone(), recipe.seed)?;
+    let loader = match (recipe.sampler.method(), &recipe.split_ids) {
+        (Method::LongRecipe, None) => loader.cutting(Cuts::sentences(tokenizer)),
+        (Method::LongRecipe, Some(ids)) => loader.cutting(Cuts::after(ids)),
+        (Method::Axolotl, Some(ids)) => loader.cutting(Cuts::before(ids)),
+        _ => loader,
+    };
     watch.note(&format!("{documents} documents, {tokens} tokens"));
     dropped.iter().for_each(|w| watch.note(w));
     Ok(loader)

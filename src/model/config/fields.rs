@@ -49,6 +49,14 @@ impl Fields<'_> {
         }
     }
 
+    /// A list of finite numbers.
+    pub fn numbers(&mut self, key: &str) -> Result<Option<Vec<f64>>> {
+        let Some(value) = self.take(key) else { return Ok(None) };
+        let finite = |v: &Value| v.as_f64().filter(|x| x.is_finite());
+        let list = value.as_array().and_then(|list| list.iter().map(finite).collect());
+        list.map(Some).ok_or_else(|| self.wrong(key, &value, "a list of finite numbers"))
+    }
+
     pub fn boolean(&mut self, key: &str) -> Result<Option<bool>> {
         let Some(value) = self.take(key) else { return Ok(None) };
         value.as_bool().map(Some).ok_or_else(|| self.wrong(key, &value, "true or false"))

@@ -4,7 +4,8 @@
 
 use super::fields::Fields;
 use crate::error::Result;
-use crate::rope::{Llama3, Rope, Scaling, ScalingKind, Yarn};
+use crate::names;
+use crate::rope::{Dynamic, Llama3, LongRope, Rope, Scaling, ScalingKind, Yarn};
 use serde_json::{Map, Value, json};
 
 /// What transformers takes where a file names no theta.
@@ -47,9 +48,9 @@ pub(in crate::model) fn read(fields: &mut Fields<'_>, rotary_dim: usize, positio
 
 fn original_of(scaling: &Scaling) -> Option<usize> {
     match scaling {
-        Scaling::Yarn(y) | Scaling::YarnRevised(y) => Some(y.original),
-        Scaling::Llama3(l) => Some(l.original),
-        _ => None,
+        // counts from max_position_embeddings, whatever else the file says
+        Scaling::Dynamic(_) => None,
+        other => other.original(),
     }
 }
 
@@ -72,15 +73,13 @@ fn spec(mut f: Fields<'_>, top_original: Option<usize>, positions: usize) -> Res
         "linear" => Scaling::Linear { factor: factor(&mut f)? },
         "yarn" => yarn(&mut f, top_original, positions)?,
         "llama3" => llama3(&mut f, top_original, positions)?,
+        "dynamic" => Scaling::Dynamic(Dynamic { factor: factor(&mut f)?, original: positions, length: 0 }),
+        // "su" is what the first Phi-3 files call it
+        "longrope" | "su" => longrope(&mut f, top_original, positions)?,
         other => {
-            let known = "default, linear, yarn, llama3";
-            let problem = match other {
-                "dynamic" | "longrope" | "su" => "is known but not supported yet",
-                _ => "is unknown",
-            };
-            return Err(
-                f.error(format!("{}rope_type \"{other}\" {problem}; supported are {known}", f.prefix))
-            );
+            let known = ["default", "linear", "dynamic", "yarn", "longrope", "llama3"];
+            let unknown = names::unknown("type", other, &known);
+            return Err(f.error(format!("{}rope_type \"{other}\" is unknown: {unknown}", f.prefix)));
         }
     };
     // written by the YaRN authors' own code, without effect on the numbers
@@ -132,6 +131,19 @@ fn yarn(f: &mut Fields<'_>, top_original: Option<usize>, positions: usize) -> Re
     }
 }
 
+fn longrope(f: &mut Fields<'_>, top_original: Option<usize>, positions: usize) -> Result<Scaling> {
+    let (short, long) = (f.numbers("short_factor")?, f.numbers("long_factor")?);
+    let original = original(f, top_original, positions)?;
+    Ok(Scaling::LongRope(LongRope {
+        short_factor: f.require("short_factor", short)?,
+        long_factor: f.require("long_factor", long)?,
+        original,
+        factor: f.number("factor")?.unwrap_or(positions as f64 / original as f64),
+        attention_factor: f.number("attention_factor")?,
+        length: 0,
+    }))
+}
+
 fn llama3(f: &mut Fields<'_>, top_original: Option<usize>, positions: usize) -> Result<Scaling> {
     let (low, high) = (f.number("low_freq_factor")?, f.number("high_freq_factor")?);
     Ok(Scaling::Llama3(Llama3 {
@@ -167,6 +179,18 @@ fn scaling_json(scaling: &Scaling) -> Map<String, Value> {
                 put(VARIANT, json!(REVISED));
             }
         }
+        Scaling::Dynamic(d) => {
+            put("rope_type", json!("dynamic"));
+            put("factor", json!(d.factor));
+        }
+        Scaling::LongRope(l) => {
+            put("rope_type", json!("longrope"));
+            put("factor", json!(l.factor));
+            put("original_max_position_embeddings", json!(l.original));
+            put("attention_factor", json!(l.attention()));
+            put("short_factor", json!(l.short_factor));
+            put("long_factor", json!(l.long_factor));
+        }
         Scaling::Llama3(l) => {
             put("rope_type", json!("llama3"));
             put("factor", json!(l.factor));
@@ -194,6 +218,10 @@ pub(super) fn write(rope: &Rope, out: &mut Map<String, Value>) -> Vec<String> {
         }
     };
     out.insert("rope_scaling".into(), old);
+    if let Scaling::LongRope(l) = &rope.scaling {
+        // Phi-3's own code looks for it here
+        out.insert("original_max_position_embeddings".into(), json!(l.original));
+    }
     match rope.scaling {
         Scaling::YarnRevised(_) => vec![format!(
             "config.json says rope_type \"yarn\" with {VARIANT} \"{REVISED}\": only pose-engine reads the variant, other \

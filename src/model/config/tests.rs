@@ -68,9 +68,9 @@ fn what_cannot_be_is_refused_by_a_sentence() {
         (json!({"initializer_range": -0.1}), "initializer_range is -0.1"),
         (
             json!({"model_type": "qwen"}),
-            "model_type \"qwen\" is not supported; supported are llama, mistral, qwen2, qwen3, gptj, baichuan; nearest is qwen2",
+            "model_type \"qwen\": there is no such family; there are llama, mistral, qwen2, qwen3, gptj, baichuan; the nearest is qwen2",
         ),
-        (json!({"model_type": "bloom"}), "supported are llama, mistral, qwen2, qwen3"),
+        (json!({"model_type": "bloom"}), "there are llama, mistral, qwen2, qwen3"),
         (json!({"model_type": null}), "model_type is missing"),
         (json!({"hidden_act": "gelu"}), "supported is silu"),
         (json!({"mlp_bias": true}), "mlp_bias true is not supported"),
@@ -143,15 +143,22 @@ fn wrong_rope_is_refused_by_a_sentence() {
             json!({"rope_scaling": {"type": "linear", "rope_type": "yarn"}}),
             "rope_scaling.type is \"linear\" and",
         ),
+        (json!({"rope_scaling": {"type": "dynamic"}}), "rope_scaling.factor is missing"),
+        (json!({"rope_scaling": {"type": "dynamic", "factor": 0.5}}), "factor 0.5 must be"),
+        (json!({"rope_parameters": {"rope_type": "longrope"}}), "rope_parameters.short_factor is missing"),
         (
-            json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}),
-            "\"dynamic\" is known but not supported yet",
+            json!({"rope_scaling": {"type": "su", "short_factor": [1, 1], "long_factor": [2, 3]}}),
+            "short_factor has 2 numbers, and 16 rotated elements per head are 8 pairs",
         ),
         (
-            json!({"rope_parameters": {"rope_type": "longrope"}}),
-            "supported are default, linear, yarn, llama3",
+            json!({"rope_scaling": {"type": "longrope", "short_factor": [1, "x"], "long_factor": []}}),
+            "should be a list of finite numbers",
         ),
         (json!({"rope_parameters": {"rope_type": "yam"}}), "rope_parameters.rope_type \"yam\" is unknown"),
+        (
+            json!({"rope_parameters": {"rope_type": "yam"}}),
+            "default, linear, dynamic, yarn, longrope, llama3; the nearest is yarn",
+        ),
         (json!({"rope_scaling": {"type": "linear"}}), "rope_scaling.factor is missing"),
         (json!({"rope_scaling": {"type": "linear", "factor": "4"}}), "rope_scaling.factor is \"4\""),
         (json!({"rope_scaling": {"type": "linear", "factor": 1.0}}), "changes nothing"),
@@ -227,12 +234,58 @@ fn what_is_written_reads_the_same() {
             let (json, warnings) = config.to_json();
             assert_eq!(warnings.len(), usize::from(kind == ScalingKind::YarnRevised));
             assert_eq!(json["rope_theta"], json["rope_parameters"]["rope_theta"]);
-            let again = parse(&json).unwrap();
+            let mut again = parse(&json).unwrap();
+            again.rope = again.rope.for_length(16384);
             assert_eq!(again.rope.inverse_frequencies(), config.rope.inverse_frequencies(), "{kind}");
             assert_eq!(again.rope.attention_factor(), config.rope.attention_factor(), "{kind}");
             assert_eq!(Config { rope: config.rope.clone(), ..again }, config, "{kind}");
         }
     }
+}
+
+#[test]
+fn longrope_is_read_and_written_in_both_spellings() {
+    let (short, long): (Vec<f64>, Vec<f64>) =
+        (0..8).map(|i| (1.0 + f64::from(i) / 64.0, f64::from(1 + i))).unzip();
+    let lists = json!({"rope_type": "longrope", "short_factor": short, "long_factor": long});
+    let mut inside = lists.clone();
+    (inside["original_max_position_embeddings"], inside["rope_theta"]) = (json!(4096), json!(1e4));
+    for changes in [
+        // Phi-3: the original length outside
+        json!({"rope_theta": 1e4, "rope_scaling": lists, "original_max_position_embeddings": 4096,
+               "max_position_embeddings": 131_072}),
+        json!({"rope_parameters": inside, "max_position_embeddings": 131_072}),
+    ] {
+        let config = parse(&with(changes)).unwrap();
+        let Scaling::LongRope(read) = &config.rope.scaling else { panic!("{:?}", config.rope) };
+        assert_eq!((&read.short_factor, &read.long_factor), (&short, &long));
+        assert_eq!((read.original, read.factor), (4096, 32.0));
+        let (json, warnings) = config.extended(config.rope.for_length(65_536), 262_144).to_json();
+        assert!(warnings.is_empty());
+        assert_eq!(json["original_max_position_embeddings"], 4096);
+        assert_eq!(
+            (&json["rope_scaling"]["type"], &json["rope_parameters"]["factor"]),
+            (&json!("longrope"), &json!(32.0))
+        );
+        let again = parse(&json).unwrap();
+        for length in [4096, 65_536] {
+            let (new, old) = (again.rope.for_length(length), config.rope.for_length(length));
+            assert_eq!(new.inverse_frequencies(), old.inverse_frequencies());
+            assert_eq!(new.attention_factor(), old.attention_factor());
+        }
+    }
+}
+
+#[test]
+fn a_dynamic_scaling_keeps_the_length_that_it_counts_from() {
+    let base = fixture("llama-tiny");
+    let rope = for_training(&base.rope, ScalingKind::Dynamic, 16384, 2048, None).unwrap();
+    let (json, _) = base.extended(rope.clone(), 16384).to_json();
+    assert_eq!(json["max_position_embeddings"], 2048, "other software counts from this");
+    assert_eq!(json["rope_scaling"], json!({"rope_type": "dynamic", "factor": 8.0, "type": "dynamic"}));
+    let again = parse(&json).unwrap();
+    assert_eq!(again.rope.for_length(16384), rope);
+    assert_eq!(again.rope.for_length(2048).inverse_frequencies(), base.rope.inverse_frequencies());
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub use names::{LayerNames, Names, short};
 
 use super::config::{Config, fields::Fields};
 use crate::error::Result;
-use crate::nearest::nearest;
+use crate::names::unknown;
 use serde_json::{Map, Value};
 
 /// What the model directories of a family have in common.
@@ -52,12 +52,9 @@ impl Family {
     /// # Errors
     /// A sentence with the families that there are, and the one that may have been meant.
     pub fn find(model_type: &str) -> std::result::Result<&'static Family, String> {
-        let known = || FAMILIES.iter().map(|family| family.model_type);
         FAMILIES.into_iter().find(|family| family.model_type == model_type).ok_or_else(|| {
-            let meant =
-                nearest(model_type, known()).map_or(String::new(), |name| format!("; nearest is {name}"));
-            let known = known().collect::<Vec<_>>().join(", ");
-            format!("model_type \"{model_type}\" is not supported; supported are {known}{meant}")
+            let known = FAMILIES.map(|family| family.model_type);
+            format!("model_type \"{model_type}\": {}", unknown("family", model_type, &known))
         })
     }
 }

@@ -149,8 +149,8 @@ fn what_cannot_be_is_refused_by_a_sentence() {
         ("qwen2", json!({"layer_types": 3}), "layer_types should be a list"),
         ("qwen3", json!({"attention_dropout": 0.1}), "attention_dropout above 0"),
         ("qwen3", json!({"hidden_act": "gelu"}), "supported is silu"),
-        ("qwen3_moe", json!({}), "supported are llama, mistral, qwen2, qwen3"),
-        ("mistral3", json!({}), "nearest is mistral"),
+        ("qwen3_moe", json!({}), "there are llama, mistral, qwen2, qwen3"),
+        ("mistral3", json!({}), "the nearest is mistral"),
     ] {
         let sentence = sentence(model_type, changes.clone());
         assert!(sentence.contains(expected), "{model_type} {changes}: {sentence}");
