@@ -57,7 +57,8 @@ impl<B: Backend> Model<B> {
         let params = specs.iter().map(alloc).collect::<Result<_>>()?;
         let unit_head = UnitHead::new(b, ledger, config)?;
         let turns = ledger.buf(b, Kind::Weights, "rope frequencies", &[rope.rotary_dim / 2])?;
-        let mut model = Model { config: config.clone(), specs, ids, params, unit_head, turns, attention_factor: 1.0 };
+        let mut model =
+            Model { config: config.clone(), specs, ids, params, unit_head, turns, attention_factor: 1.0 };
         if !ledger.is_dry() {
             model.set_rope(b, rope)?;
         }
