@@ -241,7 +241,11 @@ fn configs_that_are_not_understood() {
     for (key, value, parts) in [
         ("model_type", json!("mamba"), &["config.json", "mamba"][..]),
         ("rope_scaling", json!({"rope_type": "spiral", "factor": 2.0}), &["config.json", "spiral"]),
-        ("rope_scaling", json!({"rope_type": "longrope"}), &["config.json", "longrope"]),
+        (
+            "rope_scaling",
+            json!({"rope_type": "longrope"}),
+            &["config.json", "rope_scaling.short_factor is missing"],
+        ),
         ("hidden_size", json!(0), &["config.json", "hidden_size"]),
         ("num_key_value_heads", json!(3), &["config.json", "num_key_value_heads"]),
         ("vocab_size", json!(100), &["tokenizer.json", "257", "100"]),
