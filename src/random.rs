@@ -130,7 +130,8 @@ impl Stream {
         (self.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
 
-    /// A place in `weights`, each with a probability proportional to its weight: none negative, their sum above 0 and finite.
+    /// A place in `weights`, each with a probability proportional to its weight: none negative, their sum finite and
+    /// above 0.
     pub fn weighted(&mut self, weights: &[f64]) -> usize {
         let mut left = self.unit_f64() * weights.iter().sum::<f64>();
         let passed = |w: &f64| {

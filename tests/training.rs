@@ -1,5 +1,5 @@
-//! What a training does beside its steps, through the binary: several corpora, packed rows, looking at held-out text, and what
-//! it writes for TensorBoard. A run that was stopped and resumed does the same.
+//! What a training does beside its steps, through the binary: several corpora, packed rows, looking at held-out text,
+//! and what it writes for TensorBoard. A run that was stopped and resumed does the same.
 
 mod common;
 
@@ -7,8 +7,8 @@ use common::cli::{Dir, words};
 use pose_engine::train::events;
 use serde_json::Value;
 
-const RUN: &str = "train --preset tiny --train-len 32 --target-len 128 --rope yarn --rope-factor 2 --batch 2 --grad-accum 2 \
-                   --lr 1e-3 --dtype f32";
+const RUN: &str = "train --preset tiny --train-len 32 --target-len 128 --rope yarn --rope-factor 2 --batch 2 \
+                   --grad-accum 2 --lr 1e-3 --dtype f32";
 
 /// The metrics but for what time says.
 fn metrics(dir: &Dir, out: &str) -> Vec<Value> {
@@ -166,7 +166,7 @@ fn the_best_model_is_kept_beside_the_last() {
     let dir = Dir::new();
     dir.write("held.txt", words(400));
     // a rate at which the perplexity first falls and then rises
-    let flags = "--data a.txt --eval-data held.txt --eval-every 1 --save-best --steps 10 --schedule constant --warmup 6";
+    let flags = "--data a.txt --eval-data held.txt --eval-every 1 --save-best --steps 10 --warmup 6";
     let run = RUN.replace("--lr 1e-3", "--lr 0.3");
     dir.run(&format!("{run} {flags} --quiet --out out --json out.json")).ok();
     let all: Vec<(f64, u64)> = metrics(&dir, "out")

@@ -79,7 +79,8 @@ impl Loader {
         Ok((loader, notes.into_iter().next()))
     }
 
-    /// The same from several corpora: which one a row is of is drawn by weight, then all goes on as if there were no other.
+    /// The same from several corpora: which one a row is of is drawn by weight, then all goes on as if there were no
+    /// other.
     ///
     /// Errors: a corpus whose documents are all too short, weights that no row can be drawn by.
     pub fn mixing(shares: Vec<Share>, sampler: Sampler, seed: u64) -> Result<(Self, Vec<String>)> {

@@ -1,13 +1,14 @@
 //! Which short documents share a row.
 //!
-//! A document of L tokens has L - 1 that predict something, its own next token, and takes so many places of a row. A longer
-//! one than fits is cut into pieces that each fill a row; every token but the document's first is still a target once.
+//! A document of L tokens has L - 1 that predict something, its own next token, and takes so many places of a row. A
+//! longer one than fits is cut into pieces that each fill a row; every token but the document's first is still a target
+//! once.
 //!
-//! Pieces are put into rows by best fit, the longest first: each into the row with the least room that still takes it (Johnson
-//! et al., "Worst-case performance bounds for simple one-dimensional packing algorithms", 1974: of many rows at most 11/9 of
-//! those that are needed). Then every piece is in one row, and rows that are drawn uniformly make every piece, and with it
-//! every token of the corpus, as likely as any other. (Filling a row by drawing documents until none fits would prefer the
-//! short ones.)
+//! Pieces are put into rows by best fit, the longest first: each into the row with the least room that still takes it
+//! (Johnson et al., "Worst-case performance bounds for simple one-dimensional packing algorithms", 1974: of many rows
+//! at most 11/9 of those that are needed). Then every piece is in one row, and rows that are drawn uniformly make every
+//! piece, and with it every token of the corpus, as likely as any other. (Filling a row by drawing documents until none
+//! fits would prefer the short ones.)
 
 use super::corpus::Corpus;
 use crate::random::{Purpose, Stream};
@@ -94,7 +95,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_token_is_a_target_in_one_row(lengths in prop::collection::vec(2usize..40, 1..60), window in 1usize..24) {
+        fn every_token_is_a_target_in_one_row(
+            lengths in prop::collection::vec(2usize..40, 1..60), window in 1usize..24,
+        ) {
             let pack = Pack::new(&corpus(&lengths), window);
             let mut seen: Vec<Vec<u32>> = lengths.iter().map(|&len| vec![0; len]).collect();
             for row in &pack.rows {

@@ -114,13 +114,15 @@ fn drop_short(corpus: &mut Corpus, sampler: &Sampler) -> Result<Option<String>> 
     let dropped = all - corpus.documents.len();
     if corpus.documents.is_empty() {
         let problem = format!(
-            "each of {all} documents, {first} the first, has fewer than two tokens, and a document of one token has nothing \
-             to predict; give longer documents"
+            "each of {all} documents, {first} the first, has fewer than two tokens, and a document of one token has \
+             nothing to predict; give longer documents"
         );
         return Err(Error::usage("--data", first, problem));
     }
     Ok((dropped > 0).then(|| {
-        format!("{dropped} of {all} documents have fewer than two tokens, so nothing to predict, and are not trained on")
+        format!(
+            "{dropped} of {all} documents have fewer than two tokens, so nothing to predict, and are not trained on"
+        )
     }))
 }
 

@@ -1,9 +1,9 @@
 //! Positions of several documents in one row.
 //!
-//! Every document has positions of its own, from 0, as if its n tokens were a row of their own: with PoSE they are split
-//! into min(N, n) chunks, and the biases go up to Lt - n. What a packed document is trained on is then what it would be trained on
-//! alone, and the companions in its row, which attention hides, change nothing. Chunks over the whole row would put most
-//! documents into one chunk each, where no distance beyond the document's length is trained.
+//! Every document has positions of its own, from 0, as if its n tokens were a row of their own: with PoSE they are
+//! split into min(N, n) chunks, and the biases go up to Lt - n. What a packed document is trained on is then what it
+//! would be trained on alone, and the companions in its row, which attention hides, change nothing. Chunks over the
+//! whole row would put most documents into one chunk each, where no distance beyond the document's length is trained.
 
 use super::{Method, Placement, Sampler, chunks};
 use crate::error::{Error, Result};
@@ -36,8 +36,8 @@ impl Sampler {
         self.packs
     }
 
-    /// The positions of a row of documents of these many tokens, one document after the other. The sum of `lengths` is at most
-    /// the window.
+    /// The positions of a row of documents of these many tokens, one document after the other. The sum of `lengths` is
+    /// at most the window.
     pub fn pack(&self, seed: u64, step: u64, row: u32, lengths: &[usize]) -> Vec<RopePosition> {
         let stream = &mut Stream::new(seed, Purpose::Positions, step, row);
         lengths.iter().flat_map(|&len| self.document(stream, len).positions(len)).collect()

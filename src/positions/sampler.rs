@@ -136,8 +136,8 @@ impl Sampler {
         if self.method == Method::Full { "--target-len" } else { "--train-len" }
     }
 
-    /// Tokens that a document must have: the window and the last token's target, or one token and its target where rows are
-    /// made of several.
+    /// Tokens that a document must have: the window and the last token's target, or one token and its target where rows
+    /// are made of several.
     pub fn document_len(&self) -> usize {
         if self.packs { 2 } else { self.window() + 1 }
     }

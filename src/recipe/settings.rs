@@ -121,7 +121,8 @@ pub struct Settings {
     #[arg(long, num_args = 1.., value_name = "PATH", help_heading = "Data")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<Vec<PathBuf>>,
-    /// Weights of --data's paths, in their order, as in 0.7,0.3: how often a row is of each [default: all paths are one corpus]
+    /// Weights of --data's paths, in their order, as in 0.7,0.3: how often a row is of each [default: all paths are one
+    /// corpus]
     #[arg(
         long,
         value_delimiter = ',',
@@ -284,8 +285,8 @@ pub struct Settings {
     #[arg(long, value_name = "N", help_heading = "Run")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_every: Option<Size>,
-    /// Steps between probes of --eval-data: the same tokens at the target length and in windows of the training length, and what the
-    /// far context is worth by position [default: none]
+    /// Steps between probes of --eval-data: the same tokens at the target length and in windows of the training length,
+    /// and what the far context is worth by position [default: none]
     #[arg(long, value_name = "N", help_heading = "Run")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe_every: Option<Size>,

@@ -219,12 +219,10 @@ fn held_out(s: &Settings, need_data: bool) -> Result<()> {
     let early_stop = s.early_stop.map(|n| ("--early-stop", n.to_string()));
     let save_best = s.save_best.filter(|on| *on).map(|_| ("--save-best", "true".to_string()));
     let probe = s.probe_every.map(|n| ("--probe-every", n.to_string()));
-    for (flag, value) in early_stop.iter().chain(&save_best).chain(&probe).filter(|_| no_text) {
-        return Err(Error::usage(
-            flag,
-            value,
-            "goes by held-out text, and there is none; name some with --eval-data",
-        ));
+    let mut asked = early_stop.iter().chain(&save_best).chain(&probe);
+    if let Some((flag, value)) = asked.next().filter(|_| no_text) {
+        let problem = "goes by held-out text, and there is none; name some with --eval-data";
+        return Err(Error::usage(flag, value, problem));
     }
     if let Some((flag, value)) = early_stop.or(save_best).filter(|_| s.eval_every.or(s.probe_every).is_none())
     {

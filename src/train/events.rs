@@ -1,7 +1,7 @@
 //! The metrics as an event file, which TensorBoard reads.
 //!
-//! The file is a TFRecord: for each event its length (u64), the masked CRC of these eight bytes (u32), the event, and the
-//! masked CRC of it, all little-endian. The CRC is CRC-32C, masked by a rotation and a constant. An event is a
+//! The file is a TFRecord: for each event its length (u64), the masked CRC of these eight bytes (u32), the event, and
+//! the masked CRC of it, all little-endian. The CRC is CRC-32C, masked by a rotation and a constant. An event is a
 //! protobuf message (tensorflow/core/util/event.proto); of its fields the ones below are written.
 
 use crate::error::{Error, Result};
@@ -51,8 +51,8 @@ pub struct Events {
 }
 
 impl Events {
-    /// Continues after `steps_done`: events of later steps, which a killed run may have left, are dropped, and so is all from a
-    /// record on that is torn.
+    /// Continues after `steps_done`: events of later steps, which a killed run may have left, are dropped, and so is
+    /// all from a record on that is torn.
     pub fn open(directory: &Path, steps_done: u64) -> Result<Events> {
         let path = directory.join(NAME);
         let old = std::fs::read(&path).unwrap_or_default();
@@ -128,7 +128,8 @@ fn next(bytes: &[u8]) -> Option<(Event, &[u8])> {
 mod tests {
     use super::*;
 
-    /// The first record that TensorFlow's SummaryWriter leaves, and one scalar, byte by byte from the formats' definitions.
+    /// The first record that TensorFlow's SummaryWriter leaves, and one scalar, byte by byte from the formats'
+    /// definitions.
     #[test]
     fn records_are_framed_as_tensorflow_frames_them() {
         // RFC 3720, B.4: CRC-32C of 32 bytes of zero

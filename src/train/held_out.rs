@@ -1,5 +1,5 @@
-//! What is asked of the held-out text while a run goes, and what follows of it: how distances are drawn, which model is the
-//! best, when to stop.
+//! What is asked of the held-out text while a run goes, and what follows of it: how distances are drawn, which model is
+//! the best, when to stop.
 
 use super::metrics::Log;
 use super::{Opened, State, Watch, probe};
@@ -16,8 +16,8 @@ impl<B: Backend> State<B> {
         self.steps_done >= recipe.schedule.steps || recipe.early_stop.is_some_and(stopped)
     }
 
-    /// Before the first step and after each: evaluates and probes where that is due. Whether the model is the best so far, in a
-    /// run that goes by that: by its evaluations, or by its probes where only these are asked for.
+    /// Before the first step and after each: evaluates and probes where that is due. Whether the model is the best so
+    /// far, in a run that goes by that: by its evaluations, or by its probes where only these are asked for.
     pub(super) fn look_at_held_out(
         &mut self, b: &B, recipe: &Recipe, opened: &mut Opened, log: &mut Log, watch: &dyn Watch,
     ) -> Result<bool> {

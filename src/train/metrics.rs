@@ -137,7 +137,8 @@ impl Log {
 
     /// `best`: the run goes by this, and it is the best so far.
     pub fn eval(&mut self, step: u64, report: &WindowReport, best: bool) -> Result<()> {
-        let mut line = serde_json::json!({ "step": step, "window": report.window, "ppl": report.ppl, "nll": report.nll });
+        let (window, ppl, nll) = (report.window, report.ppl, report.nll);
+        let mut line = serde_json::json!({ "step": step, "window": window, "ppl": ppl, "nll": nll });
         self.last_ppl = Some(report.ppl);
         self.mark(&mut line, step, report.ppl, best);
         self.scalars(step, &[("eval/perplexity", report.ppl)])?;
@@ -150,7 +151,8 @@ impl Log {
     ) -> Result<()> {
         let (long, short) = (probe.long_ppl(), probe.short_ppl());
         let mut line = serde_json::json!({
-            "step": step, "probe_ppl": long, "probe_short_ppl": short, "probe_nll": probe.long, "probe_excess": probe.excess(),
+            "step": step, "probe_ppl": long, "probe_short_ppl": short, "probe_nll": probe.long,
+            "probe_excess": probe.excess(),
         });
         if let Some(weights) = weights {
             line["distance_weights"] = serde_json::json!(weights);

@@ -45,7 +45,7 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
     memory::check_room(b, &dry)?;
     let mut directory = save::RunDirectory::find(recipe, &opened, resume, watch)?;
     if directory.is_finished() {
-        watch.note("all steps of this run are done already; --steps with a larger number goes on");
+        watch.note("this run is done already; --steps with a larger number goes on, unless --early-stop ended it");
         return metrics::Log::read(directory.path())?.summary(recipe, &dry, Duration::ZERO);
     }
 

@@ -1,11 +1,11 @@
-//! What the far context is worth to the model, on held-out text at the target length: what --probe-every tells, and what the
-//! adaptive sampler goes by.
+//! What the far context is worth to the model, on held-out text at the target length: what --probe-every tells, and
+//! what the adaptive sampler goes by.
 //!
-//! The first Lt tokens of each held-out document are read twice: as one window of Lt tokens, and in windows of Lc tokens
-//! that begin every Lc/2. A token late in the long window is predicted with distances that the short ones lack, and a model that
-//! copes with them does not do worse there. So what a bin of positions needs is its mean excess, NLL of the long window minus
-//! NLL of the short ones, over the same tokens: how hard the text is drops out. Token t is predicted with distances up to t-1, and
-//! counts for the bin of that distance.
+//! The first Lt tokens of each held-out document are read twice: as one window of Lt tokens, and in windows of Lc
+//! tokens that begin every Lc/2. A token late in the long window is predicted with distances that the short ones lack,
+//! and a model that copes with them does not do worse there. So what a bin of positions needs is its mean excess, NLL
+//! of the long window minus NLL of the short ones, over the same tokens: how hard the text is drops out. Token t is
+//! predicted with distances up to t-1, and counts for the bin of that distance.
 
 use crate::backend::Backend;
 use crate::checkpoint::ResumeState;
@@ -55,8 +55,8 @@ impl Probe {
         let (target, window) = (recipe.sampler.target_len(), recipe.sampler.train_len());
         let worst = self.excess().into_iter().fold(f64::NEG_INFINITY, f64::max);
         format!(
-            "probe: perplexity {:.4} in windows of {target} tokens, {:.4} of the same in windows of {window}; largest excess \
-             {worst:.4} nats",
+            "probe: perplexity {:.4} in windows of {target} tokens, {:.4} of the same in windows of {window}; largest \
+             excess {worst:.4} nats",
             self.long_ppl(),
             self.short_ppl()
         )

@@ -47,8 +47,8 @@ impl<B: Backend> State<B> {
         })
     }
 
-    /// Forward and backward over some rows of the step; the summed loss of each row. All `step_tokens` tokens of the step
-    /// that have a target weigh the same, whichever micro-batch they are in.
+    /// Forward and backward over some rows of the step; the summed loss of each row. All `step_tokens` tokens of the
+    /// step that have a target weigh the same, whichever micro-batch they are in.
     fn micro_batch(
         &mut self, b: &B, loader: &Loader, step: u64, rows: std::ops::Range<u32>, step_tokens: usize,
     ) -> Result<Vec<f64>> {
