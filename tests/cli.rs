@@ -4,7 +4,8 @@ mod common;
 
 use common::cli::Dir;
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
+    "report",
     "import",
     "train",
     "eval-ppl",
@@ -32,8 +33,12 @@ fn every_command_has_help_with_an_example_and_the_common_flags() {
         for part in ["Example", "pose-engine ", "--threads", "--quiet"] {
             assert!(help.contains(part), "{command} --help has no \"{part}\":\n{help}");
         }
-        let numbers = !["logits", "merge", "completions", "man"].contains(&command);
-        assert_eq!(help.contains("--json"), numbers, "{command} --json");
+        let writes_files = ["logits", "merge", "report", "completions", "man"].contains(&command);
+        assert_eq!(
+            help.contains("--json FILE") || help.contains("--json <FILE>"),
+            !writes_files,
+            "{command} --json"
+        );
     }
     for bare in ["", "nothing"] {
         assert_eq!(dir.run(bare).code, Some(2));

@@ -45,7 +45,9 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
     memory::check_room(b, &dry)?;
     let mut directory = save::RunDirectory::find(recipe, &opened, resume, watch)?;
     if directory.is_finished() {
-        watch.note("this run is done already; --steps with a larger number goes on, unless --early-stop ended it");
+        watch.note(
+            "this run is done already; --steps with a larger number goes on, unless --early-stop ended it",
+        );
         return metrics::Log::read(directory.path())?.summary(recipe, &dry, Duration::ZERO);
     }
 
@@ -89,5 +91,7 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
     }
     let warnings = directory.save_final(b, &mut state, recipe, &opened)?;
     warnings.iter().for_each(|w| watch.note(w));
-    log.summary(recipe, &dry, start.elapsed())
+    let summary = log.summary(recipe, &dry, start.elapsed())?;
+    summary.write(&recipe.out)?;
+    Ok(summary)
 }
