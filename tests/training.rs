@@ -149,7 +149,8 @@ fn a_run_ends_when_the_perplexity_no_longer_falls() {
         let out = format!("killed-{step}");
         dir.run(&run(&out)).ok();
         kill_after(&dir, &out, step);
-        dir.run(&format!("train --resume --out {out} --quiet --json {out}.json")).ok();
+        let ran = dir.run(&format!("train --resume --out {out} --json {out}.json")).ok();
+        assert_eq!(ran.stderr.contains("--early-stop ended this run there"), step == 8, "{}", ran.all());
         assert_eq!(metrics(&dir, &out), lines);
         assert_eq!(dir.json(&format!("{out}.json"))["best"], summary["best"]);
     }

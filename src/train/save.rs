@@ -273,6 +273,9 @@ impl<B: Backend> State<B> {
         self.tokens_seen = resume.state.tokens;
         self.standing = resume.state.standing.unwrap_or_default();
         watch.note(&format!("going on after step {} from {}", self.steps_done, checkpoint.display()));
+        if self.is_over(recipe) && self.steps_done < recipe.schedule.steps {
+            watch.note("--early-stop ended this run there; its model is saved again");
+        }
         match recipe.adapt {
             Some(_) => probe::saved_weights(&resume.state, checkpoint).map(Some),
             None => Ok(None),
