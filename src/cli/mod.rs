@@ -17,6 +17,7 @@ macro_rules! outln {
 }
 
 mod common;
+mod completions;
 mod coverage;
 mod devices;
 mod eval_needle;
@@ -25,6 +26,7 @@ mod eval_ppl;
 mod generate;
 mod import;
 mod logits;
+mod man;
 mod merge;
 mod output;
 mod plan;
@@ -75,6 +77,10 @@ enum Command {
     Logits(logits::Logits),
     /// Show what this build can run on, and why not on the rest
     Devices(devices::Devices),
+    /// Print the completions of a shell
+    Completions(completions::Completions),
+    /// Print a manual page, or write those of all commands
+    Man(man::Man),
 }
 
 impl Cli {
@@ -94,6 +100,8 @@ impl Cli {
             Command::Merge(c) => c.run(),
             Command::Logits(c) => c.run(),
             Command::Devices(c) => c.run(),
+            Command::Completions(c) => c.run(),
+            Command::Man(c) => c.run(),
         }
     }
 
@@ -113,6 +121,8 @@ impl Cli {
             Command::Merge(c) => &c.common,
             Command::Logits(c) => &c.common,
             Command::Devices(c) => &c.common,
+            Command::Completions(c) => &c.common,
+            Command::Man(c) => &c.common,
         };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(common.threads).build_global();
         pool.map_err(|e| {
