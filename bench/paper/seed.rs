@@ -53,10 +53,11 @@ impl Watch for Says {
 
 impl SeedResults {
     /// What `out/seed-N.json` has, or the whole seed from the beginning.
-    pub fn load_or_run(out: &Path, seed: u64, threads: usize) -> SeedResults {
+    pub fn load_or_run(out: &Path, program: &Path, seed: u64, threads: usize) -> SeedResults {
         kept(&out.join(format!("seed-{seed}.json")), || {
             let dir = tempfile::tempdir().expect("a directory for the trainings");
-            run(&Workshop { out: dir.path(), seed, threads }).expect("the seed's trainings")
+            run(&Workshop { program: Some(program), out: dir.path(), seed, threads })
+                .expect("the seed's trainings")
         })
     }
 
@@ -101,10 +102,11 @@ fn run(workshop: &Workshop<'_>) -> Result<SeedResults> {
 
 impl Costs {
     /// What `out/costs.json` has, or measured anew: on a machine that does nothing else.
-    pub fn load_or_run(out: &Path, threads: usize) -> Costs {
+    pub fn load_or_run(out: &Path, program: &Path, threads: usize) -> Costs {
         kept(&out.join("costs.json"), || {
             let dir = tempfile::tempdir().expect("a directory for the trainings");
-            costs(&Workshop { out: dir.path(), seed: 1, threads }).expect("the trainings")
+            costs(&Workshop { program: Some(program), out: dir.path(), seed: 1, threads })
+                .expect("the trainings")
         })
     }
 }

@@ -37,7 +37,7 @@ pub trait Watch {
 /// All of it, into `out`: documents, models, results.json and report.html.
 pub fn run(out: &Path, seed: u64, threads: usize, watch: &dyn Watch) -> Result<Results> {
     let start = std::time::Instant::now();
-    let workshop = Workshop { out, seed, threads };
+    let workshop = Workshop { program: None, out, seed, threads };
     prepare(&workshop)?;
     let base = train(&workshop, "train the base model", &Stage::base(), watch)?;
     let mut measured = vec![measure(&workshop, "base", "before", &MEASURED, watch)?];

@@ -48,6 +48,8 @@ struct Summary {
 
 /// Where the quickstart works, and with what.
 pub struct Workshop<'a> {
+    /// pose-engine; None: the program that is running.
+    pub program: Option<&'a Path>,
     pub out: &'a Path,
     pub seed: u64,
     /// 0: all cores.
@@ -108,7 +110,7 @@ impl Stage {
 impl Workshop<'_> {
     /// Runs a stage; `stepped` is told how many steps are done and the latest loss.
     pub fn run(&self, stage: &Stage, stepped: &mut dyn FnMut(usize, f64)) -> Result<Trained> {
-        let program = this_program()?;
+        let program = self.program.map_or_else(this_program, |program| Ok(program.into()))?;
         let flags = stage.flags(self.seed);
         let (json, log) = (format!("{}.json", stage.name), self.out.join(format!("{}.log", stage.name)));
         let errors = std::fs::File::create(&log).map_err(|e| Error::io(&log, "creating", e))?;
