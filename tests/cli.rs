@@ -31,6 +31,7 @@ fn every_command_has_help_with_an_example_and_the_common_flags() {
             assert!(help.contains(part), "{command} --help has no \"{part}\":\n{help}");
         }
         assert_eq!(help.contains("--json"), command != "logits" && command != "merge", "{command} --json");
+        assert_eq!(help.contains("--partial"), command.contains("eval-"), "{command} --partial");
     }
     for bare in ["", "nothing"] {
         assert_eq!(dir.run(bare).code, Some(2));

@@ -30,7 +30,7 @@ mod output;
 mod plan;
 mod progress;
 mod quickstart;
-
+mod text;
 mod train;
 pub mod usage;
 

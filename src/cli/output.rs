@@ -32,6 +32,11 @@ pub fn print_spent(spent: crate::eval::Spent) {
     outln!("{} tokens read, {} reused from the cache", spent.read, spent.reused);
 }
 
+/// A standard error, where there is one.
+pub fn error_text(error: Option<f64>, decimals: usize) -> String {
+    error.map_or("-".into(), |error| format!("{error:.decimals$}"))
+}
+
 /// 131072 as "128k", 1000 as "1000".
 pub fn size_text(n: usize) -> String {
     if n >= 1024 && n.is_multiple_of(1024) { format!("{}k", n / 1024) } else { n.to_string() }

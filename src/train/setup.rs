@@ -5,7 +5,7 @@ use crate::backend::Backend;
 use crate::checkpoint::{Adapter, Weights};
 use crate::data::{Corpus, Cuts, LoadOptions, Loader, Tokenizer};
 use crate::error::{Error, Result};
-use crate::eval::{self, Mode, Protocol, WindowReport};
+use crate::eval::{self, Mode, Partial, Protocol, WindowReport};
 use crate::infer::{Reads, Scorer};
 use crate::memory::{self, Kind, Ledger};
 use crate::model::buffers::{Reading, TrainBuffers};
@@ -188,6 +188,7 @@ impl<B: Backend> State<B> {
             &opened.eval,
             &protocol,
             recipe.sampler.target_len(),
+            &mut Partial::none(),
             &mut |_| {},
         )
     }
