@@ -4,12 +4,13 @@ mod common;
 
 use common::cli::Dir;
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "import",
     "train",
     "eval-ppl",
     "eval-passkey",
     "eval-needle",
+    "eval-shift",
     "generate",
     "coverage",
     "plan",

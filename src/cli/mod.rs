@@ -22,6 +22,7 @@ mod devices;
 mod eval_needle;
 mod eval_passkey;
 mod eval_ppl;
+mod eval_shift;
 mod generate;
 mod import;
 mod logits;
@@ -59,6 +60,8 @@ enum Command {
     EvalPasskey(eval_passkey::EvalPasskey),
     /// Measure retrieval of a sentence from a text of your own, by length and depth
     EvalNeedle(eval_needle::EvalNeedle),
+    /// Score one passage at rising absolute positions: shows a broken rope configuration at once
+    EvalShift(eval_shift::EvalShift),
     /// Continue a text
     Generate(generate::Generate),
     /// Show which relative distances a way of drawing positions trains
@@ -84,6 +87,7 @@ impl Cli {
             Command::EvalPpl(c) => c.run(),
             Command::EvalPasskey(c) => c.run(),
             Command::EvalNeedle(c) => c.run(),
+            Command::EvalShift(c) => c.run(),
             Command::Generate(c) => c.run(),
             Command::Coverage(c) => c.run(),
             Command::Plan(c) => c.run(),
@@ -102,6 +106,7 @@ impl Cli {
             Command::EvalPpl(c) => &c.common,
             Command::EvalPasskey(c) => &c.common,
             Command::EvalNeedle(c) => &c.common,
+            Command::EvalShift(c) => &c.common,
             Command::Generate(c) => &c.common,
             Command::Coverage(c) => &c.common,
             Command::Plan(_) => return Ok(()),

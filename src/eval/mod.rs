@@ -6,6 +6,7 @@ mod partial;
 mod passkey;
 mod perplexity;
 mod retrieval;
+mod shift;
 mod statistics;
 mod windows;
 
@@ -14,5 +15,6 @@ pub use partial::{Partial, Unit};
 pub use passkey::{PasskeyProtocol, run as passkey};
 pub use perplexity::{Bos, DocumentScore, Protocol, WindowReport, run as perplexity};
 pub use retrieval::{Asker, ROOM_FOR_ANSWER, Report, Spent, Trial};
+pub use shift::{OffsetReport, Passage, ShiftProtocol, ShiftReport, Side, run as shift};
 pub use statistics::{mean_and_error, proportion_error};
 pub use windows::{Mode, Windows, losses};
