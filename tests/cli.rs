@@ -4,13 +4,14 @@ mod common;
 
 use common::cli::Dir;
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "import",
     "train",
     "eval-ppl",
     "eval-passkey",
     "eval-needle",
     "eval-shift",
+    "eval-longppl",
     "generate",
     "coverage",
     "plan",

@@ -19,6 +19,7 @@ macro_rules! outln {
 mod common;
 mod coverage;
 mod devices;
+mod eval_longppl;
 mod eval_needle;
 mod eval_passkey;
 mod eval_ppl;
@@ -60,6 +61,9 @@ enum Command {
     EvalPasskey(eval_passkey::EvalPasskey),
     /// Measure retrieval of a sentence from a text of your own, by length and depth
     EvalNeedle(eval_needle::EvalNeedle),
+    /// Measure perplexity on the tokens that need the long context (LongPPL)
+    #[command(name = "eval-longppl")]
+    EvalLongPpl(eval_longppl::EvalLongPpl),
     /// Score one passage at rising absolute positions: shows a broken rope configuration at once
     EvalShift(eval_shift::EvalShift),
     /// Continue a text
@@ -87,6 +91,7 @@ impl Cli {
             Command::EvalPpl(c) => c.run(),
             Command::EvalPasskey(c) => c.run(),
             Command::EvalNeedle(c) => c.run(),
+            Command::EvalLongPpl(c) => c.run(),
             Command::EvalShift(c) => c.run(),
             Command::Generate(c) => c.run(),
             Command::Coverage(c) => c.run(),
@@ -106,6 +111,7 @@ impl Cli {
             Command::EvalPpl(c) => &c.common,
             Command::EvalPasskey(c) => &c.common,
             Command::EvalNeedle(c) => &c.common,
+            Command::EvalLongPpl(c) => &c.common,
             Command::EvalShift(c) => &c.common,
             Command::Generate(c) => &c.common,
             Command::Coverage(c) => &c.common,

@@ -1,6 +1,7 @@
 //! What a model is worth: perplexity by window, and whether it finds what it was told.
 
 mod kept;
+mod longppl;
 mod needle;
 mod partial;
 mod passkey;
@@ -10,6 +11,7 @@ mod shift;
 mod statistics;
 mod windows;
 
+pub use longppl::{Judged, KeyScore, LongPplProtocol, LongPplReport, judge, run as longppl};
 pub use needle::{NeedleProtocol, run as needle};
 pub use partial::{Partial, Unit};
 pub use passkey::{PasskeyProtocol, run as passkey};
