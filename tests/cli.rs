@@ -4,7 +4,7 @@ mod common;
 
 use common::cli::Dir;
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "import",
     "train",
     "eval-ppl",
@@ -12,6 +12,7 @@ const COMMANDS: [&str; 15] = [
     "eval-needle",
     "eval-shift",
     "eval-longppl",
+    "eval-tasks",
     "generate",
     "coverage",
     "plan",

@@ -24,6 +24,7 @@ mod eval_needle;
 mod eval_passkey;
 mod eval_ppl;
 mod eval_shift;
+mod eval_tasks;
 mod generate;
 mod import;
 mod logits;
@@ -66,6 +67,8 @@ enum Command {
     EvalLongPpl(eval_longppl::EvalLongPpl),
     /// Score one passage at rising absolute positions: shows a broken rope configuration at once
     EvalShift(eval_shift::EvalShift),
+    /// Measure multiple choice on questions from a file
+    EvalTasks(eval_tasks::EvalTasks),
     /// Continue a text
     Generate(generate::Generate),
     /// Show which relative distances a way of drawing positions trains
@@ -93,6 +96,7 @@ impl Cli {
             Command::EvalNeedle(c) => c.run(),
             Command::EvalLongPpl(c) => c.run(),
             Command::EvalShift(c) => c.run(),
+            Command::EvalTasks(c) => c.run(),
             Command::Generate(c) => c.run(),
             Command::Coverage(c) => c.run(),
             Command::Plan(c) => c.run(),
@@ -113,6 +117,7 @@ impl Cli {
             Command::EvalNeedle(c) => &c.common,
             Command::EvalLongPpl(c) => &c.common,
             Command::EvalShift(c) => &c.common,
+            Command::EvalTasks(c) => &c.common,
             Command::Generate(c) => &c.common,
             Command::Coverage(c) => &c.common,
             Command::Plan(_) => return Ok(()),

@@ -9,6 +9,7 @@ mod perplexity;
 mod retrieval;
 mod shift;
 mod statistics;
+pub mod tasks;
 mod windows;
 
 pub use longppl::{Judged, KeyScore, LongPplProtocol, LongPplReport, judge, run as longppl};
