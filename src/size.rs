@@ -64,6 +64,11 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// 131072 as "128k", 1000 as "1000".
+pub fn size_text(n: usize) -> String {
+    if n >= 1024 && n.is_multiple_of(1024) { format!("{}k", n / 1024) } else { n.to_string() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

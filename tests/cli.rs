@@ -4,7 +4,8 @@ mod common;
 
 use common::cli::Dir;
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
+    "report",
     "import",
     "train",
     "eval-ppl",
@@ -33,7 +34,12 @@ fn every_command_has_help_with_an_example_and_the_common_flags() {
         for part in ["Example", "pose-engine ", "--threads", "--quiet"] {
             assert!(help.contains(part), "{command} --help has no \"{part}\":\n{help}");
         }
-        assert_eq!(help.contains("--json"), command != "logits" && command != "merge", "{command} --json");
+        let writes_files = ["logits", "merge", "report"].contains(&command);
+        assert_eq!(
+            help.contains("--json FILE") || help.contains("--json <FILE>"),
+            !writes_files,
+            "{command} --json"
+        );
         assert_eq!(help.contains("--partial"), command.contains("eval-"), "{command} --partial");
     }
     for bare in ["", "nothing"] {

@@ -85,7 +85,7 @@ fn every_format_of_a_llama_model_and_its_sentencepiece_tokenizer() {
 
     let config = Config::load(&out).unwrap();
     assert_eq!((config.num_attention_heads, config.num_key_value_heads, config.head_dim), (4, 2, 16));
-    assert_eq!((config.rms_norm_eps, config.rope.theta, config.tie_word_embeddings), (1e-5, 5e5, false));
+    assert_eq!((config.norm_eps, config.rope.theta, config.tie_word_embeddings), (1e-5, 5e5, false));
     assert_eq!((config.bos_token_id, config.eos_token_ids.as_slice()), (Some(1), &[2][..]));
     let Scaling::Llama3(llama3) = &config.rope.scaling else { panic!("{:?}", config.rope) };
     assert_eq!((llama3.factor, llama3.original), (8.0, 8192));

@@ -33,6 +33,7 @@ mod output;
 mod plan;
 mod progress;
 mod quickstart;
+mod report;
 mod text;
 mod train;
 pub mod usage;
@@ -77,6 +78,8 @@ enum Command {
     Plan(plan::Plan),
     /// Make a Hugging Face directory of a GGUF file (LLaMA or Qwen2), weights and tokenizer
     Import(import::Import),
+    /// Lay runs and results of evaluations side by side on one page
+    Report(report::Report),
     /// Add an adapter (LoRA) into the weights of its base model
     Merge(merge::Merge),
     /// Write the logits of given token ids at given positions, to compare with other software
@@ -101,6 +104,7 @@ impl Cli {
             Command::Coverage(c) => c.run(),
             Command::Plan(c) => c.run(),
             Command::Import(c) => c.run(),
+            Command::Report(c) => c.run(),
             Command::Merge(c) => c.run(),
             Command::Logits(c) => c.run(),
             Command::Devices(c) => c.run(),
@@ -122,6 +126,7 @@ impl Cli {
             Command::Coverage(c) => &c.common,
             Command::Plan(_) => return Ok(()),
             Command::Import(c) => &c.common,
+            Command::Report(c) => &c.common,
             Command::Merge(c) => &c.common,
             Command::Logits(c) => &c.common,
             Command::Devices(c) => &c.common,

@@ -1,5 +1,7 @@
 //! Tables for the terminal.
 
+pub use crate::size::size_text;
+
 /// Rows of cells under headings, columns right-aligned but for the first.
 pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let columns = headings.len();
@@ -35,11 +37,6 @@ pub fn print_spent(spent: crate::eval::Spent) {
 /// A standard error, where there is one.
 pub fn error_text(error: Option<f64>, decimals: usize) -> String {
     error.map_or("-".into(), |error| format!("{error:.decimals$}"))
-}
-
-/// 131072 as "128k", 1000 as "1000".
-pub fn size_text(n: usize) -> String {
-    if n >= 1024 && n.is_multiple_of(1024) { format!("{}k", n / 1024) } else { n.to_string() }
 }
 
 /// 93.5 as "1:34".

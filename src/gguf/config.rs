@@ -4,9 +4,10 @@ use super::names::Architecture;
 use super::reader::{Gguf, Value};
 use crate::error::Result;
 use crate::model::Config;
+use crate::model::family::Arch;
 use crate::names;
 use crate::rope::{Llama3, LongRope, Rope, Scaling, Yarn};
-use serde_json::{Map, Value as Json, json};
+use serde_json::Map;
 
 /// What general.architecture says.
 ///
@@ -66,7 +67,16 @@ impl Keys<'_> {
     }
 }
 
-/// The model as a [`Config`]. Qwen2's biases are in none of its fields: they belong to the architecture.
+/// Qwen2 always has biases in q, k and v; a LLaMA that has some has them in o too, and its file shows it.
+fn arch(gguf: &Gguf<'_>, architecture: Architecture) -> Arch {
+    let biased = gguf.tensor("blk.0.attn_output.bias").is_some();
+    match architecture {
+        Architecture::Llama => Arch { qkv_bias: biased, o_bias: biased, ..Arch::LLAMA },
+        Architecture::Qwen2 => Arch { qkv_bias: true, ..Arch::LLAMA },
+    }
+}
+
+/// The model as a [`Config`].
 pub fn config(gguf: &Gguf<'_>, architecture: Architecture) -> Result<Config> {
     let keys = Keys { gguf, prefix: architecture.name() };
     if keys.size("expert_count")?.is_some_and(|n| n > 0) {
@@ -94,6 +104,8 @@ pub fn config(gguf: &Gguf<'_>, architecture: Architecture) -> Result<Config> {
     };
     let bos = id("tokenizer.ggml.bos_token_id")?;
     let config = Config {
+        family: architecture.family(),
+        arch: arch(gguf, architecture),
         vocab_size,
         hidden_size,
         intermediate_size: gguf
@@ -102,10 +114,8 @@ pub fn config(gguf: &Gguf<'_>, architecture: Architecture) -> Result<Config> {
         num_attention_heads: heads,
         num_key_value_heads: keys.for_all_layers("attention.head_count_kv")?.unwrap_or(heads),
         head_dim,
-        rms_norm_eps: decimal(epsilon),
+        norm_eps: decimal(epsilon),
         tie_word_embeddings: gguf.tensor("output.weight").is_none(),
-        attention_bias: architecture == Architecture::Llama
-            && gguf.tensor("blk.0.attn_output.bias").is_some(),
         max_position_embeddings: positions,
         bos_token_id: bos,
         eos_token_ids: id("tokenizer.ggml.eos_token_id")?.into_iter().collect(),
@@ -238,19 +248,4 @@ fn by_factors(rope: &Rope, factors: &[f64], original: usize) -> Scaling {
         attention_factor: Some(1.0),
         length: 0,
     })
-}
-
-/// The config.json to write, and what the user should know.
-pub fn config_json(config: &Config, architecture: Architecture) -> (Json, Vec<String>) {
-    let (mut json, warnings) = config.to_json();
-    if let (Architecture::Qwen2, Some(map)) = (architecture, json.as_object_mut()) {
-        // biases of q, k and v are not optional there, and there are no others
-        for key in ["attention_bias", "mlp_bias"] {
-            map.shift_remove(key);
-        }
-        map.insert("architectures".into(), json!(["Qwen2ForCausalLM"]));
-        map.insert("model_type".into(), json!(architecture.name()));
-        map.insert("use_sliding_window".into(), json!(false));
-    }
-    (json, warnings)
 }

@@ -16,9 +16,8 @@ use crate::checkpoint::{
 };
 use crate::error::{Error, Result};
 use crate::model::config::Dtype;
-use crate::model::params;
 use half::bf16;
-use names::{Architecture, Part};
+use names::Part;
 use reader::Gguf;
 use std::path::Path;
 
@@ -48,9 +47,6 @@ pub fn import(file: &Path, out: &Path, dtype: Dtype, tokenizer: Option<&Path>) -
     let mut config = config::config(&gguf, architecture)?;
     config.dtype = Some(dtype);
     let parts = names::parts(&gguf, architecture, &config)?;
-    if architecture == Architecture::Llama && !names::match_params(&parts, &params::table(&config)) {
-        return Err(gguf.error("its tensors are not those of a LLaMA model that is read here"));
-    }
     let staging = Staging::create(out, Existing::Refuse)?;
     let kind = match tokenizer {
         None => {
@@ -66,7 +62,7 @@ pub fn import(file: &Path, out: &Path, dtype: Dtype, tokenizer: Option<&Path>) -
             "copied"
         }
     };
-    let (json, warnings) = config::config_json(&config, architecture);
+    let (json, warnings) = config.to_json();
     write_json(&staging, "config.json", &json)?;
     let source = Source::new(&parts, dtype);
     write_weights(&staging, &source, SHARD_BYTES)?;

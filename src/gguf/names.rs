@@ -4,7 +4,8 @@ use super::blocks::Format;
 use super::reader::{Gguf, Tensor};
 use crate::error::Result;
 use crate::model::Config;
-use crate::model::params::ParamSpec;
+use crate::model::family::{Family, LLAMA, QWEN2};
+use crate::model::params::{self, ParamSpec};
 
 /// The architectures that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,12 +29,21 @@ impl Architecture {
         [Architecture::Llama, Architecture::Qwen2].into_iter().find(|a| a.name() == name)
     }
 
-    /// Biases beside the projections of attention, by ggml's names.
-    fn biases(self, config: &Config) -> &'static [&'static str] {
+    /// The family that the model is written as.
+    pub fn family(self) -> &'static Family {
         match self {
-            Architecture::Llama if config.attention_bias => &["attn_q", "attn_k", "attn_v", "attn_output"],
-            Architecture::Llama => &[],
-            Architecture::Qwen2 => &["attn_q", "attn_k", "attn_v"],
+            Architecture::Llama => LLAMA,
+            Architecture::Qwen2 => QWEN2,
+        }
+    }
+
+    /// Heads whose rows are reordered in a module: ggml rotates neighbours in LLaMA, transformers halves; for Qwen2 both take
+    /// halves.
+    fn heads(self, module: &str, c: &Config) -> Option<usize> {
+        match (self, module) {
+            (Architecture::Llama, "self_attn.q_proj") => Some(c.num_attention_heads),
+            (Architecture::Llama, "self_attn.k_proj") => Some(c.num_key_value_heads),
+            _ => None,
         }
     }
 }
@@ -52,53 +62,32 @@ pub struct Part<'a> {
     pub heads: Option<usize>,
 }
 
-/// What a checkpoint of this architecture holds: ggml's name, the checkpoint's, shape, heads to reorder.
-fn table(architecture: Architecture, c: &Config) -> Vec<(String, String, Vec<usize>, Option<usize>)> {
-    let (d, f) = (c.hidden_size, c.intermediate_size);
-    let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
-    // ggml rotates neighbours in LLaMA, transformers halves; for Qwen2 both take halves
-    let heads = |n: usize| (architecture == Architecture::Llama).then_some(n);
-    let (q_heads, kv_heads) = (heads(c.num_attention_heads), heads(c.num_key_value_heads));
-    let projections = [
-        ("attn_q", "self_attn.q_proj", [q, d], q_heads),
-        ("attn_k", "self_attn.k_proj", [kv, d], kv_heads),
-        ("attn_v", "self_attn.v_proj", [kv, d], None),
-        ("attn_output", "self_attn.o_proj", [d, q], None),
-        ("ffn_gate", "mlp.gate_proj", [f, d], None),
-        ("ffn_up", "mlp.up_proj", [f, d], None),
-        ("ffn_down", "mlp.down_proj", [d, f], None),
-    ];
-    let norms = [("attn_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm")];
-    let biases = architecture.biases(c);
-    let mut all =
-        vec![("token_embd.weight".into(), "model.embed_tokens.weight".into(), vec![c.vocab_size, d], None)];
-    for layer in 0..c.num_hidden_layers {
-        let (ours, theirs) = (format!("model.layers.{layer}"), format!("blk.{layer}"));
-        for (from, to) in norms {
-            all.push((format!("{theirs}.{from}.weight"), format!("{ours}.{to}.weight"), vec![d], None));
-        }
-        for (from, to, shape, heads) in projections {
-            all.push((
-                format!("{theirs}.{from}.weight"),
-                format!("{ours}.{to}.weight"),
-                shape.to_vec(),
-                heads,
-            ));
-            if biases.contains(&from) {
-                all.push((
-                    format!("{theirs}.{from}.bias"),
-                    format!("{ours}.{to}.bias"),
-                    vec![shape[0]],
-                    heads,
-                ));
-            }
-        }
-    }
-    all.push(("output_norm.weight".into(), "model.norm.weight".into(), vec![d], None));
-    if !c.tie_word_embeddings {
-        all.push(("output.weight".into(), "lm_head.weight".into(), vec![c.vocab_size, d], None));
-    }
-    all
+/// Modules of a layer in the checkpoint and in the file, where layer i is `blk.i`.
+const OF_LAYER: [(&str, &str); 9] = [
+    ("input_layernorm", "attn_norm"),
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.o_proj", "attn_output"),
+    ("post_attention_layernorm", "ffn_norm"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+];
+const OF_MODEL: [(&str, &str); 3] =
+    [("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
+
+/// The module within a layer (or the whole model) and the name in the file of the checkpoint's tensor `name`.
+fn in_file(name: &str) -> Option<(&str, String)> {
+    let (module, kind) = name.rsplit_once('.')?;
+    let (layer, module) = match module.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) {
+        Some((layer, module)) => (Some(layer), module),
+        None => (None, module),
+    };
+    let known: &[(&str, &str)] = if layer.is_some() { &OF_LAYER } else { &OF_MODEL };
+    let (_, theirs) = known.iter().find(|(ours, _)| *ours == module)?;
+    let prefix = layer.map_or(String::new(), |layer| format!("blk.{layer}."));
+    Some((module, format!("{prefix}{theirs}.{kind}")))
 }
 
 /// Every tensor of the checkpoint, found in the file.
@@ -109,7 +98,10 @@ pub fn parts<'a>(gguf: &'a Gguf<'a>, architecture: Architecture, config: &Config
     let mut left: std::collections::HashMap<&str, &Tensor<'_>> =
         gguf.tensors.iter().filter(|t| !ROPE_TENSORS.contains(&t.name)).map(|t| (t.name, t)).collect();
     let mut parts = Vec::new();
-    for (from, name, shape, heads) in table(architecture, config) {
+    for ParamSpec { name, shape, .. } in params::table(config) {
+        let unknown = || gguf.error(format!("is a model with {name}, which no {} has", architecture.name()));
+        let (module, from) = in_file(&name).ok_or_else(unknown)?;
+        let heads = architecture.heads(module, config);
         let Some(tensor) = left.remove(from.as_str()) else {
             return Err(gguf.error(format!("has no tensor {from}")));
         };
@@ -132,12 +124,6 @@ pub fn parts<'a>(gguf: &'a Gguf<'a>, architecture: Architecture, config: &Config
         ))),
         None => Ok(parts),
     }
-}
-
-/// Whether the parts are what this program loads for `config`.
-pub fn match_params(parts: &[Part<'_>], params: &[ParamSpec]) -> bool {
-    parts.len() == params.len()
-        && params.iter().all(|p| parts.iter().any(|part| part.name == p.name && part.tensor.shape == p.shape))
 }
 
 impl Part<'_> {

@@ -2,7 +2,7 @@
 
 use super::documents::Story;
 use super::recall::{self, Bucket, Guess};
-use super::recipe::{MEASURED, TARGET};
+use super::recipe::TARGET;
 use crate::backend::Backend;
 use crate::backend::device::Job;
 use crate::checkpoint::Weights;
@@ -44,6 +44,7 @@ pub struct MeasureJob<'a> {
     pub name: &'a str,
     pub dir: &'a Path,
     pub stories: &'a [Story],
+    pub windows: &'a [usize],
     /// Told after each window.
     pub progress: &'a mut dyn FnMut(),
 }
@@ -65,7 +66,7 @@ impl Job for MeasureJob<'_> {
             Corpus { documents: self.stories.iter().enumerate().map(document).collect::<Result<_>>()? };
         let protocol = Protocol { mode: Mode::Sliding, stride: None, bos: None };
         let mut windows = Vec::new();
-        for window in MEASURED {
+        for &window in self.windows {
             let partial = &mut Partial::none();
             let report =
                 eval::perplexity(b, &model, &mut scorer, &corpus, &protocol, window, partial, &mut |_| {})?;

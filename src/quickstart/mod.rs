@@ -10,17 +10,18 @@ mod stages;
 pub mod start;
 pub mod words;
 
+pub use measure::{Measured, WindowMeasure};
 pub use page::table;
+pub use recall::Bucket;
 pub use results::{Claim, Results};
+pub use stages::{Stage, Trained, Workshop};
 
 use crate::backend::device::{DType, Device, dispatch};
 use crate::error::{Error, Result};
-use measure::{MeasureJob, Measured};
+use measure::MeasureJob;
 use recipe::{
-    BASE, COST, COST_TARGETS, EXTEND, MEASURED, METHODS, Steps, TARGET, TEST_DOCUMENTS, TRAIN_DOCUMENTS,
-    WINDOW,
+    COST, COST_TARGETS, EXTEND, MEASURED, METHODS, TARGET, TEST_DOCUMENTS, TRAIN_DOCUMENTS, WINDOW,
 };
-use stages::{Stage, Trained, Workshop};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
@@ -36,26 +37,22 @@ pub trait Watch {
 /// All of it, into `out`: documents, models, results.json and report.html.
 pub fn run(out: &Path, seed: u64, threads: usize, watch: &dyn Watch) -> Result<Results> {
     let start = std::time::Instant::now();
-    std::fs::create_dir_all(out).map_err(|e| Error::io(out, "making the directory", e))?;
     let workshop = Workshop { out, seed, threads };
-    write_documents(out, seed)?;
-    start::write(&out.join("start"), WINDOW, seed)?;
-
-    let base =
-        train(&workshop, "train the base model", stage("base", "start", "plain", WINDOW, BASE), watch)?;
-    let mut measured = vec![measure(&workshop, "base", "before", watch)?];
+    prepare(&workshop)?;
+    let base = train(&workshop, "train the base model", &Stage::base(), watch)?;
+    let mut measured = vec![measure(&workshop, "base", "before", &MEASURED, watch)?];
     let mut extended = Vec::new();
     for method in METHODS {
-        let label = format!("extend 16x: {method}");
-        extended.push(train(&workshop, &label, stage(method, "base", method, TARGET, EXTEND), watch)?);
-        measured.push(measure(&workshop, method, method, watch)?);
+        let stage = Stage::extend(method, method, TARGET, EXTEND);
+        extended.push(train(&workshop, &format!("extend 16x: {method}"), &stage, watch)?);
+        measured.push(measure(&workshop, method, method, &MEASURED, watch)?);
     }
     let mut costs = Vec::new();
     for method in ["pose", "full"] {
         for target in COST_TARGETS {
-            let name = format!("cost-{method}-{target}");
             let label = format!("cost of {method} to {target}");
-            costs.push(train(&workshop, &label, stage(&name, "base", method, target, COST), watch)?);
+            let stage = Stage::extend(&format!("cost-{method}-{target}"), method, target, COST);
+            costs.push(train(&workshop, &label, &stage, watch)?);
         }
     }
     let results = Results { seed, base, extended, costs, measured, seconds: start.elapsed().as_secs_f64() };
@@ -64,31 +61,40 @@ pub fn run(out: &Path, seed: u64, threads: usize, watch: &dyn Watch) -> Result<R
     Ok(results)
 }
 
+/// What stages need: the documents, and weights to start from.
+pub fn prepare(workshop: &Workshop<'_>) -> Result<()> {
+    let out = workshop.out;
+    std::fs::create_dir_all(out).map_err(|e| Error::io(out, "making the directory", e))?;
+    write_documents(out, workshop.seed)?;
+    start::write(&out.join("start"), WINDOW, workshop.seed)
+}
+
 /// The report of a quickstart's results.
 pub fn write_page(results: &Results, path: &Path) -> Result<()> {
     page::write(results, &test_stories(results.seed)[0], path)
 }
 
-fn stage(name: &str, from: &str, method: &str, target_len: usize, steps: Steps) -> Stage {
-    Stage { name: name.into(), from: from.into(), method: method.into(), target_len, steps }
-}
-
-fn train(workshop: &Workshop<'_>, label: &str, stage: Stage, watch: &dyn Watch) -> Result<Trained> {
+/// Runs a stage, with a label for who looks on.
+pub fn train(workshop: &Workshop<'_>, label: &str, stage: &Stage, watch: &dyn Watch) -> Result<Trained> {
     watch.begin(label, stage.steps.steps);
-    let trained = workshop.run(&stage, &mut |steps, loss| watch.done(steps, &format!("loss {loss:.3}")));
+    let trained = workshop.run(stage, &mut |steps, loss| watch.done(steps, &format!("loss {loss:.3}")));
     watch.end();
     trained
 }
 
-fn measure(workshop: &Workshop<'_>, dir: &str, name: &str, watch: &dyn Watch) -> Result<Measured> {
+/// Measures the model in the directory `dir` of a workshop at some windows.
+pub fn measure(
+    workshop: &Workshop<'_>, dir: &str, name: &str, windows: &[usize], watch: &dyn Watch,
+) -> Result<Measured> {
     let stories = test_stories(workshop.seed);
-    watch.begin(&format!("measure {name}"), MEASURED.len());
-    let mut windows = 0;
+    watch.begin(&format!("measure {name}"), windows.len());
+    let mut done = 0;
     let mut progress = || {
-        windows += 1;
-        watch.done(windows, "");
+        done += 1;
+        watch.done(done, "");
     };
-    let job = MeasureJob { name, dir: &workshop.out.join(dir), stories: &stories, progress: &mut progress };
+    let dir = &workshop.out.join(dir);
+    let job = MeasureJob { name, dir, stories: &stories, windows, progress: &mut progress };
     let measured = dispatch(Device::Auto, DType::F32, workshop.threads, job);
     watch.end();
     measured

@@ -1,7 +1,7 @@
 //! Runs this program's own `train`, as a user would type it, each in a process of its own: so that its peak memory is its
 //! own too, and every figure of the report can be had again by the command beside it.
 
-use super::recipe::{Steps, WINDOW};
+use super::recipe::{BASE, Steps, WINDOW};
 use crate::error::{Error, Result};
 use crate::train::StepMetrics;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,8 @@ pub struct Stage {
     pub method: String,
     pub target_len: usize,
     pub steps: Steps,
+    /// More flags of `train`, or other values than the quickstart's: ("--rope", "yarn").
+    pub with: Vec<(&'static str, String)>,
 }
 
 /// What a training cost and how its loss went.
@@ -53,18 +55,53 @@ pub struct Workshop<'a> {
 }
 
 impl Stage {
+    /// The base model: the task learnt from nothing, at the short window.
+    pub fn base() -> Stage {
+        Stage { from: "start".into(), ..Stage::extend("base", "plain", WINDOW, BASE) }
+    }
+
+    /// Extends the base model; `name` is its directory.
+    pub fn extend(name: &str, method: &str, target_len: usize, steps: Steps) -> Stage {
+        Stage {
+            name: name.into(),
+            from: "base".into(),
+            method: method.into(),
+            target_len,
+            steps,
+            with: Vec::new(),
+        }
+    }
+
     /// The flags of `pose-engine train`, paths relative to the quickstart's directory.
     fn flags(&self, seed: u64) -> Vec<String> {
         let Steps { steps, batch, lr, warmup } = self.steps;
-        let mut flags = format!(
-            "--model {} --data train.jsonl --out {} --method {} --train-len {WINDOW} --target-len {} --steps {steps} \
-             --batch {batch} --lr {lr} --warmup {warmup} --schedule linear --content contiguous --dtype f32 --seed {seed}",
-            self.from, self.name, self.method, self.target_len,
-        );
+        let mut flags: Vec<(&str, String)> = vec![
+            ("--model", self.from.clone()),
+            ("--data", "train.jsonl".into()),
+            ("--out", self.name.clone()),
+            ("--method", self.method.clone()),
+            ("--train-len", WINDOW.to_string()),
+            ("--target-len", self.target_len.to_string()),
+            ("--steps", steps.to_string()),
+            ("--batch", batch.to_string()),
+            ("--lr", lr.to_string()),
+            ("--warmup", warmup.to_string()),
+            ("--schedule", "linear".into()),
+            ("--content", "contiguous".into()),
+            ("--dtype", "f32".into()),
+            ("--seed", seed.to_string()),
+        ];
         if self.target_len > WINDOW {
-            flags += &format!(" --rope linear --rope-factor {}", self.target_len / WINDOW);
+            flags.push(("--rope", "linear".into()));
+            flags.push(("--rope-factor", (self.target_len / WINDOW).to_string()));
         }
-        flags.split(' ').map(String::from).collect()
+        for (name, value) in &self.with {
+            match flags.iter_mut().find(|(flag, _)| flag == name) {
+                Some((_, old)) => old.clone_from(value),
+                None => flags.push((name, value.clone())),
+            }
+        }
+        flags.into_iter().flat_map(|(name, value)| [name.into(), value]).collect()
     }
 }
 

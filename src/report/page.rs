@@ -70,9 +70,14 @@ impl Page {
     }
 
     pub fn plot(&mut self, plot: &Plot) -> Result<()> {
-        self.html.push_str(&plot.to_svg()?);
-        self.html.push('\n');
+        self.svg(&plot.to_svg()?);
         Ok(())
+    }
+
+    /// A drawing.
+    pub fn svg(&mut self, svg: &str) {
+        self.html.push_str(svg);
+        self.html.push('\n');
     }
 
     /// Words, some marked right or wrong.

@@ -122,6 +122,11 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(90, 90, 90),
 ];
 
+/// The i-th of the colours, beginning anew after the last.
+pub(super) fn colour(i: usize) -> RGBColor {
+    COLOURS[i % COLOURS.len()]
+}
+
 const SIZE: (u32, u32) = (780, 400);
 /// Room for the names of the curves, right of them.
 const LEGEND: u32 = 170;
@@ -153,7 +158,7 @@ impl Plot {
     }
 
     fn styles(&self) -> impl Iterator<Item = (&Series, ShapeStyle)> {
-        self.series.iter().map(|s| (s, COLOURS[s.colour % COLOURS.len()].stroke_width(2)))
+        self.series.iter().map(|s| (s, colour(s.colour).stroke_width(2)))
     }
 
     fn curves(&self, area: &DrawingArea<SVGBackend<'_>, Shift>) -> Drawn<()> {
@@ -201,7 +206,7 @@ impl Plot {
 }
 
 /// A number for an axis: few digits, k for multiples of 1024.
-fn short(v: f64) -> String {
+pub(super) fn short(v: f64) -> String {
     if v >= 1024.0 && v % 1024.0 == 0.0 {
         format!("{}k", v / 1024.0)
     } else if v == 0.0 || (v.abs() >= 0.01 && v.abs() < 1e5) {

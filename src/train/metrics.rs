@@ -48,6 +48,15 @@ pub struct Summary {
     pub out: PathBuf,
 }
 
+impl Summary {
+    /// Leaves it in a run's directory as summary.json.
+    pub fn write(&self, directory: &Path) -> Result<()> {
+        let path = directory.join("summary.json");
+        let text = serde_json::to_string_pretty(self).expect("a summary is plain numbers");
+        std::fs::write(&path, text + "\n").map_err(|e| Error::io(&path, "writing the summary", e))
+    }
+}
+
 /// Appends to metrics.jsonl as the run goes.
 pub struct Log {
     /// None where a finished run is only read.

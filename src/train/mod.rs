@@ -91,5 +91,7 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
     }
     let warnings = directory.save_final(b, &mut state, recipe, &opened)?;
     warnings.iter().for_each(|w| watch.note(w));
-    log.summary(recipe, &dry, start.elapsed())
+    let summary = log.summary(recipe, &dry, start.elapsed())?;
+    summary.write(&recipe.out)?;
+    Ok(summary)
 }

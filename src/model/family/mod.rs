@@ -45,6 +45,7 @@ pub static FAMILIES: [&Family; 6] =
 
 /// LLaMA, whose presets need no config.json.
 pub static LLAMA: &Family = &llama::FAMILY;
+pub static QWEN2: &Family = &qwen2::FAMILY;
 
 impl Family {
     /// The family of a `model_type`.

@@ -1,0 +1,163 @@
+//! The tables as Markdown, and whether the order of methods is the paper's.
+
+use crate::runs::{HALF, RUNS, WINDOWS};
+use crate::seed::SeedResults;
+use crate::spread::{Spread, number, percent, ppl, recall, windows_of, worst_recall};
+use pose_engine::quickstart::recipe::{TARGET, WINDOW};
+use std::fmt::Write;
+
+/// Everything.
+pub fn all(seeds: &[SeedResults]) -> String {
+    let numbers: Vec<String> = seeds.iter().map(|s| s.seed.to_string()).collect();
+    let mut out = format!(
+        "Seeds {}; mean (smallest to largest over seeds). Windows of {WINDOW} words are trained, 1x is {WINDOW} words, 16x is \
+         {TARGET}. ",
+        numbers.join(", ")
+    );
+    for s in seeds {
+        let _ = write!(out, "Seed {}: {}, {:.0} s. ", s.seed, s.machine, s.seconds);
+    }
+    out += "\n\n";
+    for table in &TABLES {
+        table.write(&mut out, seeds);
+    }
+    costs(&mut out, seeds);
+    commands(&mut out, &seeds[0]);
+    out
+}
+
+/// Some models side by side; `paper` is the order of their perplexities at `at`, best first, that the paper has.
+struct Table {
+    title: &'static str,
+    models: &'static [&'static str],
+    paper: &'static [&'static str],
+    at: usize,
+}
+
+const TABLES: [Table; 5] = [
+    Table {
+        title: "Table 1: ways to extend",
+        models: &["before", "full-8x", "full", "randpos-8x", "randpos", "pose-8x", "pose", "plain"],
+        paper: &["full", "pose", "randpos", "before"],
+        at: TARGET,
+    },
+    Table {
+        title: "Table 4: where the chunks' text comes from",
+        models: &["pose", "uniform", "aligned"],
+        paper: &[],
+        at: TARGET,
+    },
+    Table {
+        title: "Table 5: number of chunks",
+        models: &["plain", "pose", "chunks-3", "chunks-64"],
+        paper: &["pose", "chunks-64", "plain"],
+        at: TARGET,
+    },
+    Table {
+        title: "Figure 4: interpolation",
+        models: &["pose", "ntk", "yarn"],
+        paper: &["yarn", "ntk", "pose"],
+        at: WINDOW,
+    },
+    Table {
+        title: "Samplers that came later",
+        models: &["pose", "pose-8x", "cream", "longrecipe", "axolotl", "balanced", "adaptive"],
+        paper: &[],
+        at: TARGET,
+    },
+];
+
+fn title(name: &str) -> &str {
+    RUNS.iter().find(|r| r.name == name).map_or("before (window 64)", |r| r.title)
+}
+
+impl Table {
+    fn write(&self, out: &mut String, seeds: &[SeedResults]) {
+        let heads: Vec<String> = WINDOWS.iter().map(|&w| format!("ppl {}x", windows_of(w))).collect();
+        let _ = writeln!(
+            out,
+            "### {}\n\n| model | {} | recall 64-256 | 256-1024 | worst |",
+            self.title,
+            heads.join(" | ")
+        );
+        let _ = writeln!(out, "|---|{}", "---|".repeat(WINDOWS.len() + 3));
+        for name in self.models {
+            let over = |of: &dyn Fn(&pose_engine::quickstart::Measured) -> f64| {
+                Spread::over(seeds, |s| of(s.measured(name)))
+            };
+            let ppl = WINDOWS.iter().map(|&w| over(&|m| ppl(m, w)).text(number));
+            let recall = [
+                over(&|m| recall(m, WINDOW, 4 * WINDOW)),
+                over(&|m| recall(m, 4 * WINDOW, TARGET)),
+                over(&worst_recall),
+            ];
+            let cells: Vec<String> = ppl.chain(recall.iter().map(|r| r.text(percent))).collect();
+            let _ = writeln!(out, "| {} | {} |", title(name), cells.join(" | "));
+        }
+        out.push('\n');
+        if !self.paper.is_empty() {
+            self.order(out, seeds);
+        }
+    }
+
+    /// In how many seeds each of the paper's comparisons comes out as it does there.
+    fn order(&self, out: &mut String, seeds: &[SeedResults]) {
+        let at = windows_of(self.at);
+        for pair in self.paper.windows(2) {
+            let [better, worse] = [pair[0], pair[1]].map(title);
+            let agrees =
+                |s: &&SeedResults| ppl(s.measured(pair[0]), self.at) < ppl(s.measured(pair[1]), self.at);
+            let count = seeds.iter().filter(agrees).count();
+            let _ = writeln!(
+                out,
+                "- Perplexity at {at}x, the paper's order: {better} before {worse}; here in {count} of {} seeds.",
+                seeds.len()
+            );
+        }
+        out.push('\n');
+    }
+}
+
+/// Figure 3: time and memory of a step by the length trained for.
+fn costs(out: &mut String, seeds: &[SeedResults]) {
+    *out += "### Figure 3: cost of a step\n\n| trained for | PoSE, ms | full length, ms | PoSE, peak MiB | full length, peak MiB |\n\
+             |---|---|---|---|---|\n";
+    let mut lengths: Vec<usize> = seeds[0].costs.iter().map(|c| c.target_len).collect();
+    lengths.sort_unstable();
+    lengths.dedup();
+    for length in lengths {
+        let of = |method: &str, figure: &dyn Fn(&pose_engine::quickstart::Trained) -> f64| {
+            let cost = |s: &SeedResults| {
+                s.costs.iter().find(|c| c.method == method && c.target_len == length).map_or(f64::NAN, figure)
+            };
+            Spread::over(seeds, cost).text(|v| format!("{v:.1}"))
+        };
+        let ms = |t: &pose_engine::quickstart::Trained| 1e3 * t.seconds_per_step;
+        let mib = |t: &pose_engine::quickstart::Trained| {
+            t.peak_bytes.map_or(f64::NAN, |b| b as f64 / (1 << 20) as f64)
+        };
+        let cells = [of("pose", &ms), of("full", &ms), of("pose", &mib), of("full", &mib)];
+        let _ = writeln!(out, "| {length} | {} |", cells.join(" | "));
+    }
+    out.push('\n');
+    let ratio = |length: &'static str| {
+        Spread::over(seeds, |s| {
+            s.run(length).trained.seconds_per_step / s.run("pose").trained.seconds_per_step
+        })
+    };
+    let _ = writeln!(
+        out,
+        "A step of full-length training takes {} times one of PoSE at 8x ({HALF}) and {} times at 16x ({TARGET}).\n",
+        ratio("full-8x").text(|v| format!("{v:.1}")),
+        ratio("full").text(|v| format!("{v:.1}"))
+    );
+}
+
+/// How each model was made.
+fn commands(out: &mut String, seed: &SeedResults) {
+    let _ = writeln!(out, "### Commands (seed {}; the others differ in --seed)\n\n```sh", seed.seed);
+    for trained in std::iter::once(&seed.base).chain(seed.runs.iter().map(|r| &r.trained)) {
+        let _ = writeln!(out, "{}", trained.command);
+    }
+    *out += "```\n";
+}

@@ -1,0 +1,267 @@
+//! The page: a section for each thing that there is something to show of.
+
+use super::read::{Content, Evaluation, Input, Needle, Point, Training};
+use crate::error::Result;
+use crate::positions::coverage::Coverage;
+use crate::report::{Axis, Bars, HeatMap, Page, Plot, Series};
+use crate::size::size_text;
+
+/// Rows that the coverage of a run is counted over.
+const ROWS: usize = 4096;
+/// Points of a curve of losses; a mean over a group of steps each.
+const LOSS_POINTS: usize = 80;
+/// Points of a curve of coverage.
+const COVERAGE_POINTS: usize = 500;
+
+/// The page, and its figures by name.
+pub struct Comparison {
+    pub html: String,
+    pub figures: Vec<(String, String)>,
+}
+
+struct Layout {
+    page: Page,
+    figures: Vec<(String, String)>,
+}
+
+/// A training and its colour, the same in all figures.
+type Run<'a> = (usize, &'a str, &'a Training);
+
+impl Comparison {
+    pub fn of(inputs: &[Input]) -> Result<Comparison> {
+        let mut layout = Layout { page: Page::new("Runs side by side"), figures: Vec::new() };
+        let mut runs: Vec<Run<'_>> = Vec::new();
+        for (i, input) in inputs.iter().enumerate() {
+            if let Content::Training(training) = &input.content {
+                runs.push((i, &input.name, training));
+            }
+        }
+        layout.trainings(&runs)?;
+        layout.by_length(inputs, "Perplexity by window", "perplexity", |e| match e {
+            Evaluation::Perplexity(points) => Some(points),
+            _ => None,
+        })?;
+        layout.by_length(inputs, "Passkeys found by length of the prompt", "share found", |e| match e {
+            Evaluation::Passkey(points) => Some(points),
+            _ => None,
+        })?;
+        layout.needles(inputs)?;
+        layout.coverage(&runs)?;
+        layout.recipes(&runs);
+        Ok(Comparison { html: layout.page.finish(), figures: layout.figures })
+    }
+}
+
+impl Layout {
+    fn figure(&mut self, name: &str, svg: String) {
+        self.page.svg(&svg);
+        self.figures.push((name.into(), svg));
+    }
+
+    fn trainings(&mut self, runs: &[Run<'_>]) -> Result<()> {
+        if runs.is_empty() {
+            return Ok(());
+        }
+        self.page.heading("Trainings");
+        let headings = [
+            "run",
+            "method",
+            "window",
+            "target",
+            "rope",
+            "steps",
+            "tokens",
+            "loss",
+            "s a step",
+            "peak MiB",
+            "ppl at target",
+        ];
+        self.page.table(&headings, &runs.iter().map(|(_, name, t)| summary_row(name, t)).collect::<Vec<_>>());
+        let losses = runs.iter().filter(|(_, _, t)| !t.steps.is_empty());
+        let losses = losses.map(|&(i, name, t)| Series::line(name, smoothed(t)).coloured(i)).collect();
+        self.plot("loss", "Training loss", Axis::linear("step"), Axis::linear("nats per token"), losses)?;
+        let evals = runs.iter().filter(|(_, _, t)| !t.evals.is_empty()).map(|&(i, name, t)| {
+            let points = t.evals.iter().map(|&(step, _, ppl)| (step as f64, ppl)).collect();
+            Series::measured(name, points).coloured(i)
+        });
+        let title = "Perplexity at the target length while training";
+        self.plot(
+            "perplexity-by-step",
+            title,
+            Axis::linear("step"),
+            Axis::linear("perplexity"),
+            evals.collect(),
+        )?;
+        self.bars("time", "Time of a step", "milliseconds", runs, |t| median_seconds(t).map(|s| 1e3 * s))?;
+        self.bars("memory", "Peak memory of the training", "MiB", runs, |t| t.peak_bytes.map(mebibytes))
+    }
+
+    fn plot(&mut self, name: &str, title: &str, x: Axis, y: Axis, series: Vec<Series>) -> Result<()> {
+        if series.is_empty() {
+            return Ok(());
+        }
+        let plot = Plot { title: title.into(), x, y, series };
+        self.figure(name, plot.to_svg()?);
+        Ok(())
+    }
+
+    fn bars(
+        &mut self, name: &str, title: &str, unit: &str, runs: &[Run<'_>],
+        of: impl Fn(&Training) -> Option<f64>,
+    ) -> Result<()> {
+        let bars: Vec<_> =
+            runs.iter().filter_map(|&(i, name, t)| of(t).map(|value| (name.to_string(), value, i))).collect();
+        if bars.is_empty() {
+            return Ok(());
+        }
+        let bars = Bars { title: title.into(), unit: unit.into(), bars };
+        self.figure(name, bars.to_svg()?);
+        Ok(())
+    }
+
+    fn by_length<'a>(
+        &mut self, inputs: &'a [Input], title: &str, y: &str,
+        of: impl Fn(&'a Evaluation) -> Option<&'a Vec<Point>>,
+    ) -> Result<()> {
+        let curves: Vec<(usize, &str, &Vec<Point>)> = inputs
+            .iter()
+            .enumerate()
+            .filter_map(|(i, input)| match &input.content {
+                Content::Evaluation(e) => of(e).map(|points| (i, input.name.as_str(), points)),
+                Content::Training(_) => None,
+            })
+            .collect();
+        if curves.is_empty() {
+            return Ok(());
+        }
+        self.page.heading(title);
+        let series = curves.iter().map(|(i, name, points)| {
+            Series::measured(name, points.iter().map(|p| (p.length as f64, p.value)).collect()).coloured(*i)
+        });
+        let file = title.split(" by ").next().unwrap_or(title).to_lowercase().replace(' ', "-");
+        self.plot(&file, title, Axis::doublings("tokens"), Axis::linear(y), series.collect())?;
+        let mut lengths: Vec<usize> =
+            curves.iter().flat_map(|(_, _, points)| points.iter().map(|p| p.length)).collect();
+        lengths.sort_unstable();
+        lengths.dedup();
+        let texts: Vec<String> = lengths.iter().map(|&l| size_text(l)).collect();
+        let headings: Vec<&str> = std::iter::once("result").chain(texts.iter().map(String::as_str)).collect();
+        let row = |(_, name, points): &(usize, &str, &Vec<Point>)| {
+            let at = |&l: &usize| points.iter().find(|p| p.length == l).map_or("-".into(), point_text);
+            std::iter::once(name.to_string()).chain(lengths.iter().map(at)).collect()
+        };
+        self.page.table(&headings, &curves.iter().map(row).collect::<Vec<Vec<String>>>());
+        Ok(())
+    }
+
+    fn needles(&mut self, inputs: &[Input]) -> Result<()> {
+        let mut first = true;
+        for input in inputs {
+            let Content::Evaluation(Evaluation::Needle(cells)) = &input.content else { continue };
+            if std::mem::take(&mut first) {
+                self.page.heading("Needles found by length and depth");
+            }
+            self.figure(
+                &format!("needles-{}", input.name.replace('/', "-")),
+                needle_map(&input.name, cells).to_svg()?,
+            );
+        }
+        Ok(())
+    }
+
+    fn coverage(&mut self, runs: &[Run<'_>]) -> Result<()> {
+        let curve = |&(i, name, training): &Run<'_>| {
+            let recipe = training.recipe.as_ref()?;
+            let drawn = Coverage::drawn(&recipe.sampler, recipe.seed, ROWS);
+            let step = drawn.probability.len().div_ceil(COVERAGE_POINTS);
+            let points = drawn.probability.iter().enumerate().skip(1).step_by(step);
+            Some(Series::line(name, points.map(|(d, &p)| (d as f64, p)).collect()).coloured(i))
+        };
+        let curves: Vec<Series> = runs.iter().filter_map(curve).collect();
+        if curves.is_empty() {
+            return Ok(());
+        }
+        self.page.heading("Which relative distances a row trains");
+        self.plot(
+            "coverage",
+            "Coverage",
+            Axis::linear("relative distance (tokens)"),
+            Axis::linear("probability").from_zero(),
+            curves,
+        )
+    }
+
+    fn recipes(&mut self, runs: &[Run<'_>]) {
+        for (_, name, training) in runs {
+            self.page.heading(&format!("Recipe of {name}"));
+            self.page.code(&training.text);
+        }
+    }
+}
+
+fn summary_row(name: &str, t: &Training) -> Vec<String> {
+    let dash = || "-".to_string();
+    let setting = |of: &dyn Fn(&crate::recipe::Recipe) -> String| t.recipe.as_ref().map_or_else(dash, of);
+    let last = t.steps.last();
+    vec![
+        name.into(),
+        setting(&|r| r.sampler.method().to_string()),
+        setting(&|r| size_text(r.sampler.window())),
+        setting(&|r| size_text(r.sampler.target_len())),
+        setting(&|r| r.rope.to_string()),
+        last.map_or_else(dash, |m| m.step.to_string()),
+        last.map_or_else(dash, |m| m.tokens.to_string()),
+        smoothed(t).last().map_or_else(dash, |(_, loss)| format!("{loss:.3}")),
+        median_seconds(t).map_or_else(dash, |s| format!("{s:.3}")),
+        t.peak_bytes.map_or_else(dash, |b| format!("{:.0}", mebibytes(b))),
+        t.evals.last().map_or_else(dash, |(_, _, ppl)| format!("{ppl:.3}")),
+    ]
+}
+
+fn mebibytes(bytes: f64) -> f64 {
+    bytes / (1 << 20) as f64
+}
+
+fn median_seconds(t: &Training) -> Option<f64> {
+    let mut seconds: Vec<f64> = t.steps.iter().map(|m| m.seconds).collect();
+    seconds.sort_by(f64::total_cmp);
+    seconds.get(seconds.len() / 2).copied()
+}
+
+/// Means over groups of steps, each at the step in the middle of its group.
+fn smoothed(t: &Training) -> Vec<(f64, f64)> {
+    let group = t.steps.len().div_ceil(LOSS_POINTS).max(1);
+    let mean = |steps: &[crate::train::StepMetrics]| {
+        let middle = (steps[0].step + steps[steps.len() - 1].step) as f64 / 2.0;
+        (middle, steps.iter().map(|m| m.loss).sum::<f64>() / steps.len() as f64)
+    };
+    t.steps.chunks(group).map(mean).collect()
+}
+
+fn point_text(p: &Point) -> String {
+    let digits = |v: f64| if v.abs() < 100.0 { format!("{v:.3}") } else { format!("{v:.0}") };
+    match p.standard_error {
+        Some(error) => format!("{} ± {}", digits(p.value), digits(error)),
+        None => digits(p.value),
+    }
+}
+
+fn needle_map(name: &str, cells: &[Needle]) -> HeatMap {
+    let mut lengths: Vec<usize> = cells.iter().map(|c| c.length).collect();
+    lengths.sort_unstable();
+    lengths.dedup();
+    let mut depths: Vec<f64> = cells.iter().map(|c| c.depth).collect();
+    depths.sort_by(f64::total_cmp);
+    depths.dedup();
+    let at = |length: usize, depth: f64| {
+        cells.iter().find(|c| c.length == length && c.depth == depth).map(|c| c.accuracy)
+    };
+    HeatMap {
+        title: format!("Needles found: {name}"),
+        x: "tokens of the prompt".into(),
+        y: "depth".into(),
+        columns: lengths.iter().map(|&l| size_text(l)).collect(),
+        rows: depths.iter().map(|d| format!("{:.0}%", 100.0 * d)).collect(),
+        cells: depths.iter().map(|&d| lengths.iter().map(|&l| at(l, d)).collect()).collect(),
+    }
+}

@@ -1,0 +1,82 @@
+//! Promise: `report` lays out what runs and evaluations left, and says which file is neither.
+
+mod common;
+
+use common::cli::{Dir, words};
+
+/// Two runs, one of them with held-out text, and every kind of result.
+fn measured() -> Dir {
+    let dir = Dir::new();
+    dir.write("a.txt", words(20_000));
+    let train = "train --preset tiny --data a.txt --train-len 32 --steps 6 --batch 2 --quiet";
+    dir.run(&format!("{train} --out pose --target-len 128 --eval-data a.txt --eval-every 2")).ok();
+    dir.run(&format!("{train} --out other/pose --target-len 64 --method randpos")).ok();
+    let read = "--model pose --quiet";
+    dir.run(&format!("eval-ppl {read} --data a.txt --windows 32,128 --tokens 512 --json ppl.json")).ok();
+    dir.run(&format!("eval-passkey {read} --lengths 512,1k --trials 2 --json passkey.json")).ok();
+    dir.run(&format!(
+        "eval-needle {read} --data a.txt --lengths 256,512 --depths 2 --trials 1 --json needle.json"
+    ))
+    .ok();
+    dir
+}
+
+#[test]
+fn runs_and_results_are_on_one_page() {
+    let dir = measured();
+    let summary = dir.json("pose/summary.json");
+    assert_eq!((summary["steps"].as_u64(), summary["target_len"].as_u64()), (Some(6), Some(128)));
+    let all = "pose other/pose ppl.json passkey.json needle.json";
+    let ran = dir.run(&format!("report {all} --out report.html --svg figures")).ok();
+    assert!(ran.stdout.contains("report: report.html"), "{}", ran.all());
+    let page = String::from_utf8(dir.read("report.html")).unwrap();
+    let ppl = &dir.json("ppl.json")["results"];
+    let last = dir.lines("pose/metrics.jsonl").iter().filter_map(|m| m["ppl"].as_f64()).next_back().unwrap();
+    let cells = [
+        format!("<td>{last:.3}</td>"),
+        format!("<td>{:.3}</td>", ppl[1]["ppl"].as_f64().unwrap()),
+        "<td>other/pose</td><td>randpos</td><td>32</td><td>64</td><td>none</td><td>6</td><td>384</td>".into(),
+        "Training loss".into(),
+        "Passkeys found".into(),
+        "Needles found: needle".into(),
+        "Recipe of other/pose".into(),
+        "method = &quot;randpos&quot;".into(),
+    ];
+    for cell in cells {
+        assert!(page.contains(&cell), "no {cell}");
+    }
+    // self-contained: nothing is loaded from anywhere
+    assert!(!page.contains("src=") && !page.contains("<link") && !page.contains("@import"));
+    let mut figures: Vec<String> =
+        dir.names().into_iter().filter_map(|name| name.strip_prefix("figures/").map(String::from)).collect();
+    figures.sort();
+    let expected = [
+        "coverage.svg",
+        "loss.svg",
+        "memory.svg",
+        "needles-needle.svg",
+        "passkeys-found.svg",
+        "perplexity-by-step.svg",
+        "perplexity.svg",
+        "time.svg",
+    ];
+    assert_eq!(figures, expected);
+    for figure in expected {
+        let svg = String::from_utf8(dir.read(&format!("figures/{figure}"))).unwrap();
+        assert!(page.contains(&svg), "{figure} is not the page's");
+    }
+}
+
+#[test]
+fn what_is_neither_a_run_nor_a_result_is_named() {
+    let dir = Dir::new();
+    dir.write("x.json", "{\"a\": 1}");
+    dir.write("broken.json", "{");
+    std::fs::create_dir(dir.path("empty")).unwrap();
+    dir.run("report").refused(2, &["RUN"]);
+    dir.run("report missing").refused(1, &["missing", "reading what to compare"]);
+    dir.run("report x.json").refused(1, &["x.json", "no result of eval-ppl"]);
+    dir.run("report broken.json").refused(1, &["broken.json", "is not JSON"]);
+    dir.run("report empty").refused(1, &["empty", "recipe.toml"]);
+    assert!(!dir.path("report.html").exists());
+}
