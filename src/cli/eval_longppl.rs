@@ -213,7 +213,7 @@ fn print_reports(reports: &[LongPplReport]) {
             size_text(r.window),
             number(r.longppl),
             number(r.mean_longppl),
-            error_text(r.standard_error, 4),
+            error_text(r.mean_longppl_error, 4),
             r.keys.to_string(),
             format!("{:.4}", r.ppl),
             r.scored.to_string(),

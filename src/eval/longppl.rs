@@ -73,7 +73,7 @@ pub struct LongPplReport {
     pub longppl: Option<f64>,
     /// Mean over the documents that have key tokens.
     pub mean_longppl: Option<f64>,
-    pub standard_error: Option<f64>,
+    pub mean_longppl_error: Option<f64>,
     pub documents: Vec<KeyScore>,
 }
 
@@ -206,7 +206,7 @@ fn report(window: usize, documents: Vec<KeyScore>) -> LongPplReport {
     let nll = documents.iter().map(|d| d.nll * d.scored as f64).sum::<f64>() / scored.max(1) as f64;
     let with_keys = documents.iter().filter_map(|d| Some((d.key_nll?, d.keys)));
     let key_nll = with_keys.clone().map(|(nll, keys)| nll * keys as f64).sum::<f64>() / keys.max(1) as f64;
-    let (mean, standard_error) = mean_and_error(&with_keys.map(|(nll, _)| nll.exp()).collect::<Vec<_>>());
+    let (mean, error) = mean_and_error(&with_keys.map(|(nll, _)| nll.exp()).collect::<Vec<_>>());
     LongPplReport {
         window,
         scored,
@@ -214,7 +214,7 @@ fn report(window: usize, documents: Vec<KeyScore>) -> LongPplReport {
         keys,
         longppl: (keys > 0).then(|| key_nll.exp()),
         mean_longppl: (keys > 0).then_some(mean),
-        standard_error: standard_error.filter(|_| keys > 0),
+        mean_longppl_error: error.filter(|_| keys > 0),
         documents,
     }
 }
@@ -256,6 +256,6 @@ mod tests {
             (3f64.exp(), Some(1.5f64.exp()), Some(1.5f64.exp()))
         );
         let nothing = report(64, vec![none]);
-        assert_eq!((nothing.longppl, nothing.mean_longppl, nothing.standard_error), (None, None, None));
+        assert_eq!((nothing.longppl, nothing.mean_longppl, nothing.mean_longppl_error), (None, None, None));
     }
 }

@@ -225,6 +225,36 @@ mod tests {
         );
     }
 
+    /// A tokenizer that joins "a" and "b" wherever they meet.
+    fn joining() -> Tokenizer {
+        let json = serde_json::json!({
+            "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null,
+            "decoder": null, "truncation": null, "padding": null,
+            "model": { "type": "BPE", "vocab": { "a": 0, "b": 1, "c": 2, "ab": 3 }, "merges": [["a", "b"]] },
+        });
+        Tokenizer::from_json(json.to_string().as_bytes(), Path::new("joining")).unwrap()
+    }
+
+    #[test]
+    fn what_is_scored_is_what_both_together_have_after_the_context_alone() {
+        let tokenizer = joining();
+        let encoder = Encoder { bos: None, ..encoder(&tokenizer, &[], 0, false) };
+        let scored = |context: &str, choice: &str| {
+            let choices = vec![choice.to_string(); 2];
+            let question = Question::of(context.into(), "", choices, vec![true, false]);
+            let prompt = encoder.prompt(&question)?;
+            let ids = |ids: &[TokenId]| ids.iter().map(|id| id.0).collect::<Vec<_>>();
+            Ok::<_, String>((ids(&prompt.contexts[0].ids), ids(&prompt.choices[0].ids)))
+        };
+        assert_eq!(scored("ab", "cb"), Ok((vec![3], vec![2, 1])));
+        // joined across the border: of a, ab, c the third comes after the two of the context
+        assert_eq!(scored("aa", "bc"), Ok((vec![0, 0], vec![2])));
+        let said = scored("a", "b").unwrap_err();
+        assert!(said.contains("choice 0 has no token of its own"), "{said}");
+        let said = scored("", "b").unwrap_err();
+        assert!(said.contains("the context is empty"), "{said}");
+    }
+
     #[test]
     fn examples_are_the_same_for_all_and_never_the_question_itself() {
         let tokenizer = Tokenizer::bytes();
