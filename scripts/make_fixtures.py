@@ -13,7 +13,8 @@ Two things are done to transformers, both here in the open:
 
 1. It computes in float64, rotary angles included. Its code of a family names float32 in some places (inverse frequencies,
    angles, RMSNorm, softmax), so a model in double is not a double computation. `Float64Torch` stands in for the `torch`
-   module inside the files that do this, and answers float64 when asked for float32. No formula changes.
+   module inside the files that do this, and answers float64 when asked for float32, as a tensor's float() does then. No formula
+   changes.
 2. An explicit all-ones attention mask goes with every call. Without mask and cache, transformers 5.x takes a jump in
    position_ids for the start of another packed document and cuts attention there
    (masking_utils.find_packed_sequence_indices): exactly the attention that PoSE trains.
@@ -58,11 +59,13 @@ class in_float64:
     def __enter__(self):
         for module in self.modules:
             module.torch = Float64Torch()
+        self.to_float, torch.Tensor.float = torch.Tensor.float, torch.Tensor.double
         torch.set_default_dtype(torch.float64)
 
     def __exit__(self, *_):
         for module in self.modules:
             module.torch = torch
+        torch.Tensor.float = self.to_float
         torch.set_default_dtype(torch.float32)
 
 

@@ -23,6 +23,8 @@ pub enum Purpose {
     Task = 5,
     /// Whether a code of an optimizer's moment is rounded up or down.
     Rounding = 6,
+    /// Which corpus of a mixture a row is cut from.
+    Corpus = 7,
 }
 
 /// One block: 128 random bits for a 64-bit key and a 128-bit counter, words in the order of the Random123 library.
@@ -126,6 +128,19 @@ impl Stream {
     /// A multiple of 2^-53 from [0, 1).
     pub fn unit_f64(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+    }
+
+    /// A place in `weights`, each with a probability proportional to its weight: none negative, their sum finite and
+    /// above 0.
+    pub fn weighted(&mut self, weights: &[f64]) -> usize {
+        let mut left = self.unit_f64() * weights.iter().sum::<f64>();
+        let passed = |w: &f64| {
+            left -= w;
+            left < 0.0
+        };
+        // what rounding leaves over goes to the last that can be drawn at all
+        let last = || weights.iter().rposition(|w| *w > 0.0).unwrap_or(0);
+        weights.iter().position(passed).unwrap_or_else(last)
     }
 
     /// Mean 0, variance 1 (Box & Muller). Takes exactly one block, so that a stream of normals can be entered anywhere

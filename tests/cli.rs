@@ -4,7 +4,7 @@ mod common;
 
 use common::cli::Dir;
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 19] = [
     "report",
     "import",
     "train",
@@ -22,6 +22,8 @@ const COMMANDS: [&str; 17] = [
     "logits",
     "devices",
     "quickstart",
+    "completions",
+    "man",
 ];
 
 #[test]
@@ -34,7 +36,7 @@ fn every_command_has_help_with_an_example_and_the_common_flags() {
         for part in ["Example", "pose-engine ", "--threads", "--quiet"] {
             assert!(help.contains(part), "{command} --help has no \"{part}\":\n{help}");
         }
-        let writes_files = ["logits", "merge", "report"].contains(&command);
+        let writes_files = ["logits", "merge", "report", "completions", "man"].contains(&command);
         assert_eq!(
             help.contains("--json FILE") || help.contains("--json <FILE>"),
             !writes_files,
@@ -81,6 +83,12 @@ fn train_has_the_flags_that_others_rely_on() {
         "lora-targets",
         "lora-train",
         "lora-merge",
+        "mix",
+        "pack",
+        "probe-every",
+        "early-stop",
+        "save-best",
+        "tensorboard",
         "eval-data",
         "eval-every",
         "save-every",
@@ -91,6 +99,36 @@ fn train_has_the_flags_that_others_rely_on() {
     ] {
         assert!(help.contains(&format!("--{flag}")), "train has no --{flag}");
     }
+}
+
+#[test]
+fn completions_and_pages_have_what_help_has() {
+    let dir = Dir::new();
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = dir.run(&format!("completions {shell}")).ok().stdout;
+        for part in ["pose-engine", "eval-ppl", "target-len"] {
+            assert!(script.contains(part), "{shell}: no {part}");
+        }
+        // the generators of the other two complete no values
+        assert_eq!(script.contains("randpos"), ["bash", "zsh", "fish"].contains(&shell), "{shell}");
+    }
+    let page = |args: &str| dir.run(&format!("man {args}")).ok().stdout.replace("\\-", "-");
+    assert!(page("").starts_with(".ie") && page("").contains(".TH pose-engine 1"), "{}", page(""));
+    for part in
+        [".TH pose-engine-train 1", "--target-len", "Target context length Lt", "pose-engine train --resume"]
+    {
+        assert!(page("train").contains(part), "no {part} in {}", page("train"));
+    }
+    assert!(page("plan eval-ppl").contains("--windows"));
+    // twice: pages take the place of earlier ones
+    for _ in 0..2 {
+        dir.run("man --out share/man1 --quiet").ok();
+    }
+    for command in COMMANDS {
+        let text = dir.read(&format!("share/man1/pose-engine-{}.1", command.replace(' ', "-")));
+        assert_eq!(String::from_utf8(text).unwrap(), dir.run(&format!("man {command}")).ok().stdout);
+    }
+    dir.run("man --out a.txt").refused(1, &["a.txt", "making the directory"]);
 }
 
 #[test]

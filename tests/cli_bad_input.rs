@@ -66,6 +66,24 @@ fn flags_that_train_cannot_take() {
         ("--device gpu", &["--device", "gpu", "cuda:N"]),
         ("--save-every 0", &["--save-every", "0"]),
         ("--eval-tokens 1 --eval-data a.txt", &["--eval-tokens 1", "at least 2"]),
+        ("--mix 0", &["--mix 0", "sum to zero"]),
+        ("--mix -1", &["--mix -1", "at least 0"]),
+        ("--mix nan", &["--mix NaN", "finite"]),
+        ("--mix 1,2", &["--mix 1,2", "2 weights for the 1 paths"]),
+        ("--mix a", &["--mix", "'a'"]),
+        ("--pack --method cream", &["--pack", "is for --method pose", "cream"]),
+        ("--pack=maybe", &["--pack", "maybe"]),
+        ("--early-stop 3", &["--early-stop 3", "--eval-data"]),
+        ("--early-stop 0 --eval-data a.txt --eval-every 1", &["--early-stop", "'0'", "at least 1"]),
+        ("--early-stop 3 --eval-data a.txt", &["--early-stop 3", "--eval-every"]),
+        ("--save-best", &["--save-best true", "--eval-data"]),
+        ("--save-best --eval-data a.txt", &["--save-best true", "--eval-every"]),
+        ("--probe-every 3", &["--probe-every 3", "--eval-data"]),
+        ("--probe-every 0 --eval-data a.txt", &["--probe-every", "at least 1"]),
+        (
+            "--probe-every 1 --eval-data a.txt --eval-tokens 31",
+            &["--eval-data 31", "the target length, 32 tokens"],
+        ),
         ("--recompute some", &["--recompute", "some", "number of layers"]),
         ("--no-such-flag", &["--no-such-flag"]),
         ("--model m", &["--preset tiny", "--model"]),
@@ -101,6 +119,10 @@ fn flags_that_are_missing() {
         ("coverage --train-len 2k", &["--target-len"]),
         ("logits --model m --ids ids.json", &["--out"]),
         ("plan", &["--model", "--preset"]),
+        ("completions", &["SHELL"]),
+        ("completions csh", &["csh", "bash"]),
+        ("man trian", &["COMMAND trian", "the nearest is train"]),
+        ("man train --out pages", &["--out"]),
         ("retrain", &["retrain", "train"]),
     ] {
         refuse(&dir, args, 2, parts);
@@ -177,6 +199,11 @@ fn text_that_cannot_be_trained_on() {
         let args = format!("train --preset tiny --train-len 32 --steps 1 --out out --data {data}");
         refuse(&dir, &args, code, parts);
     }
+    dir.write("ones.jsonl", "{\"text\": \"x\"}\n{\"text\": \"\"}\n");
+    let args = "train --preset tiny --train-len 32 --steps 1 --out out --pack --data ones.jsonl";
+    refuse(&dir, args, 2, &["--data", "ones.jsonl:1", "fewer than two tokens", "nothing to predict"]);
+    let args = "train --preset tiny --train-len 32 --steps 1 --out out --data a.txt short.txt --mix 1,1";
+    refuse(&dir, args, 2, &["--train-len 32", "short.txt", "has 9"]);
     let args = "train --preset tiny --train-len 32 --steps 1 --out out --data a.txt --eval-data latin.txt";
     refuse(&dir, args, 1, &["latin.txt", "not UTF-8"]);
 }
@@ -241,7 +268,11 @@ fn configs_that_are_not_understood() {
     for (key, value, parts) in [
         ("model_type", json!("mamba"), &["config.json", "mamba"][..]),
         ("rope_scaling", json!({"rope_type": "spiral", "factor": 2.0}), &["config.json", "spiral"]),
-        ("rope_scaling", json!({"rope_type": "longrope"}), &["config.json", "longrope"]),
+        (
+            "rope_scaling",
+            json!({"rope_type": "longrope"}),
+            &["config.json", "rope_scaling.short_factor is missing"],
+        ),
         ("hidden_size", json!(0), &["config.json", "hidden_size"]),
         ("num_key_value_heads", json!(3), &["config.json", "num_key_value_heads"]),
         ("vocab_size", json!(100), &["tokenizer.json", "257", "100"]),

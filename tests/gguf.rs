@@ -246,7 +246,7 @@ fn key(name: &str, value: &str) -> Vec<u8> {
 fn hostile_numbers_are_refused_before_anything_is_done_with_them() {
     let llama = key("general.architecture", "llama");
     let tensor = |sizes: &[u64], format, offset| {
-        refused(&by_hand(&[llama.clone()], &[("t", sizes, format, offset)], 64))
+        refused(&by_hand(std::slice::from_ref(&llama), &[("t", sizes, format, offset)], 64))
     };
     for (sizes, format, offset, expected) in [
         (&[u64::MAX, u64::MAX][..], 0, 0, "could hold"),
@@ -282,7 +282,7 @@ fn hostile_numbers_are_refused_before_anything_is_done_with_them() {
     let twice = by_hand(&[llama.clone(), llama.clone()], &[], 0);
     assert!(refused(&twice).contains("stands twice"));
     let same = |second: &str, offset| {
-        refused(&by_hand(&[llama.clone()], &[("t", &[8], 0, 0), (second, &[8], 0, offset)], 64))
+        refused(&by_hand(std::slice::from_ref(&llama), &[("t", &[8], 0, 0), (second, &[8], 0, offset)], 64))
     };
     assert!(same("t", 32).contains("two tensors t"));
     assert!(same("u", 0).contains("same place"));

@@ -34,6 +34,10 @@ fn an_adapter_is_saved_as_peft_does_with_the_new_scaling_beside_it() {
         ("r", json!(4)),
         ("lora_alpha", json!(12.0)),
         ("target_modules", json!(["q_proj", "v_proj", "down_proj"])),
+        (
+            "modules_to_save",
+            json!(["embed_tokens", "lm_head", "input_layernorm", "post_attention_layernorm", "norm"]),
+        ),
         ("base_model_name_or_path", json!(dir.path("m").canonicalize().unwrap())),
     ] {
         assert_eq!(config[key], value, "{key}");

@@ -1,10 +1,11 @@
 //! The figures as SVG, means over the seeds.
 
 use crate::runs::{HALF, RUNS, WINDOWS};
-use crate::seed::SeedResults;
+use crate::seed::{Costs, SeedResults};
 use crate::spread::{Spread, ppl, windows_of};
 use pose_engine::positions::coverage::Coverage;
 use pose_engine::positions::{ChunkLengths, Content, Method, Sampler};
+use pose_engine::quickstart::Trained;
 use pose_engine::quickstart::recipe::{TARGET, WINDOW};
 use pose_engine::report::{Axis, Plot, Series};
 
@@ -12,10 +13,10 @@ use pose_engine::report::{Axis, Plot, Series};
 const ROWS: usize = 20_000;
 
 /// File names and plots.
-pub fn all(seeds: &[SeedResults]) -> Vec<(&'static str, Plot)> {
+pub fn all(seeds: &[SeedResults], costs: &Costs) -> Vec<(&'static str, Plot)> {
     vec![
-        ("figure-3-memory.svg", memory(seeds)),
-        ("figure-3-time.svg", time(seeds)),
+        ("figure-3-memory.svg", memory(costs)),
+        ("figure-3-time.svg", time(costs)),
         ("figure-3-perplexity.svg", by_step(seeds)),
         ("figure-4-interpolation.svg", by_window(seeds, "Perplexity by window", &["pose", "ntk", "yarn"])),
         ("methods.svg", by_window(seeds, "Perplexity by window", &["full", "pose", "randpos", "plain"])),
@@ -65,33 +66,23 @@ fn by_step(seeds: &[SeedResults]) -> Plot {
     }
 }
 
-fn cost(
-    seeds: &[SeedResults], title: &str, y: Axis, of: impl Fn(&pose_engine::quickstart::Trained) -> f64,
-) -> Plot {
+fn cost(costs: &Costs, title: &str, y: Axis, of: impl Fn(&Trained) -> f64) -> Plot {
     let series =
         [("pose", "PoSE"), ("full", "full length")].iter().enumerate().map(|(i, (method, title))| {
-            let lengths = seeds[0].costs.iter().filter(|c| c.method == *method).map(|c| c.target_len);
-            let at = |length: usize| {
-                let here = |s: &SeedResults| {
-                    let cost = s.costs.iter().find(|c| c.method == *method && c.target_len == length);
-                    cost.map_or(f64::NAN, &of)
-                };
-                (length as f64, Spread::over(seeds, here).mean())
-            };
-            Series::measured(title, lengths.map(at).collect()).coloured(i)
+            let runs = costs.runs.iter().filter(|c| c.method == *method);
+            Series::measured(title, runs.map(|c| (c.target_len as f64, of(c))).collect()).coloured(i)
         });
     Plot { title: title.into(), x: Axis::doublings("trained for, words"), y, series: series.collect() }
 }
 
-fn memory(seeds: &[SeedResults]) -> Plot {
+fn memory(costs: &Costs) -> Plot {
     let mib = Axis::linear("MiB resident").from_zero();
-    cost(seeds, "Peak memory of a training", mib, |t| {
-        t.peak_bytes.map_or(f64::NAN, |b| b as f64 / (1 << 20) as f64)
-    })
+    let of = |t: &Trained| t.peak_bytes.map_or(f64::NAN, |b| b as f64 / (1 << 20) as f64);
+    cost(costs, "Peak memory of a training", mib, of)
 }
 
-fn time(seeds: &[SeedResults]) -> Plot {
-    cost(seeds, "Time of a step", Axis::doublings("milliseconds"), |t| 1e3 * t.seconds_per_step)
+fn time(costs: &Costs) -> Plot {
+    cost(costs, "Time of a step", Axis::doublings("milliseconds"), |t| 1e3 * t.seconds_per_step)
 }
 
 /// A curve: name, sampler, chunks.

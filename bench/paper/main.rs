@@ -3,7 +3,7 @@
 //!
 //! For each seed a base model is trained at windows of 64 and extended in every way of [`runs::RUNS`], each by a command that
 //! `seed-N.json` keeps; then every model is measured at windows up to 1024. A seed whose file is in DIR already is
-//! not run again, so a broken experiment goes on where it was. At the end DIR has tables.md and the figures as SVG, with means
+//! not run again, so a broken experiment goes on where it was. `costs.json` has time and memory of a step by target length. At the end DIR has tables.md and the figures as SVG, with means
 //! over the seeds and how far they are apart.
 
 mod figures;
@@ -15,7 +15,7 @@ mod spread;
 mod tables;
 
 use flags::{flag, number, numbers};
-use seed::SeedResults;
+use seed::{Costs, SeedResults};
 use std::path::PathBuf;
 
 fn main() {
@@ -28,10 +28,11 @@ fn main() {
     let threads = number("--threads", 0);
     let of_seed = |seed: usize| SeedResults::load_or_run(&out, seed as u64, threads);
     let seeds: Vec<SeedResults> = numbers("--seeds", "1,2,3").into_iter().map(of_seed).collect();
-    let tables = tables::all(&seeds);
+    let costs = Costs::load_or_run(&out, threads);
+    let tables = tables::all(&seeds, &costs);
     println!("{tables}");
     std::fs::write(out.join("tables.md"), tables).expect("tables.md");
-    for (name, plot) in figures::all(&seeds) {
+    for (name, plot) in figures::all(&seeds, &costs) {
         plot.write(&out.join(name)).expect("the figure's file");
     }
 }

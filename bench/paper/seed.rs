@@ -31,8 +31,13 @@ pub struct SeedResults {
     pub base: Trained,
     pub before: Measured,
     pub runs: Vec<RunResult>,
-    /// Short runs of PoSE and full-length training at several target lengths.
-    pub costs: Vec<Trained>,
+}
+
+/// Short runs of PoSE and full-length training at several target lengths, for time and memory of a step: no seed changes those.
+#[derive(Serialize, Deserialize)]
+pub struct Costs {
+    pub machine: String,
+    pub runs: Vec<Trained>,
 }
 
 /// Says on standard error where the experiment is.
@@ -49,15 +54,10 @@ impl Watch for Says {
 impl SeedResults {
     /// What `out/seed-N.json` has, or the whole seed from the beginning.
     pub fn load_or_run(out: &Path, seed: u64, threads: usize) -> SeedResults {
-        let path = out.join(format!("seed-{seed}.json"));
-        if let Ok(text) = std::fs::read_to_string(&path) {
-            return serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        }
-        let dir = tempfile::tempdir().expect("a directory for the trainings");
-        let results = run(&Workshop { out: dir.path(), seed, threads }).expect("the seed's trainings");
-        std::fs::write(&path, serde_json::to_string(&results).expect("plain numbers"))
-            .expect("the results' file");
-        results
+        kept(&out.join(format!("seed-{seed}.json")), || {
+            let dir = tempfile::tempdir().expect("a directory for the trainings");
+            run(&Workshop { out: dir.path(), seed, threads }).expect("the seed's trainings")
+        })
     }
 
     pub fn run(&self, name: &str) -> &RunResult {
@@ -95,14 +95,43 @@ fn run(workshop: &Workshop<'_>) -> Result<SeedResults> {
         Ok(RunResult { name: run.name.into(), trained, measured: measure(run.name)?, watched })
     };
     let runs = RUNS.iter().map(one).collect::<Result<_>>()?;
-    let mut costs = Vec::new();
+    let (seed, seconds) = (workshop.seed, start.elapsed().as_secs_f64());
+    Ok(SeedResults { seed, machine: machine(), seconds, base, before, runs })
+}
+
+impl Costs {
+    /// What `out/costs.json` has, or measured anew: on a machine that does nothing else.
+    pub fn load_or_run(out: &Path, threads: usize) -> Costs {
+        kept(&out.join("costs.json"), || {
+            let dir = tempfile::tempdir().expect("a directory for the trainings");
+            costs(&Workshop { out: dir.path(), seed: 1, threads }).expect("the trainings")
+        })
+    }
+}
+
+fn costs(workshop: &Workshop<'_>) -> Result<Costs> {
+    let says = &Says(Instant::now());
+    quickstart::prepare(workshop)?;
+    let train = |stage: &Stage| quickstart::train(workshop, &format!("train {}", stage.name), stage, says);
+    let few = Stage { steps: COST, ..Stage::base() };
+    train(&few)?;
+    let mut runs = Vec::new();
     for method in ["pose", "full"] {
         for target in COST_TARGETS {
-            costs.push(train(&Stage::extend(&format!("cost-{method}-{target}"), method, target, COST))?);
+            runs.push(train(&Stage::extend(&format!("cost-{method}-{target}"), method, target, COST))?);
         }
     }
-    let (seed, seconds) = (workshop.seed, start.elapsed().as_secs_f64());
-    Ok(SeedResults { seed, machine: machine(), seconds, base, before, runs, costs })
+    Ok(Costs { machine: machine(), runs })
+}
+
+/// What the file has, or what `make` gives, which is kept in it.
+fn kept<T: Serialize + serde::de::DeserializeOwned>(path: &Path, make: impl FnOnce() -> T) -> T {
+    if let Ok(text) = std::fs::read_to_string(path) {
+        return serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    }
+    let made = make();
+    std::fs::write(path, serde_json::to_string(&made).expect("plain numbers")).expect("the results' file");
+    made
 }
 
 /// probe.jsonl beside the quickstart's documents.

@@ -1,13 +1,13 @@
 //! The tables as Markdown, and whether the order of methods is the paper's.
 
-use crate::runs::{HALF, RUNS, WINDOWS};
-use crate::seed::SeedResults;
+use crate::runs::{RUNS, WINDOWS};
+use crate::seed::{Costs, SeedResults};
 use crate::spread::{Spread, number, percent, ppl, recall, windows_of, worst_recall};
-use pose_engine::quickstart::recipe::{TARGET, WINDOW};
+use pose_engine::quickstart::recipe::{COST_TARGETS, TARGET, WINDOW};
 use std::fmt::Write;
 
 /// Everything.
-pub fn all(seeds: &[SeedResults]) -> String {
+pub fn all(seeds: &[SeedResults], measured: &Costs) -> String {
     let numbers: Vec<String> = seeds.iter().map(|s| s.seed.to_string()).collect();
     let mut out = format!(
         "Seeds {}; mean (smallest to largest over seeds). Windows of {WINDOW} words are trained, 1x is {WINDOW} words, 16x is \
@@ -21,7 +21,7 @@ pub fn all(seeds: &[SeedResults]) -> String {
     for table in &TABLES {
         table.write(&mut out, seeds);
     }
-    costs(&mut out, seeds);
+    costs(&mut out, measured);
     commands(&mut out, &seeds[0]);
     out
 }
@@ -119,38 +119,23 @@ impl Table {
 }
 
 /// Figure 3: time and memory of a step by the length trained for.
-fn costs(out: &mut String, seeds: &[SeedResults]) {
-    *out += "### Figure 3: cost of a step\n\n| trained for | PoSE, ms | full length, ms | PoSE, peak MiB | full length, peak MiB |\n\
-             |---|---|---|---|---|\n";
-    let mut lengths: Vec<usize> = seeds[0].costs.iter().map(|c| c.target_len).collect();
-    lengths.sort_unstable();
-    lengths.dedup();
-    for length in lengths {
-        let of = |method: &str, figure: &dyn Fn(&pose_engine::quickstart::Trained) -> f64| {
-            let cost = |s: &SeedResults| {
-                s.costs.iter().find(|c| c.method == method && c.target_len == length).map_or(f64::NAN, figure)
-            };
-            Spread::over(seeds, cost).text(|v| format!("{v:.1}"))
-        };
-        let ms = |t: &pose_engine::quickstart::Trained| 1e3 * t.seconds_per_step;
-        let mib = |t: &pose_engine::quickstart::Trained| {
-            t.peak_bytes.map_or(f64::NAN, |b| b as f64 / (1 << 20) as f64)
-        };
-        let cells = [of("pose", &ms), of("full", &ms), of("pose", &mib), of("full", &mib)];
-        let _ = writeln!(out, "| {length} | {} |", cells.join(" | "));
+fn costs(out: &mut String, costs: &Costs) {
+    let _ = writeln!(out, "### Figure 3: cost of a step ({})\n", costs.machine);
+    *out += "| trained for | PoSE, ms | full length, ms | | PoSE, peak MiB | full length, peak MiB |\n|---|---|---|---|---|---|\n";
+    let of = |method: &str, length: usize| {
+        let run = costs.runs.iter().find(|c| c.method == method && c.target_len == length);
+        let run = run.unwrap_or_else(|| panic!("{method} to {length}"));
+        (1e3 * run.seconds_per_step, run.peak_bytes.map_or(f64::NAN, |b| b as f64 / (1 << 20) as f64))
+    };
+    for length in COST_TARGETS {
+        let ((pose, pose_mib), (full, full_mib)) = (of("pose", length), of("full", length));
+        let ratio = full / pose;
+        let _ = writeln!(
+            out,
+            "| {length} | {pose:.1} | {full:.1} | {ratio:.1}x | {pose_mib:.1} | {full_mib:.1} |"
+        );
     }
     out.push('\n');
-    let ratio = |length: &'static str| {
-        Spread::over(seeds, |s| {
-            s.run(length).trained.seconds_per_step / s.run("pose").trained.seconds_per_step
-        })
-    };
-    let _ = writeln!(
-        out,
-        "A step of full-length training takes {} times one of PoSE at 8x ({HALF}) and {} times at 16x ({TARGET}).\n",
-        ratio("full-8x").text(|v| format!("{v:.1}")),
-        ratio("full").text(|v| format!("{v:.1}"))
-    );
 }
 
 /// How each model was made.

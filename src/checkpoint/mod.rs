@@ -5,6 +5,7 @@
 //! ```text
 //! OUT/checkpoint-000120/    config.json, model.safetensors, tokenizer files, resume/, manifest.json
 //! OUT/checkpoint-000240/    ...
+//! OUT/best/                 the model with the best perplexity so far, where that is kept
 //! OUT/config.json ...       the final model, with a manifest.json of its own
 //! ```
 //!
@@ -33,7 +34,7 @@ pub use mapped::map_file;
 pub use model::{SHARD_BYTES, copy_tokenizer, write_json, write_model, write_weights};
 pub use npy::NpyWriter;
 pub use params::{ModelTensors, bytes_of, dtype_of};
-pub use resume::{Resume, ResumeState, Slot, slot_name, write_resume};
+pub use resume::{Best, Resume, ResumeState, Slot, Standing, slot_name, write_resume};
 pub use run_dir::{Latest, checkpoint_dir, latest};
 pub use tensors::{Bytes, Stored, TensorSource, TensorSpec, write_safetensors};
 pub use weights::Weights;

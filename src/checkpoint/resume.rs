@@ -29,12 +29,32 @@ pub struct ResumeState {
     /// How likely each bin of distances is drawn, in a run that adapts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distance_weights: Option<Vec<f64>>,
+    /// Of a run that goes by its held-out text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<Standing>,
+}
+
+/// How a run stands with its held-out text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
+    pub best: Option<Best>,
+    /// Evaluations in a row that were not better than it.
+    pub since_best: u64,
+}
+
+/// The best perplexity so far.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// After which step.
+    pub step: u64,
+    pub ppl: f64,
 }
 
 impl ResumeState {
     pub fn new(step: u64, tokens: u64, seed: u64, recipe: String) -> ResumeState {
         let written_by = concat!("pose-engine ", env!("CARGO_PKG_VERSION")).into();
-        ResumeState { format: FORMAT, written_by, step, tokens, seed, recipe, distance_weights: None }
+        let (distance_weights, standing) = (None, None);
+        ResumeState { format: FORMAT, written_by, step, tokens, seed, recipe, distance_weights, standing }
     }
 }
 

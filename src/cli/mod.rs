@@ -17,6 +17,7 @@ macro_rules! outln {
 }
 
 mod common;
+mod completions;
 mod coverage;
 mod devices;
 mod eval_longppl;
@@ -28,6 +29,7 @@ mod eval_tasks;
 mod generate;
 mod import;
 mod logits;
+mod man;
 mod merge;
 mod output;
 mod plan;
@@ -86,6 +88,10 @@ enum Command {
     Logits(logits::Logits),
     /// Show what this build can run on, and why not on the rest
     Devices(devices::Devices),
+    /// Print the completions of a shell
+    Completions(completions::Completions),
+    /// Print a manual page, or write those of all commands
+    Man(man::Man),
 }
 
 impl Cli {
@@ -108,6 +114,8 @@ impl Cli {
             Command::Merge(c) => c.run(),
             Command::Logits(c) => c.run(),
             Command::Devices(c) => c.run(),
+            Command::Completions(c) => c.run(),
+            Command::Man(c) => c.run(),
         }
     }
 
@@ -130,6 +138,8 @@ impl Cli {
             Command::Merge(c) => &c.common,
             Command::Logits(c) => &c.common,
             Command::Devices(c) => &c.common,
+            Command::Completions(c) => &c.common,
+            Command::Man(c) => &c.common,
         };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(common.threads).build_global();
         pool.map_err(|e| {

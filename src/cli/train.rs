@@ -156,4 +156,8 @@ fn print_summary(s: &Summary) {
     if let Some(ppl) = s.ppl {
         outln!("  perplexity at {} tokens: {ppl:.4}", size_text(s.target_len));
     }
+    if let Some(best) = s.best {
+        let place = s.best_model.as_ref().map_or("not kept".into(), |path| path.display().to_string());
+        outln!("  best perplexity: {:.4}, after step {}: {place}", best.ppl, best.step);
+    }
 }

@@ -1,7 +1,7 @@
 //! Runs and results of evaluations side by side, on one page.
 //!
 //! What is compared are directories of training runs (recipe.toml, metrics.jsonl, summary.json) and files that `--json`
-//! of an evaluation wrote, in any number and mixture: [`read`] tells them apart by what is in them. [`page`] lays out whatever
+//! of an evaluation wrote, in any number and mixture: `read.rs` tells them apart by what is in them, `page.rs` lays out whatever
 //! there is; a part for which nothing was given is left out.
 
 mod page;

@@ -239,7 +239,7 @@ fn smoothed(t: &Training) -> Vec<(f64, f64)> {
 }
 
 fn point_text(p: &Point) -> String {
-    let digits = |v: f64| if v.abs() < 100.0 { format!("{v:.3}") } else { format!("{v:.0}") };
+    let digits = |v: f64| if v.abs() < 1000.0 { format!("{v:.3}") } else { format!("{v:.0}") };
     match p.standard_error {
         Some(error) => format!("{} ± {}", digits(p.value), digits(error)),
         None => digits(p.value),

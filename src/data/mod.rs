@@ -8,10 +8,14 @@ pub mod tokenizer;
 
 mod cuts;
 mod decoder;
+mod pack;
+mod shares;
 mod zstd;
 
 pub use corpus::{Corpus, Document, LoadOptions, Progress};
 pub use cuts::Cuts;
 pub use decoder::Decoder;
-pub use loader::{Batch, BatchPlaces, Example, Loader};
+pub use loader::{Batch, BatchPlaces, Example, Loader, Packed};
+pub use pack::Piece;
+pub use shares::{Share, check_weights};
 pub use tokenizer::{Tokenizer, bytes_as_json};

@@ -60,6 +60,17 @@ impl<B: Backend> PlacedBatch<B> {
         Ok(PlacedBatch { rows, tokens, ids, targets, documents: None, places })
     }
 
+    /// With room for the document of every token, for rows of several.
+    pub fn packing(self, b: &B, ledger: &mut Ledger) -> Result<Self> {
+        let documents = ledger.buf(b, Kind::Batch, "batch.documents", &[self.rows, self.tokens])?;
+        Ok(PlacedBatch { documents: Some(documents), ..self })
+    }
+
+    /// Says of which document each token is; for a batch that is [`PlacedBatch::packing`].
+    pub fn fill_documents(&mut self, b: &B, ids: &[DocumentId]) -> Result<()> {
+        self.documents.as_mut().map_or(Ok(()), |documents| b.upload(documents, 0, ids))
+    }
+
     /// All tokens.
     pub fn len(&self) -> usize {
         self.rows * self.tokens

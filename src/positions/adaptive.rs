@@ -52,13 +52,7 @@ pub fn bin(b: usize, target: usize) -> std::ops::RangeInclusive<usize> {
 pub(super) fn biases(
     stream: &mut Stream, weights: &DistanceWeights, window: usize, target: usize, chunk_count: usize,
 ) -> Vec<usize> {
-    let mut left = stream.unit_f64();
-    let passed = |w: &f64| {
-        left -= w;
-        left < 0.0
-    };
-    let b = weights.0.iter().position(passed).unwrap_or(BINS - 1);
-    let distances = bin(b, target);
+    let distances = bin(stream.weighted(&weights.0), target);
     // an empty bin's share goes to the distance above it
     let width = (distances.end() + 1).saturating_sub(*distances.start()).max(1);
     let d = (distances.start() + stream.below_usize(width)).min(target - 1);

@@ -11,6 +11,7 @@ mod chunks;
 mod content;
 pub mod coverage;
 mod cream;
+mod packed;
 mod pieces;
 mod sampler;
 

@@ -29,6 +29,8 @@ pub struct Sampler {
     content: Content,
     /// Whether axolotl's chunks begin at given tokens.
     splits: bool,
+    /// Whether rows are made of several documents.
+    pub(super) packs: bool,
     weights: DistanceWeights,
     /// What [`Method::Balanced`] draws from: made at the first row, a function of the fields above.
     balance: Arc<OnceLock<Balance>>,
@@ -37,7 +39,7 @@ pub struct Sampler {
 impl PartialEq for Sampler {
     fn eq(&self, other: &Self) -> bool {
         let fields = |s: &Self| {
-            let method = (s.method, s.chunks, s.chunk_lengths, s.content, s.splits);
+            let method = (s.method, s.chunks, s.chunk_lengths, s.content, s.splits, s.packs);
             (method, s.train_len, s.target_len, s.weights)
         };
         fields(self) == fields(other)
@@ -80,7 +82,7 @@ impl Sampler {
             Method::Cream => check_cream(train_len, target_len)?,
             Method::Full | Method::RandPos | Method::Plain | Method::LongRecipe => (),
         }
-        let (splits, weights, balance) = (false, DistanceWeights::default(), Arc::default());
+        let (weights, balance) = (DistanceWeights::default(), Arc::default());
         Ok(Sampler {
             method,
             train_len,
@@ -88,7 +90,8 @@ impl Sampler {
             chunks,
             chunk_lengths,
             content,
-            splits,
+            splits: false,
+            packs: false,
             weights,
             balance,
         })
@@ -133,14 +136,16 @@ impl Sampler {
         if self.method == Method::Full { "--target-len" } else { "--train-len" }
     }
 
-    /// Tokens that a document must have: the window and the last token's target.
+    /// Tokens that a document must have: the window and the last token's target, or one token and its target where rows
+    /// are made of several.
     pub fn document_len(&self) -> usize {
-        self.window() + 1
+        if self.packs { 2 } else { self.window() + 1 }
     }
 
     /// Spans of each row, or None where rows have a position list.
     pub fn spans_per_row(&self) -> Option<usize> {
         match self.method {
+            _ if self.packs => None,
             Method::Axolotl if self.splits => None,
             Method::Pose | Method::Axolotl | Method::Balanced | Method::Adaptive => Some(self.chunks),
             Method::Full | Method::Plain => Some(1),

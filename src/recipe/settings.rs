@@ -121,6 +121,21 @@ pub struct Settings {
     #[arg(long, num_args = 1.., value_name = "PATH", help_heading = "Data")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<Vec<PathBuf>>,
+    /// Weights of --data's paths, in their order, as in 0.7,0.3: how often a row is of each [default: all paths are one
+    /// corpus]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        allow_negative_numbers = true,
+        value_name = "X,...",
+        help_heading = "Data"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mix: Option<Vec<f64>>,
+    /// Fill rows with several whole documents, which do not see each other: for documents shorter than the window
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Data")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pack: Option<bool>,
     /// Field of a .jsonl line that holds the text [default: text]
     #[arg(long, value_name = "FIELD", help_heading = "Data")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -270,6 +285,23 @@ pub struct Settings {
     #[arg(long, value_name = "N", help_heading = "Run")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_every: Option<Size>,
+    /// Steps between probes of --eval-data: the same tokens at the target length and in windows of the training length,
+    /// and what the far context is worth by position [default: none]
+    #[arg(long, value_name = "N", help_heading = "Run")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe_every: Option<Size>,
+    /// Stop when the perplexity on --eval-data was not better N times in a row [default: do all steps]
+    #[arg(long, value_name = "N", help_heading = "Run")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stop: Option<Size>,
+    /// Keep the model with the best perplexity on --eval-data in OUT/best
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Run")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub save_best: Option<bool>,
+    /// Write the metrics as an event file for TensorBoard too, OUT/events.out.tfevents.*
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Run")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tensorboard: Option<bool>,
     /// Steps between checkpoints, and one after the last step [default: none but when interrupted]
     #[arg(long, value_name = "N", help_heading = "Run")]
     #[serde(skip_serializing_if = "Option::is_none")]

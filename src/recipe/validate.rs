@@ -2,6 +2,7 @@
 
 use super::{Recompute, Settings, Size};
 use crate::backend::device::DType;
+use crate::data::check_weights;
 use crate::error::{Error, Result};
 use crate::model::Lora;
 use crate::model::lora::Target;
@@ -36,6 +37,8 @@ pub struct Recipe {
     pub source: Source,
     pub dtype: DType,
     pub data: Vec<PathBuf>,
+    /// Weights of the paths in `data`; None: they are one corpus.
+    pub mix: Option<Vec<f64>>,
     pub text_field: String,
     pub eval_data: Vec<PathBuf>,
     pub eval_tokens: usize,
@@ -61,6 +64,11 @@ pub struct Recipe {
     pub lora_merge: bool,
     pub out: PathBuf,
     pub eval_every: Option<u64>,
+    pub probe_every: Option<u64>,
+    /// Evaluations without a better perplexity after which the run ends.
+    pub early_stop: Option<u64>,
+    pub save_best: bool,
+    pub tensorboard: bool,
     pub save_every: Option<u64>,
     /// The settings that this was made from, defaults filled in: what is printed and saved.
     pub settings: Settings,
@@ -81,6 +89,11 @@ fn at_least_one(flag: &str, size: Size) -> Result<usize> {
         return Err(Error::usage(flag, 0, "must be at least 1"));
     }
     Ok(size.0)
+}
+
+/// A number of steps or times, where one is given.
+fn counted(flag: &str, size: Option<Size>) -> Result<Option<u64>> {
+    size.map(|n| at_least_one(flag, n)).transpose().map(|n| n.map(|n| n as u64))
 }
 
 impl Recipe {
@@ -107,10 +120,12 @@ impl Recipe {
             return Err(Error::usage("--rope-factor", s.rope_factor.unwrap_or(0.0), problem));
         }
         count_of_tokens(&s, sampler.window())?;
+        held_out(&s, need_out)?;
         let rope_factor = s.rope_factor.map(|f| number("--rope-factor", f, 1.0, 1e6)).transpose()?;
         Ok(Recipe {
             source,
             dtype: s.dtype.unwrap_or_default(),
+            mix: mix(&s, &data)?,
             data,
             text_field: s.text_field.clone().unwrap_or_default(),
             eval_data: s.eval_data.clone().unwrap_or_default(),
@@ -131,8 +146,12 @@ impl Recipe {
             lora: lora(&s)?,
             lora_merge: s.lora_merge.unwrap_or(false),
             out: s.out.clone().unwrap_or_default(),
-            eval_every: s.eval_every.map(|n| at_least_one("--eval-every", n)).transpose()?.map(|n| n as u64),
-            save_every: s.save_every.map(|n| at_least_one("--save-every", n)).transpose()?.map(|n| n as u64),
+            eval_every: counted("--eval-every", s.eval_every)?,
+            probe_every: counted("--probe-every", s.probe_every)?,
+            early_stop: counted("--early-stop", s.early_stop)?,
+            save_best: s.save_best.unwrap_or(false),
+            tensorboard: s.tensorboard.unwrap_or(false),
+            save_every: counted("--save-every", s.save_every)?,
             settings: s,
         })
     }
@@ -140,6 +159,11 @@ impl Recipe {
     /// Rows in each optimizer step.
     pub fn rows_per_step(&self) -> usize {
         self.batch * self.grad_accum
+    }
+
+    /// Whether evaluations decide what becomes of the run: when it ends, or which model is kept.
+    pub fn is_judged(&self) -> bool {
+        self.early_stop.is_some() || self.save_best
     }
 
     /// The recipe as the TOML that would repeat it.
@@ -170,6 +194,43 @@ fn count_of_tokens(s: &Settings, window: usize) -> Result<()> {
         None => Err(Error::usage("--grad-accum", accum, problem("a step"))),
         Some(_) => Ok(()),
     }
+}
+
+/// One weight for each path.
+fn mix(s: &Settings, data: &[PathBuf]) -> Result<Option<Vec<f64>>> {
+    let Some(weights) = &s.mix else { return Ok(None) };
+    check_weights(weights)?;
+    // plan may be asked before there is any text
+    if !data.is_empty() && data.len() != weights.len() {
+        let list = weights.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
+        let problem = format!(
+            "has {} weights for the {} paths of --data; give one for each",
+            weights.len(),
+            data.len()
+        );
+        return Err(Error::usage("--mix", list, problem));
+    }
+    Ok(Some(weights.clone()))
+}
+
+/// What goes by held-out text needs some, and needs to be told when to look.
+fn held_out(s: &Settings, need_data: bool) -> Result<()> {
+    let no_text = need_data && s.eval_data.as_ref().is_none_or(Vec::is_empty);
+    let early_stop = s.early_stop.map(|n| ("--early-stop", n.to_string()));
+    let save_best = s.save_best.filter(|on| *on).map(|_| ("--save-best", "true".to_string()));
+    let probe = s.probe_every.map(|n| ("--probe-every", n.to_string()));
+    let mut asked = early_stop.iter().chain(&save_best).chain(&probe);
+    if let Some((flag, value)) = asked.next().filter(|_| no_text) {
+        let problem = "goes by held-out text, and there is none; name some with --eval-data";
+        return Err(Error::usage(flag, value, problem));
+    }
+    if let Some((flag, value)) = early_stop.or(save_best).filter(|_| s.eval_every.or(s.probe_every).is_none())
+    {
+        let problem =
+            "goes by evaluations during the training; say how often: --eval-every 50, or --probe-every 50";
+        return Err(Error::usage(flag, value, problem));
+    }
+    Ok(())
 }
 
 fn source(s: &Settings) -> Result<Source> {
@@ -239,6 +300,7 @@ fn sampler(s: &Settings) -> Result<Sampler> {
         s.content.unwrap_or(Content::Uniform),
     )
     .map(|sampler| sampler.splitting(method == Method::Axolotl && s.split_ids.is_some()))
+    .and_then(|sampler| if s.pack == Some(true) { sampler.packing() } else { Ok(sampler) })
 }
 
 fn schedule(s: &Settings) -> Result<Schedule> {
@@ -309,7 +371,7 @@ impl Settings {
     /// Every key that has a default, filled in.
     fn with_defaults(&self) -> Settings {
         let train_len = self.train_len.unwrap_or(Size(2048));
-        self.over(&Settings {
+        let filled = self.over(&Settings {
             dtype: Some(DType::default()),
             text_field: Some("text".into()),
             method: Some(Method::Pose),
@@ -338,6 +400,10 @@ impl Settings {
             lora_alpha: self.lora_rank.map(|rank| 2.0 * rank as f64),
             lora_targets: self.lora_rank.map(|_| vec![Target::Q, Target::K, Target::V, Target::O]),
             ..Settings::default()
-        })
+        });
+        // off is the same as unsaid, also to the fingerprint of a run
+        let on = |flag: Option<bool>| flag.filter(|on| *on);
+        let (pack, save_best, tensorboard) = (on(filled.pack), on(filled.save_best), on(filled.tensorboard));
+        Settings { pack, save_best, tensorboard, ..filled }
     }
 }

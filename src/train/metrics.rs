@@ -1,6 +1,9 @@
 //! metrics.jsonl, a line for each step, and the summary of a run.
 
+use super::events::Events;
 use super::probe::Probe;
+use super::save::BEST;
+use crate::checkpoint::{Best, Standing};
 use crate::error::{Error, Result};
 use crate::eval::WindowReport;
 use crate::memory::{self, Ledger};
@@ -45,6 +48,10 @@ pub struct Summary {
     pub peak_bytes: Option<usize>,
     /// On the held-out text at the target length, after the last step.
     pub ppl: Option<f64>,
+    /// The best one, in a run that goes by it.
+    pub best: Option<Best>,
+    /// The model of that step, where it was kept.
+    pub best_model: Option<PathBuf>,
     pub out: PathBuf,
 }
 
@@ -57,18 +64,22 @@ impl Summary {
     }
 }
 
-/// Appends to metrics.jsonl as the run goes.
+/// Appends to metrics.jsonl, and to the event file where there is one, as the run goes.
 pub struct Log {
     /// None where a finished run is only read.
     file: Option<File>,
     path: PathBuf,
+    events: Option<Events>,
+    /// Of this start.
     steps: Vec<StepMetrics>,
+    done: u64,
     last_ppl: Option<f64>,
+    best: Option<Best>,
 }
 
 impl Log {
     /// Continues after `steps_done`: lines of later steps, which a killed run may have left, are dropped.
-    pub fn open(directory: &Path, steps_done: u64) -> Result<Log> {
+    pub fn open(directory: &Path, steps_done: u64, standing: Standing, tensorboard: bool) -> Result<Log> {
         let path = directory.join("metrics.jsonl");
         let old = std::fs::read_to_string(&path).unwrap_or_default();
         let step_of =
@@ -81,16 +92,29 @@ impl Log {
             .collect();
         let mut file = File::create(&path).map_err(|e| Error::io(&path, "creating the metrics file", e))?;
         file.write_all(kept.as_bytes()).map_err(|e| Error::io(&path, "writing metrics", e))?;
-        Ok(Log { file: Some(file), path, steps: Vec::new(), last_ppl: None })
+        let events = tensorboard.then(|| Events::open(directory, steps_done)).transpose()?;
+        let (best, file) = (standing.best, Some(file));
+        Ok(Log { file, path, events, steps: Vec::new(), done: steps_done, last_ppl: None, best })
     }
 
     /// What a finished run wrote.
     pub fn read(directory: &Path) -> Result<Log> {
         let path = directory.join("metrics.jsonl");
         let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "reading the metrics", e))?;
-        let steps = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        let ppl_of = |line| serde_json::from_str::<serde_json::Value>(line).ok()?["ppl"].as_f64();
-        Ok(Log { file: None, path, steps, last_ppl: text.lines().filter_map(ppl_of).next_back() })
+        let steps: Vec<StepMetrics> =
+            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let lines: Vec<serde_json::Value> =
+            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let best_of = |line: &serde_json::Value| {
+            let ppl = line["ppl"].as_f64().or(line["probe_ppl"].as_f64()).filter(|_| line["best"] == true)?;
+            Some(Best { step: line["step"].as_u64()?, ppl })
+        };
+        let (last_ppl, best) = (
+            lines.iter().filter_map(|line| line["ppl"].as_f64()).next_back(),
+            lines.iter().filter_map(best_of).next_back(),
+        );
+        let done = steps.last().map_or(0, |m| m.step);
+        Ok(Log { file: None, path, events: None, steps, done, last_ppl, best })
     }
 
     fn line(&mut self, value: &impl Serialize) -> Result<()> {
@@ -106,39 +130,79 @@ impl Log {
 
     pub fn step(&mut self, metrics: &StepMetrics) -> Result<()> {
         self.steps.push(*metrics);
+        self.done = metrics.step;
+        let StepMetrics { step, loss, grad_norm, lr, tokens_per_second, .. } = *metrics;
+        self.scalars(
+            step,
+            &[
+                ("train/loss", loss),
+                ("train/lr", lr),
+                ("train/grad_norm", grad_norm),
+                ("train/tokens_per_second", tokens_per_second),
+            ],
+        )?;
         self.line(metrics)
     }
 
-    pub fn eval(&mut self, step: u64, report: WindowReport) -> Result<()> {
-        let line = serde_json::json!({ "step": step, "window": report.window, "ppl": report.ppl, "nll": report.nll });
+    /// `best`: the run goes by this, and it is the best so far.
+    pub fn eval(&mut self, step: u64, report: &WindowReport, best: bool) -> Result<()> {
+        let (window, ppl, nll) = (report.window, report.ppl, report.nll);
+        let mut line = serde_json::json!({ "step": step, "window": window, "ppl": ppl, "nll": nll });
         self.last_ppl = Some(report.ppl);
+        self.mark(&mut line, step, report.ppl, best);
+        self.scalars(step, &[("eval/perplexity", report.ppl)])?;
         self.line(&line)
     }
 
-    /// What was probed after `step`, and how distances are drawn from now on.
-    pub fn weights(&mut self, step: u64, probe: &Probe, weights: &DistanceWeights) -> Result<()> {
-        self.line(&serde_json::json!({
-            "step": step, "probe_nll": probe.long, "probe_excess": probe.excess(), "distance_weights": weights,
-        }))
+    /// What was probed after `step`, and, where that changes, how distances are drawn from now on.
+    pub fn probe(
+        &mut self, step: u64, probe: &Probe, weights: Option<&DistanceWeights>, best: bool,
+    ) -> Result<()> {
+        let (long, short) = (probe.long_ppl(), probe.short_ppl());
+        let mut line = serde_json::json!({
+            "step": step, "probe_ppl": long, "probe_short_ppl": short, "probe_nll": probe.long,
+            "probe_excess": probe.excess(),
+        });
+        if let Some(weights) = weights {
+            line["distance_weights"] = serde_json::json!(weights);
+        }
+        self.mark(&mut line, step, long, best);
+        self.scalars(step, &[("probe/perplexity", long), ("probe/short_perplexity", short)])?;
+        self.line(&line)
+    }
+
+    fn mark(&mut self, line: &mut serde_json::Value, step: u64, ppl: f64, best: bool) {
+        if best {
+            line["best"] = true.into();
+            self.best = Some(Best { step, ppl });
+        }
+    }
+
+    fn scalars(&mut self, step: u64, values: &[(&str, f64)]) -> Result<()> {
+        self.events.as_mut().map_or(Ok(()), |events| events.scalars(step, values))
     }
 
     pub fn summary(self, recipe: &Recipe, plan: &Ledger, elapsed: Duration) -> Result<Summary> {
+        let best_model = recipe.save_best.then(|| recipe.out.join(BEST)).filter(|path| path.is_dir());
         let mut seconds: Vec<f64> = self.steps.iter().map(|m| m.seconds).collect();
         seconds.sort_by(f64::total_cmp);
         let median = seconds.get(seconds.len() / 2).copied();
-        let tokens_per_step = (recipe.rows_per_step() * recipe.sampler.window()) as f64;
+        let mut speeds: Vec<f64> = self.steps.iter().map(|m| m.tokens_per_second).collect();
+        speeds.sort_by(|a, b| b.total_cmp(a));
         Ok(Summary {
-            steps: recipe.schedule.steps,
+            steps: self.done,
             train_len: recipe.sampler.window(),
             target_len: recipe.sampler.target_len(),
             first_loss: self.steps.first().map(|m| m.loss),
             last_loss: self.steps.last().map(|m| m.loss),
             seconds: elapsed.as_secs_f64(),
             seconds_per_step: median,
-            tokens_per_second: median.map(|s| tokens_per_step / s),
+            tokens_per_second: speeds.get(speeds.len() / 2).copied(),
             planned_bytes: plan.total(),
             peak_bytes: memory::resident_bytes().map(|(_, peak)| peak),
             ppl: self.last_ppl,
+            best: self.best,
+            best_model,
             out: recipe.out.clone(),
         })
     }

@@ -1,5 +1,7 @@
 //! Training, on one page: open what the recipe names, plan the memory, then step by step.
 
+pub mod events;
+mod held_out;
 mod metrics;
 mod optimizer;
 mod probe;
@@ -43,7 +45,9 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
     memory::check_room(b, &dry)?;
     let mut directory = save::RunDirectory::find(recipe, &opened, resume, watch)?;
     if directory.is_finished() {
-        watch.note("all steps of this run are done already; --steps with a larger number goes on");
+        watch.note(
+            "this run is done already; --steps with a larger number goes on, unless --early-stop ended it",
+        );
         return metrics::Log::read(directory.path())?.summary(recipe, &dry, Duration::ZERO);
     }
 
@@ -57,27 +61,23 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
         None => state.fill(b, recipe)?,
     }
     directory.begin(recipe)?;
-    let mut log = metrics::Log::open(directory.path(), state.steps_done)?;
+    let mut log = metrics::Log::open(directory.path(), state.steps_done, state.standing, recipe.tensorboard)?;
     if state.steps_done == 0 {
-        state.adapt(b, recipe, &mut opened, &mut log, watch)?;
+        state.look_at_held_out(b, recipe, &mut opened, &mut log, watch)?;
     }
     let start = Instant::now();
-    while state.steps_done < recipe.schedule.steps {
+    while !state.is_over(recipe) {
         let metrics = state.step(b, recipe, &opened.loader, &directory)?;
         watch.stepped(&metrics);
         log.step(&metrics)?;
-        let (done, last) = (state.steps_done, state.steps_done == recipe.schedule.steps);
-        let due = |every: Option<u64>| every.is_some_and(|n| last || done.is_multiple_of(n));
-        if !opened.eval.documents.is_empty() && (last || due(recipe.eval_every)) {
-            let report = state.evaluate(b, recipe, &opened)?;
-            watch.note(&format!("step {done}: perplexity {:.4} at {} tokens", report.ppl, report.window));
-            log.eval(done, report)?;
+        let best = state.look_at_held_out(b, recipe, &mut opened, &mut log, watch)?;
+        if best && recipe.save_best {
+            directory.save_best(b, &state, recipe, &opened)?;
         }
-        if !last {
-            state.adapt(b, recipe, &mut opened, &mut log, watch)?;
-        }
+        let (done, last) = (state.steps_done, state.is_over(recipe));
         let interrupted = watch.interrupted().is_some_and(|flag| flag.load(Ordering::Relaxed));
-        if due(recipe.save_every) || (interrupted && !last) {
+        let due = recipe.save_every.is_some_and(|n| last || done.is_multiple_of(n));
+        if due || (interrupted && !last) {
             let saved = directory.save_checkpoint(b, &state, recipe, &opened)?;
             watch.note(&format!("step {done}: saved {}", saved.display()));
         }

@@ -1,13 +1,12 @@
-//! What the adaptive sampler goes by: at which distances the model is worst, on held-out text at the target length.
+//! What the far context is worth to the model, on held-out text at the target length: what --probe-every tells, and
+//! what the adaptive sampler goes by.
 //!
-//! The first Lt tokens of each held-out document are read twice: as one window of Lt tokens, and in windows of Lc tokens
-//! that begin every Lc/2. A token late in the long window is predicted with distances that the short ones lack, and a model that
-//! copes with them does not do worse there. So what a bin of positions needs is its mean excess, NLL of the long window minus
-//! NLL of the short ones, over the same tokens: how hard the text is drops out. Token t is predicted with distances up to t-1, and
-//! counts for the bin of that distance.
+//! The first Lt tokens of each held-out document are read twice: as one window of Lt tokens, and in windows of Lc
+//! tokens that begin every Lc/2. A token late in the long window is predicted with distances that the short ones lack,
+//! and a model that copes with them does not do worse there. So what a bin of positions needs is its mean excess, NLL
+//! of the long window minus NLL of the short ones, over the same tokens: how hard the text is drops out. Token t is
+//! predicted with distances up to t-1, and counts for the bin of that distance.
 
-use super::metrics::Log;
-use super::{Opened, State, Watch};
 use crate::backend::Backend;
 use crate::checkpoint::ResumeState;
 use crate::data::{Corpus, Document};
@@ -27,12 +26,40 @@ pub struct Probe {
     pub long: [f64; BINS],
     /// In windows of the training length.
     pub short: [f64; BINS],
+    /// Tokens of each bin.
+    counts: [usize; BINS],
 }
 
 impl Probe {
     /// What the long window adds.
     pub fn excess(&self) -> [f64; BINS] {
         std::array::from_fn(|b| self.long[b] - self.short[b])
+    }
+
+    /// Perplexity in windows of the target length.
+    pub fn long_ppl(&self) -> f64 {
+        self.ppl(&self.long)
+    }
+
+    /// Perplexity of the same tokens in windows of the training length.
+    pub fn short_ppl(&self) -> f64 {
+        self.ppl(&self.short)
+    }
+
+    fn ppl(&self, means: &[f64; BINS]) -> f64 {
+        let sum: f64 = means.iter().zip(&self.counts).map(|(mean, &n)| mean * n as f64).sum();
+        (sum / self.counts.iter().sum::<usize>() as f64).exp()
+    }
+
+    pub fn sentence(&self, recipe: &Recipe) -> String {
+        let (target, window) = (recipe.sampler.target_len(), recipe.sampler.train_len());
+        let worst = self.excess().into_iter().fold(f64::NEG_INFINITY, f64::max);
+        format!(
+            "probe: perplexity {:.4} in windows of {target} tokens, {:.4} of the same in windows of {window}; largest \
+             excess {worst:.4} nats",
+            self.long_ppl(),
+            self.short_ppl()
+        )
     }
 }
 
@@ -43,7 +70,7 @@ pub fn check_text(eval: &Corpus, target: usize) -> Result<()> {
         return Ok(());
     }
     let problem = format!(
-        "--method adaptive probes windows of the target length, {target} tokens, and the longest held-out document has \
+        "a probe reads windows of the target length, {target} tokens, and the longest held-out document has \
          {longest} (after --eval-tokens); give a longer one"
     );
     Err(Error::usage("--eval-data", longest, problem))
@@ -61,26 +88,8 @@ pub fn saved_weights(state: &ResumeState, checkpoint: &Path) -> Result<DistanceW
     })
 }
 
-impl<B: Backend> State<B> {
-    /// Probes where the recipe wants it after this step, and has distances drawn by what is found.
-    pub(super) fn adapt(
-        &mut self, b: &B, recipe: &Recipe, opened: &mut Opened, log: &mut Log, watch: &dyn Watch,
-    ) -> Result<()> {
-        let Some(adapt) = recipe.adapt.filter(|adapt| self.steps_done.is_multiple_of(adapt.every)) else {
-            return Ok(());
-        };
-        let scorer = self.scorer.as_mut().expect("allocated whenever there is held-out text");
-        let probe = probe(b, &self.model, scorer, &opened.eval, recipe)?;
-        let weights = DistanceWeights::by_need(&probe.excess(), adapt.floor);
-        let worst = probe.excess().into_iter().fold(f64::NEG_INFINITY, f64::max);
-        watch.note(&format!("step {}: largest excess over short windows {worst:.4} nats", self.steps_done));
-        log.weights(self.steps_done, &probe, &weights)?;
-        opened.loader.set_weights(weights);
-        Ok(())
-    }
-}
-
-fn probe<B: Backend>(
+/// Reads the held-out text both ways.
+pub fn probe<B: Backend>(
     b: &B, model: &Model<B>, scorer: &mut Scorer<B>, eval: &Corpus, recipe: &Recipe,
 ) -> Result<Probe> {
     let (window, target) = (recipe.sampler.train_len(), recipe.sampler.target_len());
@@ -98,7 +107,7 @@ fn probe<B: Backend>(
         (1..target).for_each(|t| counts[bin_of(t, target)] += 1);
     }
     let mean = |sums: [f64; BINS]| std::array::from_fn(|b| sums[b] / counts[b].max(1) as f64);
-    Ok(Probe { long: mean(long), short: mean(short) })
+    Ok(Probe { long: mean(long), short: mean(short), counts })
 }
 
 /// The bin that token t of a window of `target` counts for, t from 1.

@@ -16,6 +16,8 @@ use crate::recipe::{Recipe, Settings, Size, Source};
 use std::path::{Path, PathBuf};
 
 const RECIPE: &str = "recipe.toml";
+/// The model with the best perplexity, below the run's directory.
+pub const BEST: &str = "best";
 
 /// The directory of a run.
 pub struct RunDirectory {
@@ -110,11 +112,21 @@ impl RunDirectory {
         let resume =
             ResumeState::new(state.steps_done, state.tokens_seen, recipe.seed, self.fingerprint.clone());
         let weights = recipe.adapt.map(|_| opened.loader.sampler().weights().0.to_vec());
-        let resume = ResumeState { distance_weights: weights, ..resume };
+        let standing = recipe.is_judged().then_some(state.standing);
+        let resume = ResumeState { distance_weights: weights, standing, ..resume };
         write_resume(&staging, &resume, &OptimizerTensors::new(b, &state.adam, &state.model))?;
         staging.commit()?;
         self.latest = Some(target.clone());
         Ok(target)
+    }
+
+    /// Saves the model as OUT/best, in the place of the one before.
+    pub fn save_best<B: Backend>(
+        &self, b: &B, state: &State<B>, recipe: &Recipe, opened: &Opened,
+    ) -> Result<()> {
+        let staging = Staging::create(&self.out.join(BEST), Existing::Replace)?;
+        write_hf(b, &staging, state, recipe, opened, false)?;
+        staging.commit().map(|_| ())
     }
 
     /// Makes OUT itself the trained model. Returns what the user should know about it.
@@ -140,10 +152,12 @@ fn numbers(recipe: &Recipe) -> Settings {
     Settings {
         out: None,
         eval_data: None,
-        // a probe that rows go by reads the held-out text
-        eval_tokens: recipe.settings.eval_tokens.filter(|_| recipe.adapt.is_some()),
-        eval_every: None,
+        // what the run goes by reads the held-out text
+        eval_tokens: recipe.settings.eval_tokens.filter(|_| goes_by_held_out(recipe)),
+        eval_every: recipe.settings.eval_every.filter(|_| recipe.is_judged()),
+        probe_every: recipe.settings.probe_every.filter(|_| recipe.is_judged()),
         save_every: None,
+        tensorboard: None,
         data: None,
         text_field: None,
         model: None,
@@ -153,6 +167,10 @@ fn numbers(recipe: &Recipe) -> Settings {
         warmup: Some(Size(recipe.schedule.warmup as usize)),
         ..recipe.settings.clone()
     }
+}
+
+fn goes_by_held_out(recipe: &Recipe) -> bool {
+    recipe.adapt.is_some() || recipe.is_judged()
 }
 
 /// Refuses to go on with other numbers than those of the `saved` run, naming the flag.
@@ -179,9 +197,9 @@ fn fingerprint(recipe: &Recipe, opened: &Opened) -> String {
     let numbers = Settings { optimizer, ..numbers(recipe) };
     hash.update(numbers.as_table().to_string().as_bytes());
     hash.update(format!("{:?}", opened.model.rope).as_bytes());
-    hash.update(&opened.loader.corpus().fingerprint());
+    hash.update(&opened.loader.fingerprint());
     hash.update(&opened.model.tokenizer.fingerprint());
-    if recipe.adapt.is_some() {
+    if goes_by_held_out(recipe) {
         hash.update(&opened.eval.fingerprint());
     }
     hash.finalize().to_hex()[..32].to_string()
@@ -253,7 +271,11 @@ impl<B: Backend> State<B> {
         optimizer::read(b, &mut self.adam, &self.model, &resume.tensors)?;
         self.steps_done = resume.state.step;
         self.tokens_seen = resume.state.tokens;
+        self.standing = resume.state.standing.unwrap_or_default();
         watch.note(&format!("going on after step {} from {}", self.steps_done, checkpoint.display()));
+        if self.is_over(recipe) && self.steps_done < recipe.schedule.steps {
+            watch.note("--early-stop ended this run there; its model is saved again");
+        }
         match recipe.adapt {
             Some(_) => probe::saved_weights(&resume.state, checkpoint).map(Some),
             None => Ok(None),

@@ -2,8 +2,8 @@
 
 use super::{Watch, probe};
 use crate::backend::Backend;
-use crate::checkpoint::{Adapter, Weights};
-use crate::data::{Corpus, Cuts, LoadOptions, Loader, Tokenizer};
+use crate::checkpoint::{Adapter, Standing, Weights};
+use crate::data::{Corpus, Cuts, LoadOptions, Loader, Share, Tokenizer};
 use crate::error::{Error, Result};
 use crate::eval::{self, Mode, Partial, Protocol, WindowReport};
 use crate::infer::{Reads, Scorer};
@@ -56,7 +56,7 @@ impl Opened {
         let loader = open_loader(recipe, &model.tokenizer, watch)?;
         let mut eval = load_corpus(&recipe.eval_data, recipe, &model.tokenizer, watch)?;
         eval.cut(recipe.eval_tokens);
-        if recipe.adapt.is_some() {
+        if recipe.adapt.is_some() || recipe.probe_every.is_some() {
             probe::check_text(&eval, recipe.sampler.target_len())?;
         }
         Ok(Opened { model, loader, eval })
@@ -92,18 +92,40 @@ fn load_corpus(
 }
 
 fn open_loader(recipe: &Recipe, tokenizer: &Tokenizer, watch: &dyn Watch) -> Result<Loader> {
-    let corpus = load_corpus(&recipe.data, recipe, tokenizer, watch)?;
-    let (documents, tokens) = (corpus.documents.len(), corpus.tokens());
-    let (loader, dropped) = Loader::new(corpus, recipe.sampler.clone(), recipe.seed)?;
+    let shares = match &recipe.mix {
+        None => vec![open_share(&recipe.data, 1.0, recipe, tokenizer, watch)?],
+        Some(weights) => {
+            let weighed = recipe.data.iter().zip(weights);
+            let open =
+                |(path, &weight)| open_share(std::slice::from_ref(path), weight, recipe, tokenizer, watch);
+            weighed.map(open).collect::<Result<_>>()?
+        }
+    };
+    let (loader, dropped) = Loader::mixing(shares, recipe.sampler.clone(), recipe.seed)?;
     let loader = match (recipe.sampler.method(), &recipe.split_ids) {
         (Method::LongRecipe, None) => loader.cutting(Cuts::sentences(tokenizer)),
         (Method::LongRecipe, Some(ids)) => loader.cutting(Cuts::after(ids)),
         (Method::Axolotl, Some(ids)) => loader.cutting(Cuts::before(ids)),
         _ => loader,
     };
-    watch.note(&format!("{documents} documents, {tokens} tokens"));
     dropped.iter().for_each(|w| watch.note(w));
     Ok(loader)
+}
+
+/// A corpus of those that rows are drawn from.
+fn open_share(
+    paths: &[std::path::PathBuf], weight: f64, recipe: &Recipe, tokenizer: &Tokenizer, watch: &dyn Watch,
+) -> Result<Share> {
+    let corpus = load_corpus(paths, recipe, tokenizer, watch)?;
+    let size = format!("{} documents, {} tokens", corpus.documents.len(), corpus.tokens());
+    match (&recipe.mix, paths) {
+        (Some(weights), [path]) => {
+            let share = 100.0 * weight / weights.iter().sum::<f64>();
+            watch.note(&format!("{}: {size}, {share:.1}% of the rows", path.display()));
+        }
+        _ => watch.note(&size),
+    }
+    Ok(Share { corpus, weight })
 }
 
 /// Everything that a training run allocates.
@@ -119,6 +141,8 @@ pub struct State<B: Backend> {
     pub merge: Option<Merge<B>>,
     pub steps_done: u64,
     pub tokens_seen: u64,
+    /// How the held-out text finds the run, where it goes by that.
+    pub standing: Standing,
 }
 
 impl<B: Backend> State<B> {
@@ -136,7 +160,11 @@ impl<B: Backend> State<B> {
         };
         let adam = AdamState::allocate(b, ledger, &model, recipe.optimizer)?;
         let buffers = TrainBuffers::with_lodgers(b, ledger, &model, &grads, rows * tokens, recipe.recompute)?;
-        let batch = PlacedBatch::new(b, ledger, rows, tokens, recipe.sampler.spans_per_row().unwrap_or(0))?;
+        let mut batch =
+            PlacedBatch::new(b, ledger, rows, tokens, recipe.sampler.spans_per_row().unwrap_or(0))?;
+        if recipe.sampler.packs() {
+            batch = batch.packing(b, ledger)?;
+        }
         let mut scratch = scratch::training(b, config, rows, tokens);
         let scorer = if with_eval {
             let reading = Reading::of(recipe.sampler.target_len());
@@ -154,7 +182,8 @@ impl<B: Backend> State<B> {
         if !ledger.is_dry() {
             b.reserve_scratch(scratch)?;
         }
-        Ok(State { model, grads, adam, buffers, batch, scorer, merge, steps_done: 0, tokens_seen: 0 })
+        let (steps_done, tokens_seen, standing) = (0, 0, Standing::default());
+        Ok(State { model, grads, adam, buffers, batch, scorer, merge, steps_done, tokens_seen, standing })
     }
 
     pub fn allocate(b: &B, recipe: &Recipe, opened: &Opened, ledger: &mut Ledger) -> Result<State<B>> {

@@ -17,7 +17,7 @@ impl<B: Backend> State<B> {
     ) -> Result<StepMetrics> {
         let start = Instant::now();
         let step = self.steps_done + 1;
-        let tokens = recipe.rows_per_step() * recipe.sampler.window();
+        let tokens = loader.scored(step, 0..recipe.rows_per_step() as u32);
         self.grads.zero(b, &self.model.specs)?;
         let mut losses = Vec::with_capacity(recipe.rows_per_step());
         for micro in 0..recipe.grad_accum {
@@ -26,7 +26,7 @@ impl<B: Backend> State<B> {
         }
         self.model.finish_gradients(b, &mut self.grads)?;
         let norm = AdamState::global_norm(b, &self.model, &self.grads)?;
-        let loss = losses.iter().sum::<f64>() / losses.len() as f64;
+        let loss = losses.iter().sum::<f64>() / tokens as f64;
         if !loss.is_finite() || !norm.is_finite() {
             return Err(broken(step, loss, norm, &losses, loader, directory));
         }
@@ -47,18 +47,21 @@ impl<B: Backend> State<B> {
         })
     }
 
-    /// Forward and backward over some rows of the step; the mean loss of each row. All `step_tokens` tokens of the step
-    /// weigh the same, whichever micro-batch they are in.
+    /// Forward and backward over some rows of the step; the summed loss of each row. All `step_tokens` tokens of the
+    /// step that have a target weigh the same, whichever micro-batch they are in.
     fn micro_batch(
         &mut self, b: &B, loader: &Loader, step: u64, rows: std::ops::Range<u32>, step_tokens: usize,
     ) -> Result<Vec<f64>> {
         let host = loader.batch(step, rows)?;
         self.batch.fill(b, host.rows, &host.tokens, &host.targets, &host.places)?;
+        if let Some(ids) = &host.document_ids {
+            self.batch.fill_documents(b, ids)?;
+        }
         let scale = 1.0 / step_tokens as f64;
         self.model.forward_backward(b, &mut self.buffers, &mut self.grads, &self.batch, scale)?;
         let nll = download_f32::<B, B::Stat>(b, &self.buffers.work.nll, 0, host.tokens.len())?;
-        let mean = |row: &[f32]| row.iter().map(|&l| f64::from(l)).sum::<f64>() / row.len() as f64;
-        Ok(nll.chunks_exact(host.window).map(mean).collect())
+        let sum = |row: &[f32]| row.iter().map(|&l| f64::from(l)).sum::<f64>();
+        Ok(nll.chunks_exact(host.window).map(sum).collect())
     }
 }
 

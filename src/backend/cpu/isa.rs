@@ -14,17 +14,30 @@ pub enum Isa {
     Avx512,
     /// AVX-512 with bf16 dot products.
     Avx512Bf16,
+    /// The same instructions; but large products of bf16 are computed in f32, of operands that are widened as they are packed. For
+    /// processors whose bf16 dot products have less than half the rate of their f32 multiply-adds.
+    Avx512Bf16Wide,
 }
 
 impl Isa {
-    const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
+    const ALL: [Isa; 5] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Avx512Bf16Wide];
 
-    /// The widest that this machine has.
+    /// The fastest that this machine has. It depends on the kind of processor alone and not on a measurement, so that the results
+    /// of a run have the same bits each time.
     pub fn detect() -> Isa {
-        Isa::available().pop().unwrap_or(Isa::Portable)
+        let fits = |isa: &Isa| match isa {
+            Isa::Avx512Bf16Wide => pairs_are_slow(),
+            _ => true,
+        };
+        Isa::available().into_iter().rfind(fits).unwrap_or(Isa::Portable)
     }
 
-    /// The one that `POSE_CPU_ISA` names, as it is displayed; the widest that this machine has where it names none.
+    /// Whether two bf16 are multiplied at once, in whatever products.
+    pub(super) fn has_pairs(self) -> bool {
+        matches!(self, Isa::Avx512Bf16 | Isa::Avx512Bf16Wide)
+    }
+
+    /// The one that `POSE_CPU_ISA` names, as it is displayed; the fastest that this machine has where it names none.
     pub fn chosen() -> Result<Isa> {
         let Some(name) = std::env::var_os("POSE_CPU_ISA").filter(|name| !name.is_empty()) else {
             return Ok(Isa::detect());
@@ -41,7 +54,7 @@ impl Isa {
     }
 
     /// All that the kernels are written for, narrowest first.
-    pub fn all() -> [Isa; 4] {
+    pub fn all() -> [Isa; 5] {
         Isa::ALL
     }
 
@@ -57,7 +70,7 @@ impl Isa {
             Isa::Portable => true,
             Isa::Avx2 => avx2,
             Isa::Avx512 => avx512,
-            Isa::Avx512Bf16 => avx512 && is_x86_feature_detected!("avx512bf16"),
+            Isa::Avx512Bf16 | Isa::Avx512Bf16Wide => avx512 && is_x86_feature_detected!("avx512bf16"),
         }
     }
 
@@ -74,8 +87,21 @@ impl fmt::Display for Isa {
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
             Isa::Avx512Bf16 => "avx512-bf16",
+            Isa::Avx512Bf16Wide => "avx512-bf16-wide",
         })
     }
+}
+
+/// Whether bf16 dot products are so slow that f32 multiply-adds do the work sooner. On Intel's (Emerald Rapids: 175 GFLOP/s in
+/// pairs and 350 in f32 on two cores) they are, AMD's compute pairs at twice the rate of f32 (Zen 4: 450 and 225).
+fn pairs_are_slow() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let vendor = std::arch::x86_64::__cpuid(0);
+        [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// Proof that this machine has an [`Isa`]: there is no other way to make one than [`Simd::new`].
@@ -157,7 +183,9 @@ macro_rules! per_isa {
             match simd.isa() {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: a Simd of this ISA exists only where the CPU has these features (Simd::new).
-                $crate::backend::cpu::isa::Isa::Avx512 | $crate::backend::cpu::isa::Isa::Avx512Bf16 => unsafe {
+                $crate::backend::cpu::isa::Isa::Avx512
+                | $crate::backend::cpu::isa::Isa::Avx512Bf16
+                | $crate::backend::cpu::isa::Isa::Avx512Bf16Wide => unsafe {
                     avx512::<$($($g),*)?>($($arg),*)
                 },
                 #[cfg(target_arch = "x86_64")]

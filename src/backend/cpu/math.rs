@@ -25,6 +25,9 @@ pub(super) mod private {
     pub trait Product {
         #[allow(private_interfaces)]
         fn kernel(simd: Simd) -> &'static Kernel;
+        /// The one for operands that are read once, where they lie.
+        #[allow(private_interfaces)]
+        fn reading_kernel(simd: Simd) -> &'static Kernel;
     }
 }
 
@@ -55,12 +58,23 @@ impl private::Product for f32 {
     fn kernel(simd: Simd) -> &'static Kernel {
         kernel::of_f32(simd)
     }
+    #[allow(private_interfaces)]
+    fn reading_kernel(simd: Simd) -> &'static Kernel {
+        kernel::of_f32(simd)
+    }
 }
 
 impl private::Product for bf16 {
     #[allow(private_interfaces)]
     fn kernel(simd: Simd) -> &'static Kernel {
-        if simd.isa() == Isa::Avx512Bf16 { kernel::of_bf16_pairs(simd) } else { kernel::of_f32(simd) }
+        match simd.isa() {
+            Isa::Avx512Bf16 => kernel::of_bf16_pairs(simd),
+            _ => kernel::of_f32(simd),
+        }
+    }
+    #[allow(private_interfaces)]
+    fn reading_kernel(simd: Simd) -> &'static Kernel {
+        if simd.isa().has_pairs() { kernel::of_bf16_pairs(simd) } else { kernel::of_f32(simd) }
     }
 }
 

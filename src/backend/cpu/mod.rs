@@ -106,7 +106,7 @@ impl<E: CpuFloat> Cpu<E> {
     }
 
     fn forward_plan(&self, s: AttentionShape) -> ForwardPlan {
-        ForwardPlan::new(self.packer, self.workers.threads(), s)
+        ForwardPlan::new::<E>(self.packer, self.workers.threads(), s)
     }
 
     /// A forward pass as planned, of operands that are as long as the shape asks for.

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 /// Rates of all threads together.
 pub(super) fn measure(simd: Simd, workers: &Workers) -> Peaks {
     let f32_gflops = spin(workers, |rounds| spin_f32(simd, rounds));
-    let bf16_gflops = if simd.isa() == Isa::Avx512Bf16 {
-        spin(workers, |rounds| spin_bf16(simd, rounds))
+    // Products of bf16 may be computed in f32 as well, whichever is the faster.
+    let bf16_gflops = if simd.isa().has_pairs() {
+        spin(workers, |rounds| spin_bf16(simd, rounds)).max(f32_gflops)
     } else {
         f32_gflops
     };
@@ -38,7 +39,9 @@ fn spin_f32(simd: Simd, rounds: usize) -> f64 {
     let (sum, lanes) = match simd.isa() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a Simd of this ISA exists only where the CPU has it.
-        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { (super::matmul::avx512::spin_f32(rounds), 12 * 16) },
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Avx512Bf16Wide => unsafe {
+            (super::matmul::avx512::spin_f32(rounds), 12 * 16)
+        },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 => unsafe { (super::matmul::avx2::spin_f32(rounds), 12 * 8) },
@@ -52,7 +55,7 @@ fn spin_bf16(simd: Simd, rounds: usize) -> f64 {
     let sum = match simd.isa() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a Simd of this ISA exists only where the CPU has it.
-        Isa::Avx512Bf16 => unsafe { super::matmul::avx512::spin_bf16(rounds) },
+        Isa::Avx512Bf16 | Isa::Avx512Bf16Wide => unsafe { super::matmul::avx512::spin_bf16(rounds) },
         isa => unreachable!("{isa} has no bf16 dot products"),
     };
     std::hint::black_box(sum);

@@ -4,6 +4,7 @@ use super::Cpu;
 use super::buffer::Buf;
 use super::check;
 use super::math::CpuFloat;
+use super::matmul::pack::Packer;
 use super::matmul::skinny::{self, MAX_ROWS};
 use super::matmul::{self, Operand, Plan, Sink, Size, Tile};
 use super::pool::Disjoint;
@@ -50,7 +51,7 @@ impl<E: CpuFloat> Cpu<E> {
         self.workers.each(ns, (0..n).step_by(run), |col| {
             let cols = run.min(n - col);
             let mut sums = [[0f32; MAX_ROWS]; SKINNY_ROWS];
-            skinny::dots(self.packer, &mut sums[..cols], x, &w[col * k..], m, k);
+            skinny::dots(Packer::for_reading::<E>(self.simd), &mut sums[..cols], x, &w[col * k..], m, k);
             for row in 0..m {
                 let data = sums.map(|sums| sums[row]);
                 sink.store(Tile { row, col, rows: 1, cols, data: &data, ld: SKINNY_ROWS });

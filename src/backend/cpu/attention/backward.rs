@@ -10,8 +10,6 @@
 //! query heads that share it, and every n-th block of keys: dK and dV are finished in it. Queries are packed before, once. When n > 1 (few rows and heads)
 //! dQ is a sum over the n tasks, taken in order at the end. n depends on the shape alone.
 
-#[cfg(target_arch = "x86_64")]
-use super::super::isa::Isa;
 use super::super::isa::{Simd, per_isa};
 use super::super::math::{CpuFloat, LANES, exp};
 use super::super::matmul::kernel::{Kernel, Rows};
@@ -417,7 +415,7 @@ fn weights_and_slopes<'a>(
 
 fn strip_of_pairs(simd: Simd, s: Strip<'_>, rows: usize, weights: &mut [bf16], ds: &mut [bf16]) {
     #[cfg(target_arch = "x86_64")]
-    if simd.isa() == Isa::Avx512Bf16 {
+    if simd.isa().has_pairs() {
         let (queries, n) = (s.columns.clone(), s.columns.len());
         let of_queries = (&s.lse[queries.clone()], &s.delta[queries.clone()]);
         for r in 0..rows {

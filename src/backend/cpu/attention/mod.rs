@@ -27,8 +27,8 @@ pub(super) enum ForwardPlan {
 }
 
 impl ForwardPlan {
-    pub(super) fn new(packer: Packer, threads: usize, s: AttentionShape) -> Self {
-        decode::Plan::new(packer, threads, s)
+    pub(super) fn new<E: CpuFloat>(packer: Packer, threads: usize, s: AttentionShape) -> Self {
+        decode::Plan::new(Packer::for_reading::<E>(packer.simd), threads, s)
             .map_or_else(|| ForwardPlan::Blocks(forward::Plan::new(packer, threads, s)), ForwardPlan::Decode)
     }
 

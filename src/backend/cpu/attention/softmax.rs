@@ -1,7 +1,5 @@
 //! The online softmax: what a query knows of the keys that it has met so far.
 
-#[cfg(target_arch = "x86_64")]
-use super::super::isa::Isa;
 use super::super::isa::{Simd, per_isa};
 use super::super::math::{CpuFloat, LANES, exp, larger, max_lanes, sum_lanes};
 use super::super::matmul::kernel::{Kernel, Rows};
@@ -94,7 +92,7 @@ impl Update<'_> {
 
     fn run_paired(self, simd: Simd, weights: &mut [bf16]) {
         #[cfg(target_arch = "x86_64")]
-        if simd.isa() == Isa::Avx512Bf16 && self.scale > 0.0 {
+        if simd.isa().has_pairs() && self.scale > 0.0 {
             let Update { states, scores, acc, ld, n, scale } = self;
             // SAFETY: a Simd of this ISA exists only where the CPU has its features.
             return unsafe { super::avx512::update(states, scores, weights, acc, ld, n, scale) };

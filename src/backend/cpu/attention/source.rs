@@ -1,8 +1,6 @@
 //! Where a block of keys or values comes from: the cache as it lies, or 8-bit codes that are multiplied out.
 
 use super::super::Cpu;
-#[cfg(target_arch = "x86_64")]
-use super::super::isa::Isa;
 use super::super::isa::{Simd, per_isa};
 use super::super::math::CpuFloat;
 use crate::backend::Quantised;
@@ -65,7 +63,7 @@ fn multiply_out<E: CpuFloat>(
     simd: Simd, rows: &mut [E], x: Codes<'_>, (first, stride): (usize, usize), width: usize,
 ) {
     #[cfg(target_arch = "x86_64")]
-    if simd.isa() == Isa::Avx512Bf16 && std::mem::size_of::<E>() == 2 && width.is_multiple_of(32) {
+    if simd.isa().has_pairs() && std::mem::size_of::<E>() == 2 && width.is_multiple_of(32) {
         let rows: &mut [half::bf16] = bytemuck::cast_slice_mut(rows);
         // SAFETY: a Simd of this ISA exists only where the CPU has its features.
         unsafe { super::avx512::multiply_out(rows, x, (first, stride), width) };

@@ -3,10 +3,14 @@
 //! Registers of the full tile: 28 accumulators (14 rows of two vectors), two vectors of B, and a word of A broadcast into
 //! a third. A step loads 2 vectors and 14 words for 28 multiply-adds.
 
-use super::super::isa::{STREAM_AHEAD, prefetch_l2};
+use super::super::isa::{STREAM_AHEAD, prefetch, prefetch_l2};
 use super::kernel::{Dots, PairRows, Tile, Turn};
 use super::pack::ROWS_AHEAD;
 use std::arch::x86_64::*;
+
+/// How far ahead of its reading a panel of B is asked for: it comes from the second-level cache once for every strip, and there
+/// is room for it among the multiply-adds.
+const STEPS_AHEAD: usize = 16;
 
 macro_rules! tile {
     ($(#[$doc:meta])* $name:ident, $features:literal, |$acc:ident, $a:ident, $b:ident| $mul_add:expr) => {
@@ -20,6 +24,8 @@ macro_rules! tile {
             let (mut a, mut b) = (t.a, t.b);
             let mut acc = [[_mm512_setzero_ps(); 2]; R];
             for _ in 0..t.words {
+                prefetch(b.wrapping_add(32 * STEPS_AHEAD));
+                prefetch(b.wrapping_add(32 * STEPS_AHEAD + 16));
                 // SAFETY: the caller's bounds cover words·32 floats of B and R·words words of A; neither need be aligned.
                 unsafe {
                     let (b0, b1) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));

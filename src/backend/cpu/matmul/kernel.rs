@@ -230,7 +230,7 @@ static AVX512_BF16: Kernel = Kernel {
 pub(in crate::backend::cpu) fn of_f32(simd: Simd) -> &'static Kernel {
     match simd.isa() {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Avx512Bf16 => &AVX512,
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Avx512Bf16Wide => &AVX512,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => &AVX2,
         _ => &PORTABLE,
@@ -241,7 +241,7 @@ pub(in crate::backend::cpu) fn of_f32(simd: Simd) -> &'static Kernel {
 pub(in crate::backend::cpu) fn of_bf16_pairs(simd: Simd) -> &'static Kernel {
     match simd.isa() {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 => &AVX512_BF16,
+        Isa::Avx512Bf16 | Isa::Avx512Bf16Wide => &AVX512_BF16,
         isa => unreachable!("{isa} has no bf16 dot products"),
     }
 }

@@ -29,6 +29,11 @@ impl Packer {
         Packer { simd, kernel: E::kernel(simd) }
     }
 
+    /// For operands that are read once, where they lie: a token's products, attention of one query.
+    pub fn for_reading<E: CpuFloat>(simd: Simd) -> Self {
+        Packer { simd, kernel: E::reading_kernel(simd) }
+    }
+
     /// out[i·line + word] from src[i·stride + k]: `rows` rows of k elements, `line` words from row to row.
     pub fn rows<E: CpuFloat>(
         self, src: &[E], stride: usize, rows: usize, k: usize, line: usize, out: &mut [u32],

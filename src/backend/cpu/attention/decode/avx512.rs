@@ -1,6 +1,6 @@
 //! The products of decoding in AVX-512 with bf16 dot products.
 
-use super::super::super::isa::{Isa, Simd};
+use super::super::super::isa::Simd;
 use super::super::Shape;
 use super::KEYS;
 use super::lines::{Ahead, Lines};
@@ -13,7 +13,7 @@ const PER: usize = 32;
 /// Whether these products can be computed here: the CPU has the features, both operands are bf16, heads are whole vectors.
 pub(super) fn takes<A, B>(simd: Simd, dim: usize) -> bool {
     let bytes = (std::mem::size_of::<A>(), std::mem::size_of::<B>());
-    simd.isa() == Isa::Avx512Bf16 && bytes == (2, 2) && dim.is_multiple_of(PER)
+    simd.isa().has_pairs() && bytes == (2, 2) && dim.is_multiple_of(PER)
 }
 
 /// The same 512 bits, as pairs of bf16.

@@ -1,0 +1,178 @@
+//! The metrics as an event file, which TensorBoard reads.
+//!
+//! The file is a TFRecord: for each event its length (u64), the masked CRC of these eight bytes (u32), the event, and
+//! the masked CRC of it, all little-endian. The CRC is CRC-32C, masked by a rotation and a constant. An event is a
+//! protobuf message (tensorflow/core/util/event.proto); of its fields the ones below are written.
+
+use crate::error::{Error, Result};
+use prost::Message;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// TensorBoard takes every file with "tfevents" in its name.
+pub const NAME: &str = "events.out.tfevents.pose-engine";
+const VERSION: &str = "brain.Event:2";
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Event {
+    /// Seconds since 1970.
+    #[prost(double, tag = "1")]
+    pub wall_time: f64,
+    #[prost(int64, tag = "2")]
+    pub step: i64,
+    /// Of the first event, and of no other.
+    #[prost(string, optional, tag = "3")]
+    pub file_version: Option<String>,
+    #[prost(message, optional, tag = "5")]
+    pub summary: Option<Summary>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Summary {
+    #[prost(message, repeated, tag = "1")]
+    pub value: Vec<Value>,
+}
+
+/// One number under a name.
+#[derive(Clone, PartialEq, Message)]
+pub struct Value {
+    #[prost(string, tag = "1")]
+    pub tag: String,
+    #[prost(float, optional, tag = "2")]
+    pub simple_value: Option<f32>,
+}
+
+/// Appends to the event file of a run.
+pub struct Events {
+    file: File,
+    path: PathBuf,
+}
+
+impl Events {
+    /// Continues after `steps_done`: events of later steps, which a killed run may have left, are dropped, and so is
+    /// all from a record on that is torn.
+    pub fn open(directory: &Path, steps_done: u64) -> Result<Events> {
+        let path = directory.join(NAME);
+        let old = std::fs::read(&path).unwrap_or_default();
+        let kept: Vec<Event> = read(&old)
+            .into_iter()
+            .filter(|event| event.summary.is_some() && steps_done > 0 && event.step <= steps_done as i64)
+            .collect();
+        let file = File::create(&path).map_err(|e| Error::io(&path, "creating the event file", e))?;
+        let mut events = Events { file, path };
+        let first = kept.first().map_or_else(now, |event| event.wall_time);
+        events.put(&Event {
+            wall_time: first,
+            step: 0,
+            file_version: Some(VERSION.into()),
+            summary: None,
+        })?;
+        kept.iter().try_for_each(|event| events.put(event))?;
+        Ok(events)
+    }
+
+    /// Numbers of a step, by name.
+    pub fn scalars(&mut self, step: u64, values: &[(&str, f64)]) -> Result<()> {
+        let value = |&(tag, value): &(&str, f64)| Value { tag: tag.into(), simple_value: Some(value as f32) };
+        let summary = Some(Summary { value: values.iter().map(value).collect() });
+        self.put(&Event { wall_time: now(), step: step as i64, file_version: None, summary })
+    }
+
+    fn put(&mut self, event: &Event) -> Result<()> {
+        let record = record(&event.encode_to_vec());
+        self.file.write_all(&record).map_err(|e| Error::io(&self.path, "writing events", e))
+    }
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// ((crc >> 15) | (crc << 17)) + 0xa282ead8
+fn masked_crc(bytes: &[u8]) -> [u8; 4] {
+    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
+}
+
+fn record(event: &[u8]) -> Vec<u8> {
+    let length = (event.len() as u64).to_le_bytes();
+    [&length[..], &masked_crc(&length), event, &masked_crc(event)].concat()
+}
+
+/// The events of a file, up to the first record that is not as it was written.
+pub fn read(mut bytes: &[u8]) -> Vec<Event> {
+    let mut events = Vec::new();
+    while let Some((event, rest)) = next(bytes) {
+        events.push(event);
+        bytes = rest;
+    }
+    events
+}
+
+fn next(bytes: &[u8]) -> Option<(Event, &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<8>()?;
+    let (crc, rest) = rest.split_first_chunk::<4>()?;
+    if *crc != masked_crc(length) {
+        return None;
+    }
+    let (event, rest) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+    let (crc, rest) = rest.split_first_chunk::<4>()?;
+    if *crc != masked_crc(event) {
+        return None;
+    }
+    Some((Event::decode(event).ok()?, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first record that TensorFlow's SummaryWriter leaves, and one scalar, byte by byte from the formats'
+    /// definitions.
+    #[test]
+    fn records_are_framed_as_tensorflow_frames_them() {
+        // RFC 3720, B.4: CRC-32C of 32 bytes of zero
+        assert_eq!(crc32c::crc32c(&[0; 32]), 0x8a91_36aa);
+        let value = Value { tag: "a".into(), simple_value: Some(1.5) };
+        let event = Event {
+            wall_time: 2.0,
+            step: 3,
+            file_version: None,
+            summary: Some(Summary { value: vec![value] }),
+        };
+        let bytes = [
+            &[0x09, 0, 0, 0, 0, 0, 0, 0, 0x40][..], // 1: double 2.0
+            &[0x10, 3],                             // 2: varint 3
+            &[0x2a, 10, 0x0a, 8],                   // 5: summary, 1: value
+            &[0x0a, 1, b'a'],                       // 1: tag
+            &[0x15, 0, 0, 0xc0, 0x3f],              // 2: float 1.5
+        ]
+        .concat();
+        assert_eq!(event.encode_to_vec(), bytes);
+        assert_eq!(read(&record(&bytes)), [event]);
+    }
+
+    #[test]
+    fn what_is_torn_or_of_later_steps_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut events = Events::open(dir.path(), 0).unwrap();
+        for step in 1..=3 {
+            events.scalars(step, &[("train/loss", step as f64)]).unwrap();
+        }
+        let path = dir.path().join(NAME);
+        let whole = std::fs::read(&path).unwrap();
+        let steps = |bytes: &[u8]| read(bytes).iter().map(|event| event.step).collect::<Vec<_>>();
+        assert_eq!(steps(&whole), [0, 1, 2, 3]);
+        assert_eq!(steps(&whole[..whole.len() - 1]), [0, 1, 2]);
+        let mut flipped = whole.clone();
+        flipped[60] ^= 1;
+        assert!(steps(&flipped).len() < 4);
+        drop(Events::open(dir.path(), 2).unwrap());
+        let kept = std::fs::read(&path).unwrap();
+        assert_eq!(steps(&kept), [0, 1, 2]);
+        assert_eq!(read(&kept)[1..], read(&whole)[1..3]);
+        drop(Events::open(dir.path(), 0).unwrap());
+        assert_eq!(steps(&std::fs::read(&path).unwrap()), [0]);
+    }
+}
