@@ -4,13 +4,16 @@ mod common;
 
 use common::cli::Dir;
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 19] = [
     "report",
     "import",
     "train",
     "eval-ppl",
     "eval-passkey",
     "eval-needle",
+    "eval-shift",
+    "eval-longppl",
+    "eval-tasks",
     "generate",
     "coverage",
     "plan",
@@ -39,6 +42,7 @@ fn every_command_has_help_with_an_example_and_the_common_flags() {
             !writes_files,
             "{command} --json"
         );
+        assert_eq!(help.contains("--partial"), command.contains("eval-"), "{command} --partial");
     }
     for bare in ["", "nothing"] {
         assert_eq!(dir.run(bare).code, Some(2));

@@ -9,7 +9,7 @@ use half::bf16;
 use pose_engine::backend::Backend;
 use pose_engine::backend::cpu::Cpu;
 use pose_engine::data::{Corpus, Document};
-use pose_engine::eval::{self, Mode, Protocol};
+use pose_engine::eval::{self, Mode, Partial, Protocol};
 use pose_engine::index::TokenId;
 use pose_engine::infer::{Reads, Scorer, Session};
 use pose_engine::memory::Ledger;
@@ -93,13 +93,13 @@ fn layer_by_layer_is_chunk_by_chunk<B: Backend>(b: &B) {
         let reading = reading(chunk, 160);
         let mut scorer: Scorer<B> = allocate(b, &model, reading);
         let mut told = 0;
-        let scored = scorer.score(b, &model, &ids, 1, &mut |tokens| told += tokens).unwrap();
+        let scored = scorer.score(b, &model, &ids, None, 1, &mut |tokens| told += tokens).unwrap();
         let want = losses_by_chunk(b, &model, &ids, reading);
         assert_eq!((scored.nll.len(), told), (149, 150));
         let bits = |nll: &[f32]| nll.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&scored.nll), bits(&want), "chunks of {chunk}");
         // the same buffers again, for a text that ends within a chunk
-        let again = scorer.score(b, &model, &ids[..97], 33, &mut |_| {}).unwrap().nll;
+        let again = scorer.score(b, &model, &ids[..97], None, 33, &mut |_| {}).unwrap().nll;
         let want = losses_by_chunk(b, &model, &ids[..97], reading);
         within(relative(&f64s(&again), &f64s(&want[32..])), 1e-5, "the tail of a shorter text");
     }
@@ -120,7 +120,7 @@ fn a_scorer_says_what_it_has_no_room_for() {
     let b = B::new(1).unwrap();
     let model = model(&b);
     let mut scorer: Scorer<B> = allocate(&b, &model, reading(16, 40));
-    let refused = scorer.score(&b, &model, &text(41, 2), 1, &mut |_| {}).unwrap_err().to_string();
+    let refused = scorer.score(&b, &model, &text(41, 2), None, 1, &mut |_| {}).unwrap_err().to_string();
     assert!(refused.contains("room for 40 tokens") && refused.contains("41"), "{refused}");
 }
 
@@ -195,8 +195,10 @@ fn perplexity_is_what_full_forward_passes_give() {
         (1000, protocol(Mode::Sliding, None, Some(256))),
     ] {
         let mut scorer: Scorer<B> = allocate(&b, &model, reading(13, window.min(151)));
+        let partial = &mut Partial::none();
         let report =
-            eval::perplexity(&b, &model, &mut scorer, &corpus, &protocol, window, &mut |_| {}).unwrap();
+            eval::perplexity(&b, &model, &mut scorer, &corpus, &protocol, window, partial, &mut |_| {})
+                .unwrap();
         let (ppl, scored) = naive(&mut bench, &texts, window, &protocol);
         let what = format!("window {window}, {protocol:?}");
         assert_eq!(report.scored, scored, "{what}");

@@ -8,7 +8,9 @@ use half::bf16;
 use pose_engine::backend::Backend;
 use pose_engine::backend::cpu::Cpu;
 use pose_engine::data::{Corpus, Document, Tokenizer};
-use pose_engine::eval::{self, Asker, NeedleProtocol, PasskeyProtocol, ROOM_FOR_ANSWER, Spent, Trial};
+use pose_engine::eval::{
+    self, Asker, NeedleProtocol, Partial, PasskeyProtocol, ROOM_FOR_ANSWER, Spent, Trial,
+};
 use pose_engine::infer::{Reads, Session};
 use pose_engine::memory::Ledger;
 use pose_engine::model::buffers::Reading;
@@ -32,10 +34,11 @@ fn trials<B: Backend>(b: &B, cache: CacheFormat, reuse: bool) -> [(Vec<Trial>, S
     let mut asker = Asker::new(b, &model, &mut session, &tokenizer);
     asker.reuse = reuse;
     let (lengths, seed, bos) = (vec![450, 700], 4, Some(256));
+    let partial = &mut Partial::none();
     let passkey = PasskeyProtocol { lengths: lengths.clone(), trials: 4, seed, bos };
-    let passkey = eval::passkey(&mut asker, &passkey, &mut |_| {}).unwrap();
+    let passkey = eval::passkey(&mut asker, &passkey, partial, &mut |_| {}).unwrap();
     let needle = NeedleProtocol { lengths, depths: vec![0.0, 0.5, 1.0], trials: 2, seed, bos };
-    let needle = eval::needle(&mut asker, &corpus, &needle, &mut |_| {}).unwrap();
+    let needle = eval::needle(&mut asker, &corpus, &needle, partial, &mut |_| {}).unwrap();
     [(passkey.trials, passkey.spent), (needle.trials, needle.spent)]
 }
 

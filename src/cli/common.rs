@@ -3,8 +3,9 @@
 use crate::backend::Backend;
 use crate::backend::device::{DType, Device};
 use crate::checkpoint::{Adapter, Weights};
-use crate::data::Tokenizer;
+use crate::data::{Corpus, Tokenizer};
 use crate::error::{Error, Result};
+use crate::eval::Partial;
 use crate::infer::Reads;
 use crate::memory::{self, Kind, Ledger};
 use crate::model::buffers::Reading;
@@ -12,6 +13,7 @@ use crate::model::cache::CacheFormat;
 use crate::model::{Config, Merge, Model};
 use crate::rope::{self, Rope, ScalingKind};
 use clap::Args;
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// Threads and quiet: every command has them.
@@ -49,6 +51,36 @@ impl Json {
             .map_err(|e| Error::file(path, format!("a result cannot be written as JSON: {e}")))?;
         std::fs::write(path, text + "\n").map_err(|e| Error::io(path, "writing the results", e))
     }
+}
+
+/// `--partial FILE`, where a measure takes long.
+#[derive(Debug, Args)]
+pub struct Resumable {
+    /// Keep what is finished in this file; the same command goes on from there after it was stopped, with the same
+    /// results
+    #[arg(long, value_name = "FILE", help_heading = "General")]
+    partial: Option<PathBuf>,
+}
+
+impl Resumable {
+    /// What was finished before of the measure that `protocol` describes, by this command with this model on this
+    /// backend.
+    pub fn open<B: Backend>(
+        &self, _: &B, command: &str, opened: &OpenedReader, cache: CacheFormat, corpus: Option<&Corpus>,
+        protocol: &impl serde::Serialize,
+    ) -> Result<Partial> {
+        let Some(path) = &self.partial else { return Ok(Partial::none()) };
+        let header = json!({
+            "command": command, "protocol": protocol, "text": corpus.map(|corpus| hex(&corpus.fingerprint())),
+            "model": opened.fingerprint()?, "kv_cache": format!("{cache:?}"), "backend": std::any::type_name::<B>(),
+        });
+        Partial::open(path, &header)
+    }
+}
+
+/// The first 32 digits of a hash.
+fn hex(hash: &[u8; 32]) -> String {
+    hash[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Where to compute.
@@ -249,6 +281,20 @@ impl OpenedReader {
             Some(merge) => model.merge_adapter(b, merge, adapter),
             None => Ok(()),
         }
+    }
+
+    /// Tells what is read with from other models: weights, adapter, tokenizer and rotation.
+    pub fn fingerprint(&self) -> Result<serde_json::Value> {
+        let dir = self.flags.directory()?;
+        let base = self.adapter.as_ref().map_or(Ok(dir), Adapter::base)?;
+        let adapter = self.adapter.as_ref().map(|adapter| adapter.weights.fingerprint()).transpose()?;
+        let config = config_dir(dir, self.adapter.as_ref())?.join("config.json");
+        let config = std::fs::read(&config).map_err(|e| Error::io(&config, "reading", e))?;
+        Ok(json!({
+            "weights": Weights::open(base)?.fingerprint()?, "adapter": adapter,
+            "config": hex(blake3::hash(&config).as_bytes()), "tokenizer": hex(&self.tokenizer.fingerprint()),
+            "rope": format!("{:?}", self.rope),
+        }))
     }
 
     fn room_to_merge<B: Backend>(&self, b: &B, ledger: &mut Ledger) -> Result<Option<Merge<B>>> {

@@ -1,11 +1,12 @@
 //! `pose-engine eval-needle`.
 
-use super::common::{Common, Json, KvCache, OpenedReader, Reader, Where};
+use super::common::{Common, Json, KvCache, OpenedReader, Reader, Resumable, Where};
 use super::output::{print_spent, size_text, table};
 use super::progress::Progress;
+use super::text::Text;
 use crate::backend::Backend;
 use crate::backend::device::{Job, dispatch};
-use crate::data::{Corpus, LoadOptions};
+use crate::data::Corpus;
 use crate::error::Result;
 use crate::eval::{
     self, Asker, Bos, NeedleProtocol, Protocol, ROOM_FOR_ANSWER, Report, mean_and_error, proportion_error,
@@ -24,12 +25,8 @@ use std::path::PathBuf;
 pub struct EvalNeedle {
     #[command(flatten)]
     reader: Reader,
-    /// The text around the needle: .txt, .jsonl, each also .gz or .zst, or directories of these
-    #[arg(long, num_args = 1.., required = true, value_name = "PATH")]
-    data: Vec<PathBuf>,
-    /// Field of a .jsonl line that holds the text
-    #[arg(long, default_value = "text", value_name = "FIELD")]
-    text_field: String,
+    #[command(flatten)]
+    text: Text,
     /// Prompt lengths in tokens
     #[arg(long, value_delimiter = ',', value_name = "N,...", required = true)]
     lengths: Vec<Size>,
@@ -52,6 +49,8 @@ pub struct EvalNeedle {
     svg: Option<PathBuf>,
     #[command(flatten)]
     place: Where,
+    #[command(flatten)]
+    resumable: Resumable,
     #[command(flatten)]
     json: Json,
     #[command(flatten)]
@@ -77,6 +76,7 @@ fn parse_depths(text: &str) -> std::result::Result<Depths, String> {
 
 impl EvalNeedle {
     pub fn run(self) -> Result<()> {
+        self.text.require()?;
         let lengths: Vec<usize> = self.lengths.iter().map(|l| l.0).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let opened = self.reader.open(longest)?;
@@ -84,13 +84,19 @@ impl EvalNeedle {
         let (depths, trials) = (self.depths.0.clone(), self.trials.0);
         let protocol = NeedleProtocol { lengths, depths, trials, seed: self.seed, bos };
         let cache = self.kv.format(self.reader.dtype)?;
-        let options = LoadOptions { text_field: self.text_field.clone(), ..LoadOptions::default() };
-        let (corpus, warnings) = Corpus::load(&self.data, &opened.tokenizer, &options, None)?;
-        warnings.iter().for_each(|w| self.common.note(w));
+        let corpus = self.text.load(&opened.tokenizer, &self.common)?;
         let all = protocol.lengths.len() * protocol.depths.len() * protocol.trials;
+        self.common.note(&format!("protocol: {}", protocol.describe()));
         let bar = Progress::new("needle", all, "trials", self.common.quiet);
         let reading = Reading { cache, ..Reading::of(longest + ROOM_FOR_ANSWER) };
-        let job = NeedleJob { opened: &opened, protocol: &protocol, corpus: &corpus, reading, bar: &bar };
+        let job = NeedleJob {
+            opened: &opened,
+            protocol: &protocol,
+            corpus: &corpus,
+            reading,
+            bar: &bar,
+            resumable: &self.resumable,
+        };
         let report = dispatch(self.place.device, self.reader.dtype, self.common.threads, job)?;
         bar.finish();
         print_report(&report);
@@ -111,6 +117,7 @@ struct NeedleJob<'a> {
     corpus: &'a Corpus,
     reading: Reading,
     bar: &'a Progress,
+    resumable: &'a Resumable,
 }
 
 type NeedleReport = Report<NeedleProtocol>;
@@ -118,18 +125,17 @@ type NeedleReport = Report<NeedleProtocol>;
 impl Job for NeedleJob<'_> {
     type Out = NeedleReport;
     fn run<B: Backend>(self, b: &B) -> Result<NeedleReport> {
+        let (cache, protocol) = (self.reading.cache, self.protocol);
+        let mut partial =
+            self.resumable.open(b, "eval-needle", self.opened, cache, Some(self.corpus), protocol)?;
         let (mut model, mut session) = self.opened.load(b, self.reading)?;
-        let mut right = 0;
-        let mut progress = |trial: &eval::Trial| {
-            right += usize::from(trial.correct);
-            self.bar.advance(1, &format!("{right} right"));
-        };
+        let mut progress = self.bar.trials();
         let mut parts = Vec::new();
         for (rope, lengths) in self.opened.by_rotation(&self.protocol.lengths, ROOM_FOR_ANSWER) {
             model.set_rope(b, &rope)?;
             let mut asker = Asker::new(b, &model, &mut session, &self.opened.tokenizer);
             let protocol = NeedleProtocol { lengths, ..self.protocol.clone() };
-            parts.push(eval::needle(&mut asker, self.corpus, &protocol, &mut progress)?);
+            parts.push(eval::needle(&mut asker, self.corpus, &protocol, &mut partial, &mut progress)?);
         }
         Ok(Report::joined(self.protocol.clone(), parts))
     }

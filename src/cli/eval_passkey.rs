@@ -1,6 +1,6 @@
 //! `pose-engine eval-passkey`.
 
-use super::common::{Common, Json, KvCache, OpenedReader, Reader, Where};
+use super::common::{Common, Json, KvCache, OpenedReader, Reader, Resumable, Where};
 use super::output::{print_spent, size_text, table};
 use super::progress::Progress;
 use crate::backend::Backend;
@@ -36,6 +36,8 @@ pub struct EvalPasskey {
     #[command(flatten)]
     place: Where,
     #[command(flatten)]
+    resumable: Resumable,
+    #[command(flatten)]
     json: Json,
     #[command(flatten)]
     pub common: Common,
@@ -51,11 +53,18 @@ impl EvalPasskey {
         let opened = self.reader.open(longest)?;
         let bos = Protocol::bos_token(self.bos, &opened.tokenizer)?;
         let protocol = PasskeyProtocol { lengths, trials: self.trials.0, seed: self.seed, bos };
+        self.common.note(&format!("protocol: {}", protocol.describe()));
         let bar =
             Progress::new("passkey", protocol.lengths.len() * protocol.trials, "trials", self.common.quiet);
         let cache = self.kv.format(self.reader.dtype)?;
         let reading = Reading { cache, ..Reading::of(longest + ROOM_FOR_ANSWER) };
-        let job = PasskeyJob { opened: &opened, protocol: &protocol, reading, bar: &bar };
+        let job = PasskeyJob {
+            opened: &opened,
+            protocol: &protocol,
+            reading,
+            bar: &bar,
+            resumable: &self.resumable,
+        };
         let report = dispatch(self.place.device, self.reader.dtype, self.common.threads, job)?;
         bar.finish();
         print_report(&report);
@@ -95,23 +104,22 @@ struct PasskeyJob<'a> {
     protocol: &'a PasskeyProtocol,
     reading: Reading,
     bar: &'a Progress,
+    resumable: &'a Resumable,
 }
 
 impl Job for PasskeyJob<'_> {
     type Out = PasskeyReport;
     fn run<B: Backend>(self, b: &B) -> Result<PasskeyReport> {
+        let (cache, protocol) = (self.reading.cache, self.protocol);
+        let mut partial = self.resumable.open(b, "eval-passkey", self.opened, cache, None, protocol)?;
         let (mut model, mut session) = self.opened.load(b, self.reading)?;
-        let mut right = 0;
-        let mut progress = |trial: &eval::Trial| {
-            right += usize::from(trial.correct);
-            self.bar.advance(1, &format!("{right} right"));
-        };
+        let mut progress = self.bar.trials();
         let mut parts = Vec::new();
         for (rope, lengths) in self.opened.by_rotation(&self.protocol.lengths, ROOM_FOR_ANSWER) {
             model.set_rope(b, &rope)?;
             let mut asker = Asker::new(b, &model, &mut session, &self.opened.tokenizer);
             let protocol = PasskeyProtocol { lengths, ..self.protocol.clone() };
-            parts.push(eval::passkey(&mut asker, &protocol, &mut progress)?);
+            parts.push(eval::passkey(&mut asker, &protocol, &mut partial, &mut progress)?);
         }
         Ok(Report::joined(self.protocol.clone(), parts))
     }

@@ -1,11 +1,12 @@
 //! `pose-engine eval-ppl`.
 
-use super::common::{Common, Json, KvCache, OpenedReader, Reader, Where};
-use super::output::{seconds_text, size_text, table};
+use super::common::{Common, Json, KvCache, OpenedReader, Reader, Resumable, Where};
+use super::output::{error_text, seconds_text, size_text, table};
 use super::progress::Progress;
+use super::text::{Selection, Text};
 use crate::backend::Backend;
 use crate::backend::device::{Device, Job, dispatch};
-use crate::data::{Corpus, LoadOptions};
+use crate::data::Corpus;
 use crate::error::{Error, Result};
 use crate::eval::{self, Bos, Mode, Protocol, WindowReport};
 use crate::infer::Scorer;
@@ -15,7 +16,6 @@ use crate::model::buffers::Reading;
 use crate::recipe::Size;
 use clap::Args;
 use serde_json::json;
-use std::path::PathBuf;
 
 /// Measure perplexity by window
 #[derive(Debug, Args)]
@@ -24,27 +24,18 @@ use std::path::PathBuf;
 pub struct EvalPpl {
     #[command(flatten)]
     pub reader: Reader,
-    /// Held-out text: .txt (one document a file), .jsonl, each also .gz or .zst, or directories of these
-    #[arg(long, num_args = 1.., value_name = "PATH")]
-    data: Vec<PathBuf>,
-    /// Field of a .jsonl line that holds the text
-    #[arg(long, default_value = "text", value_name = "FIELD")]
-    text_field: String,
+    #[command(flatten)]
+    text: Text,
     #[command(flatten)]
     pub protocol: ProtocolFlags,
     #[command(flatten)]
     kv: KvCache,
-    /// Tokens of each document that are used [default: all]
-    #[arg(long, value_name = "N")]
-    tokens: Option<Size>,
-    /// Documents that are used, the first ones [default: all]
-    #[arg(long, value_name = "N")]
-    docs: Option<Size>,
-    /// Leave out documents with fewer tokens
-    #[arg(long, value_name = "N")]
-    min_tokens: Option<Size>,
+    #[command(flatten)]
+    selection: Selection,
     #[command(flatten)]
     pub place: Where,
+    #[command(flatten)]
+    resumable: Resumable,
     #[command(flatten)]
     pub json: Json,
     #[command(flatten)]
@@ -69,6 +60,10 @@ pub struct ProtocolFlags {
 }
 
 impl ProtocolFlags {
+    pub fn sizes(&self) -> Vec<usize> {
+        self.windows.iter().map(|window| window.0).collect()
+    }
+
     pub fn longest(&self) -> Result<usize> {
         match self.windows.iter().find(|w| w.0 < 2) {
             Some(w) => Err(Error::usage("--windows", w, "a window needs at least 2 tokens")),
@@ -91,16 +86,10 @@ impl ProtocolFlags {
 impl EvalPpl {
     pub fn run(self) -> Result<()> {
         let longest = self.protocol.longest()?;
-        if self.data.is_empty() {
-            return Err(Error::usage(
-                "--data",
-                "(missing)",
-                "name the text to measure on: files or directories",
-            ));
-        }
+        self.text.require()?;
         let opened = self.reader.open(longest)?;
         let protocol = self.protocol.resolve(&opened)?;
-        let corpus = self.corpus(&opened)?;
+        let corpus = self.selection.load(&self.text, &opened, &self.common)?;
         self.common.note(&format!("protocol: {}", protocol.describe()));
         let reading = self.reading(Some(&corpus))?;
         let job = PplJob { flags: &self, opened: &opened, protocol: &protocol, corpus: &corpus, reading };
@@ -124,7 +113,8 @@ impl EvalPpl {
             None => self.reader.open(longest)?,
         };
         self.protocol.resolve(&opened)?;
-        let corpus = if self.data.is_empty() { None } else { Some(self.corpus(&opened)?) };
+        let load = || self.selection.load(&self.text, &opened, &self.common);
+        let corpus = self.text.is_given().then(load).transpose()?;
         let reading = self.reading(corpus.as_ref())?;
         let text = corpus.map_or(0, |c| c.tokens() as usize);
         let job = PlanJob { opened: &opened, reading, text };
@@ -136,34 +126,11 @@ impl EvalPpl {
     fn reading(&self, corpus: Option<&Corpus>) -> Result<Reading> {
         let longest = match corpus {
             Some(corpus) => corpus.documents.iter().map(|d| d.tokens.len()).max(),
-            None => self.tokens.map(|n| n.0),
+            None => self.selection.tokens.map(|n| n.0),
         };
         let window = self.protocol.longest()?;
         let capacity = longest.map_or(window, |n| window.min(n.saturating_add(1)));
         Ok(Reading { cache: self.kv.format(self.reader.dtype)?, ..Reading::of(capacity) })
-    }
-
-    /// The documents, cut and chosen as the flags say.
-    fn corpus(&self, opened: &OpenedReader) -> Result<Corpus> {
-        let options = LoadOptions { text_field: self.text_field.clone(), ..LoadOptions::default() };
-        let (mut corpus, warnings) = Corpus::load(&self.data, &opened.tokenizer, &options, None)?;
-        warnings.iter().for_each(|w| self.common.note(w));
-        if let Some(least) = self.min_tokens {
-            let dropped = corpus.retain_at_least(least.0, "--min-tokens")?;
-            self.common.note(&format!("{dropped} documents have fewer than {least} tokens and are left out"));
-        }
-        if let Some(docs) = self.docs {
-            corpus.documents.truncate(docs.0);
-        }
-        corpus.cut(self.tokens.map_or(usize::MAX, |n| n.0));
-        if corpus.documents.iter().all(|d| d.tokens.len() < 2) {
-            return Err(Error::usage(
-                "--data",
-                "",
-                "there is no token to score: every document is shorter than 2 tokens",
-            ));
-        }
-        Ok(corpus)
     }
 }
 
@@ -193,6 +160,10 @@ impl Job for PplJob<'_> {
     fn run<B: Backend>(self, b: &B) -> Result<(Vec<WindowReport>, usize)> {
         let (reading, text) = (self.reading, self.corpus.tokens() as usize);
         let planned = self.opened.plan::<B, Scorer<B>>(b, reading, text)?.total();
+        let (flags, cache) = (self.flags, reading.cache);
+        let what = json!({ "protocol": self.protocol, "windows": flags.protocol.sizes() });
+        let mut partial =
+            flags.resumable.open(b, "eval-ppl", self.opened, cache, Some(self.corpus), &what)?;
         memory::reset_peak();
         let (mut model, mut scorer) = self.opened.load(b, reading)?;
         let mut reports = Vec::new();
@@ -208,6 +179,7 @@ impl Job for PplJob<'_> {
                 self.corpus,
                 self.protocol,
                 window.0,
+                &mut partial,
                 &mut progress,
             )?;
             bar.finish();
@@ -220,11 +192,8 @@ impl Job for PplJob<'_> {
 impl PplJob<'_> {
     /// Tokens that go through the model at one window.
     fn reads(&self, window: usize) -> usize {
-        let stride = self.protocol.stride_of(window);
-        let of = |n| {
-            eval::windows_of(n, window, stride, self.protocol.mode).iter().map(|w| w.0.len()).sum::<usize>()
-        };
-        self.corpus.documents.iter().map(|d| of(d.tokens.len())).sum()
+        let windows = self.protocol.windows(window);
+        self.corpus.documents.iter().map(|d| windows.reads(d.tokens.len())).sum()
     }
 }
 
@@ -232,13 +201,12 @@ fn print_reports(reports: &[WindowReport]) {
     let rows: Vec<Vec<String>> = reports
         .iter()
         .map(|r| {
-            let error = r.standard_error.map_or("-".into(), |e| format!("{e:.4}"));
             vec![
                 size_text(r.window),
                 format!("{:.4}", r.ppl),
                 format!("{:.6}", r.nll),
                 format!("{:.4}", r.mean_ppl),
-                error,
+                error_text(r.standard_error, 4),
                 r.documents.len().to_string(),
                 r.scored.to_string(),
                 seconds_text(r.seconds),

@@ -20,9 +20,12 @@ mod common;
 mod completions;
 mod coverage;
 mod devices;
+mod eval_longppl;
 mod eval_needle;
 mod eval_passkey;
 mod eval_ppl;
+mod eval_shift;
+mod eval_tasks;
 mod generate;
 mod import;
 mod logits;
@@ -33,6 +36,7 @@ mod plan;
 mod progress;
 mod quickstart;
 mod report;
+mod text;
 mod train;
 pub mod usage;
 
@@ -61,6 +65,13 @@ enum Command {
     EvalPasskey(eval_passkey::EvalPasskey),
     /// Measure retrieval of a sentence from a text of your own, by length and depth
     EvalNeedle(eval_needle::EvalNeedle),
+    /// Measure perplexity on the tokens that need the long context (LongPPL)
+    #[command(name = "eval-longppl")]
+    EvalLongPpl(eval_longppl::EvalLongPpl),
+    /// Score one passage at rising absolute positions: shows a broken rope configuration at once
+    EvalShift(eval_shift::EvalShift),
+    /// Measure multiple choice on questions from a file
+    EvalTasks(eval_tasks::EvalTasks),
     /// Continue a text
     Generate(generate::Generate),
     /// Show which relative distances a way of drawing positions trains
@@ -92,6 +103,9 @@ impl Cli {
             Command::EvalPpl(c) => c.run(),
             Command::EvalPasskey(c) => c.run(),
             Command::EvalNeedle(c) => c.run(),
+            Command::EvalLongPpl(c) => c.run(),
+            Command::EvalShift(c) => c.run(),
+            Command::EvalTasks(c) => c.run(),
             Command::Generate(c) => c.run(),
             Command::Coverage(c) => c.run(),
             Command::Plan(c) => c.run(),
@@ -113,6 +127,9 @@ impl Cli {
             Command::EvalPpl(c) => &c.common,
             Command::EvalPasskey(c) => &c.common,
             Command::EvalNeedle(c) => &c.common,
+            Command::EvalLongPpl(c) => &c.common,
+            Command::EvalShift(c) => &c.common,
+            Command::EvalTasks(c) => &c.common,
             Command::Generate(c) => &c.common,
             Command::Coverage(c) => &c.common,
             Command::Plan(_) => return Ok(()),

@@ -34,6 +34,11 @@ pub fn print_spent(spent: crate::eval::Spent) {
     outln!("{} tokens read, {} reused from the cache", spent.read, spent.reused);
 }
 
+/// A standard error, where there is one.
+pub fn error_text(error: Option<f64>, decimals: usize) -> String {
+    error.map_or("-".into(), |error| format!("{error:.decimals$}"))
+}
+
 /// 93.5 as "1:34".
 pub fn seconds_text(seconds: f64) -> String {
     if seconds < 60.0 {

@@ -1,5 +1,6 @@
 //! Progress bars on standard error; where that is no terminal, a line now and then.
 
+use crate::eval::Trial;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::Mutex;
@@ -43,6 +44,15 @@ impl Progress {
         if all || last.elapsed() >= LINE_EVERY {
             *last = Instant::now();
             eprintln!("{} {}/{} {message}", self.label, self.bar.position(), self.bar.length().unwrap_or(0));
+        }
+    }
+
+    /// Counts trials, and the right answers among them.
+    pub fn trials(&self) -> impl FnMut(&Trial) + '_ {
+        let mut right = 0;
+        move |trial| {
+            right += usize::from(trial.correct);
+            self.advance(1, &format!("{right} right"));
         }
     }
 

@@ -24,6 +24,9 @@ pub enum Compression {
     Zstd,
 }
 
+/// A line of a .jsonl file.
+pub type Object = serde_json::Map<String, serde_json::Value>;
+
 /// One file of documents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
@@ -124,10 +127,9 @@ impl Source {
     /// Errors: those of `sink`, reading and decompression, text that is not UTF-8, a file without documents, a line that is
     /// no JSON object with the text in `text_field`.
     pub fn read(&self, text_field: &str, sink: &mut dyn FnMut(Text) -> Result<()>) -> Result<()> {
-        let mut reader = self.open()?;
         match self.format {
             Format::Text => {
-                let mut bytes = Vec::new();
+                let (mut reader, mut bytes) = (self.open()?, Vec::new());
                 reader.read_to_end(&mut bytes).map_err(|e| self.unreadable(e))?;
                 let text = self.utf8(bytes, 0)?;
                 if text.trim().is_empty() {
@@ -135,14 +137,18 @@ impl Source {
                 }
                 sink(Text { line: 0, text })
             }
-            Format::JsonLines => self.read_lines(&mut *reader, text_field, sink),
+            Format::JsonLines => self.read_objects(&mut |line, object| {
+                sink(Text { line, text: self.field(object, text_field, line)? })
+            }),
         }
     }
 
-    fn read_lines(
-        &self, reader: &mut dyn BufRead, text_field: &str, sink: &mut dyn FnMut(Text) -> Result<()>,
-    ) -> Result<()> {
-        let mut any = false;
+    /// Passes every line, a JSON object, to `sink` with its number from 1; blank lines are left out.
+    ///
+    /// Errors: those of `sink`, reading and decompression, text that is not UTF-8, a file without lines, a line that is
+    /// no JSON object.
+    pub fn read_objects(&self, sink: &mut dyn FnMut(u64, Object) -> Result<()>) -> Result<()> {
+        let (mut reader, mut any) = (self.open()?, false);
         for line in 1.. {
             let mut bytes = Vec::new();
             if reader.read_until(b'\n', &mut bytes).map_err(|e| self.unreadable(e))? == 0 {
@@ -150,7 +156,7 @@ impl Source {
             }
             let json = self.utf8(bytes, line)?;
             if !json.trim().is_empty() {
-                sink(Text { line, text: self.field(&json, text_field, line)? })?;
+                sink(line, self.object(&json, line)?)?;
                 any = true;
             }
         }
@@ -161,24 +167,32 @@ impl Source {
         }
     }
 
-    fn field(&self, json: &str, text_field: &str, line: u64) -> Result<String> {
-        let problem = |what: String| Error::file(&self.path, format!("line {line}: {what}"));
-        let mut value: serde_json::Value = serde_json::from_str(json)
-            .map_err(|e| problem(format!("not valid JSON at column {}: {}", e.column(), category(&e))))?;
-        let Some(object) = value.as_object_mut() else {
-            return Err(problem(format!(
-                "not a JSON object; one with the text in \"{text_field}\" is expected"
-            )));
-        };
+    /// What is wrong with a line.
+    pub fn bad_line(&self, line: u64, problem: impl std::fmt::Display) -> Error {
+        Error::file(&self.path, format!("line {line}: {problem}"))
+    }
+
+    fn object(&self, json: &str, line: u64) -> Result<Object> {
+        match serde_json::from_str(json) {
+            Ok(serde_json::Value::Object(object)) => Ok(object),
+            Ok(_) => Err(self.bad_line(line, "not a JSON object; one with named fields is expected")),
+            Err(e) => {
+                let problem = format!("not valid JSON at column {}: {}", e.column(), category(&e));
+                Err(self.bad_line(line, problem))
+            }
+        }
+    }
+
+    fn field(&self, mut object: Object, text_field: &str, line: u64) -> Result<String> {
         match object.get_mut(text_field).map(serde_json::Value::take) {
             Some(serde_json::Value::String(text)) => Ok(text),
-            Some(_) => Err(problem(format!("the field \"{text_field}\" is not a string"))),
+            Some(_) => Err(self.bad_line(line, format!("the field \"{text_field}\" is not a string"))),
             None => {
-                let fields = object.keys().map(|key| format!("\"{key}\"")).collect::<Vec<_>>().join(", ");
-                Err(problem(format!(
+                let problem = format!(
                     "no field \"{text_field}\"; the line has {}. Name the field with --text-field",
-                    if fields.is_empty() { "none".into() } else { fields }
-                )))
+                    names_of(&object)
+                );
+                Err(self.bad_line(line, problem))
             }
         }
     }
@@ -219,6 +233,12 @@ impl Source {
         }
         Ok(text)
     }
+}
+
+/// The fields of a line, in words.
+pub fn names_of(object: &Object) -> String {
+    let fields: Vec<String> = object.keys().map(|key| format!("\"{key}\"")).collect();
+    if fields.is_empty() { "none".into() } else { fields.join(", ") }
 }
 
 /// serde_json's message without the place, which it counts from the start of the line that it was given.

@@ -1,7 +1,8 @@
 //! A needle in a haystack: a sentence that tells a number, put between two sentences of a natural text, and asked for at the
 //! end. Every length with every depth.
 
-use super::retrieval::{Asker, Question, Report, Trial, continuation};
+use super::Partial;
+use super::retrieval::{Asker, Question, Report, Trial, continuation, opening};
 use crate::backend::Backend;
 use crate::data::{Corpus, Tokenizer};
 use crate::error::{Error, Result};
@@ -25,6 +26,17 @@ pub struct NeedleProtocol {
     pub trials: usize,
     pub seed: u64,
     pub bos: Option<u32>,
+}
+
+impl NeedleProtocol {
+    /// One sentence for people.
+    pub fn describe(&self) -> String {
+        let NeedleProtocol { trials, seed, .. } = self;
+        let opening = opening(self.bos);
+        format!(
+            "{trials} trials a length and depth, seed {seed}, {opening}; greedy, right if the seven digits come"
+        )
+    }
 }
 
 /// Natural text as tokens, and after which of them a sentence ends.
@@ -126,9 +138,11 @@ impl Draw {
     }
 }
 
-/// Asks every trial of every length and depth; the prompts of a trial begin with the same haystack.
+/// Asks every trial of every length and depth but those that `partial` has; the prompts of a trial begin with the same
+/// haystack.
 pub fn run<B: Backend>(
-    asker: &mut Asker<'_, B>, corpus: &Corpus, protocol: &NeedleProtocol, progress: &mut dyn FnMut(&Trial),
+    asker: &mut Asker<'_, B>, corpus: &Corpus, protocol: &NeedleProtocol, partial: &mut Partial,
+    progress: &mut dyn FnMut(&Trial),
 ) -> Result<Report<NeedleProtocol>> {
     let tokenizer = asker.tokenizer;
     let haystack = Haystack::new(corpus, tokenizer)?;
@@ -143,7 +157,9 @@ pub fn run<B: Backend>(
         }
         draws.sort_by_key(|(_, draw)| std::cmp::Reverse(draw.before));
         for (place, draw) in &draws {
-            trials.push((*place, asker.ask(&draw.question(tokenizer, protocol, &haystack)?)?));
+            let key = ("needle", draw.length, draw.depth, trial);
+            let question = || draw.question(tokenizer, protocol, &haystack);
+            trials.push((*place, asker.ask(partial, &key, question)?));
             progress(&trials[trials.len() - 1].1);
         }
     }

@@ -1,7 +1,8 @@
 //! Passkey retrieval (the paper's section 4.3 and Figure 2a, after Mohtashami & Jaggi 2305.16300): a five-digit number is
 //! told somewhere in a long stretch of filler, and asked for at the end.
 
-use super::retrieval::{Asker, Question, Report, Trial, continuation};
+use super::Partial;
+use super::retrieval::{Asker, Question, Report, Trial, continuation, opening};
 use crate::backend::Backend;
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
@@ -45,6 +46,15 @@ fn text(key: u32, before: usize, after: usize) -> String {
 }
 
 impl PasskeyProtocol {
+    /// One sentence for people.
+    pub fn describe(&self) -> String {
+        let PasskeyProtocol { trials, seed, .. } = self;
+        format!(
+            "{trials} trials a length, seed {seed}, {}; greedy, right if the five digits come",
+            opening(self.bos)
+        )
+    }
+
     fn opening(&self) -> Vec<TokenId> {
         self.bos.map(TokenId).into_iter().collect()
     }
@@ -88,18 +98,21 @@ impl Draw {
     }
 }
 
-/// Asks every trial of every length; all prompts begin with the same filler.
+/// Asks every trial of every length but those that `partial` has; all prompts begin with the same filler.
 pub fn run<B: Backend>(
-    asker: &mut Asker<'_, B>, protocol: &PasskeyProtocol, progress: &mut dyn FnMut(&Trial),
+    asker: &mut Asker<'_, B>, protocol: &PasskeyProtocol, partial: &mut Partial,
+    progress: &mut dyn FnMut(&Trial),
 ) -> Result<Report<PasskeyProtocol>> {
     let tokenizer = asker.tokenizer;
     let numbers = protocol.lengths.iter().flat_map(|&length| (0..protocol.trials).map(move |t| (length, t)));
-    let draws = numbers.map(|(length, trial)| Draw::new(tokenizer, protocol, length, trial));
-    let mut draws: Vec<(usize, Draw)> = draws.collect::<Result<Vec<_>>>()?.into_iter().enumerate().collect();
+    let draw = |(i, (length, trial))| {
+        Ok(((i, ("passkey", length, trial)), Draw::new(tokenizer, protocol, length, trial)?))
+    };
+    let mut draws: Vec<((usize, _), Draw)> = numbers.enumerate().map(draw).collect::<Result<_>>()?;
     draws.sort_by_key(|(_, draw)| std::cmp::Reverse(draw.before));
     let mut trials = Vec::new();
-    for (i, draw) in &draws {
-        trials.push((*i, asker.ask(&draw.question(tokenizer, protocol)?)?));
+    for ((i, key), draw) in &draws {
+        trials.push((*i, asker.ask(partial, key, || draw.question(tokenizer, protocol))?));
         progress(&trials[trials.len() - 1].1);
     }
     trials.sort_by_key(|(i, _)| *i);

@@ -1,31 +1,15 @@
-//! Perplexity of long documents by window.
-//!
-//! Sliding: windows begin at 0, stride, 2·stride, ...; a window is tokens[begin .. min(begin + window, n)] at positions
-//! 0, 1, ...; it scores the tokens that no earlier window scored, except the first of the text, which nothing predicts;
-//! the last window is the first one that reaches the end. Truncate: one window, the document's first. Perplexity is
-//! exp(Σ NLL / scored tokens) over all documents (token-weighted); beside it stand the mean over documents of each one's
-//! perplexity and the standard error of that mean.
+//! Perplexity of long documents by window (see [`windows`](super::windows)): exp(Σ NLL / scored tokens) over all
+//! documents (token-weighted); beside it stand the mean over documents of each one's perplexity and the standard error
+//! of that mean.
 
-use super::mean_and_error;
+use super::windows::losses;
+use super::{Mode, Partial, Windows, mean_and_error};
 use crate::backend::Backend;
 use crate::data::{Corpus, Document, Tokenizer};
 use crate::error::{Error, Result};
-use crate::index::TokenId;
 use crate::infer::Scorer;
 use crate::model::Model;
-use serde::Serialize;
-use std::ops::Range;
-
-/// Which tokens of a document are scored, and with how much before them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// Every token, by overlapping windows.
-    #[default]
-    Sliding,
-    /// The document's first window only.
-    Truncate,
-}
+use serde::{Deserialize, Serialize};
 
 /// Whether each window is opened by the beginning-of-sequence token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -70,6 +54,11 @@ impl Protocol {
         self.stride.unwrap_or(window / 2).clamp(1, window)
     }
 
+    /// How a text is gone over at one window.
+    pub fn windows(&self, window: usize) -> Windows {
+        Windows { window, stride: self.stride_of(window), mode: self.mode, bos: self.bos }
+    }
+
     /// One sentence for people.
     pub fn describe(&self) -> String {
         let bos = self.bos.map_or("no BOS".to_string(), |id| format!("BOS {id} opens each window"));
@@ -87,25 +76,8 @@ impl Protocol {
     }
 }
 
-/// The windows over a text of `n` tokens, each with the first token that it scores.
-pub fn windows_of(n: usize, window: usize, stride: usize, mode: Mode) -> Vec<(Range<usize>, usize)> {
-    let mut windows = Vec::new();
-    let mut scored = 1;
-    let mut begin = 0;
-    while begin < n {
-        let end = (begin + window).min(n);
-        windows.push((begin..end, scored.max(begin + 1)));
-        scored = end;
-        if end == n || mode == Mode::Truncate {
-            break;
-        }
-        begin += stride;
-    }
-    windows
-}
-
 /// One document's losses at one window.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DocumentScore {
     pub name: String,
     pub tokens: usize,
@@ -132,78 +104,50 @@ pub struct WindowReport {
     pub documents: Vec<DocumentScore>,
 }
 
-/// Perplexity of `corpus` at one window. The scorer must have room for `window` tokens; `progress` is told of tokens read.
+/// Perplexity of `corpus` at one window, without the documents that `partial` has. The scorer must have room for
+/// `window` tokens; `progress` is told of tokens read.
 pub fn run<B: Backend>(
     b: &B, model: &Model<B>, scorer: &mut Scorer<B>, corpus: &Corpus, protocol: &Protocol, window: usize,
-    progress: &mut dyn FnMut(usize),
+    partial: &mut Partial, progress: &mut dyn FnMut(usize),
 ) -> Result<WindowReport> {
-    let start = std::time::Instant::now();
-    let score = |document: &Document| score_document(b, model, scorer, document, protocol, window, progress);
-    let documents: Vec<DocumentScore> = corpus.documents.iter().map(score).collect::<Result<_>>()?;
-    let scored: usize = documents.iter().map(|d| d.scored).sum();
+    let windows = protocol.windows(window);
+    let (mut documents, mut seconds) = (Vec::new(), 0.0);
+    for (i, document) in corpus.documents.iter().enumerate() {
+        let measure = || score_document(b, model, scorer, document, &windows, progress);
+        let unit = partial.unit(&("ppl", window, i), measure)?;
+        if unit.resumed {
+            progress(windows.reads(document.tokens.len()));
+        }
+        seconds += unit.seconds;
+        documents.push(unit.result);
+    }
+    let scored: usize = documents.iter().map(|d: &DocumentScore| d.scored).sum();
     let nll = documents.iter().map(|d| d.nll * d.scored as f64).sum::<f64>() / scored.max(1) as f64;
     let (mean_ppl, standard_error) = mean_and_error(&documents.iter().map(|d| d.ppl).collect::<Vec<_>>());
     Ok(WindowReport {
         window,
-        stride: protocol.stride_of(window),
+        stride: windows.stride,
         tokens: documents.iter().map(|d| d.tokens).sum(),
         scored,
         nll,
         ppl: nll.exp(),
         mean_ppl,
         standard_error,
-        seconds: start.elapsed().as_secs_f64(),
+        seconds,
         documents,
     })
 }
 
 fn score_document<B: Backend>(
-    b: &B, model: &Model<B>, scorer: &mut Scorer<B>, document: &Document, protocol: &Protocol, window: usize,
+    b: &B, model: &Model<B>, scorer: &mut Scorer<B>, document: &Document, windows: &Windows,
     progress: &mut dyn FnMut(usize),
 ) -> Result<DocumentScore> {
     let (mut sum, mut scored) = (0.0, 0);
-    let text = &document.tokens;
-    let opening: Vec<TokenId> = protocol.bos.map(TokenId).into_iter().collect();
-    let room = window - opening.len().min(window - 1);
-    let stride = protocol.stride_of(window).min(room);
-    for (range, first) in windows_of(text.len(), room, stride, protocol.mode) {
-        // with a BOS even the first token of the text is predicted by something
-        let first = if range.start == 0 && !opening.is_empty() { 0 } else { first - range.start };
-        let ids: Vec<TokenId> = opening.iter().chain(&text[range]).copied().collect();
-        let losses = scorer.score(b, model, &ids, first + opening.len(), progress)?.nll;
-        if let Some(i) = losses.iter().position(|l| !l.is_finite()) {
-            let what =
-                format!("the loss of a token of {} is {}: the model is broken", document.name, losses[i]);
-            return Err(Error::NonFinite(what));
-        }
-        sum += losses.iter().map(|&l| f64::from(l)).sum::<f64>();
-        scored += losses.len();
-    }
+    losses(b, model, scorer, document, windows, progress, &mut |_, nll| {
+        sum += nll.iter().map(|&l| f64::from(l)).sum::<f64>();
+        scored += nll.len();
+    })?;
+    let (name, tokens) = (document.name.clone(), document.tokens.len());
     let nll = sum / scored.max(1) as f64;
-    Ok(DocumentScore { name: document.name.clone(), tokens: text.len(), scored, nll, ppl: nll.exp() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_token_but_the_first_is_scored_once() {
-        for n in [1, 2, 5, 16, 17, 63, 64, 65, 100] {
-            for window in [2, 5, 16, 64] {
-                // a stride of a whole window leaves the first token of each window unpredicted
-                for stride in [1, window / 2, window - 1] {
-                    let windows = windows_of(n, window, stride.max(1), Mode::Sliding);
-                    let scored: Vec<usize> = windows.iter().flat_map(|(r, first)| *first..r.end).collect();
-                    assert_eq!(scored, (1..n).collect::<Vec<_>>(), "n {n} window {window} stride {stride}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn truncate_is_one_window() {
-        assert_eq!(windows_of(100, 16, 8, Mode::Truncate), vec![(0..16, 1)]);
-        assert_eq!(windows_of(10, 16, 8, Mode::Truncate), vec![(0..10, 1)]);
-    }
+    Ok(DocumentScore { name, tokens, scored, nll, ppl: nll.exp() })
 }

@@ -6,13 +6,15 @@
 //! After a prompt in which something is told at place p, one that tells at place q shares min(p, q) tokens, so the sum over a
 //! run of prompts is largest when they are sorted by place; the deepest come first.
 
+use super::Partial;
+use super::kept::{Kept, chunk_ends};
 use crate::backend::Backend;
 use crate::data::Tokenizer;
 use crate::error::Result;
 use crate::index::TokenId;
 use crate::infer::{Sampling, Session, generate, likeliest, log_probability};
 use crate::model::Model;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// New tokens that an answer may take: seven digits, each at worst a token of its own, and some for what stands around them.
 pub const ROOM_FOR_ANSWER: usize = 12;
@@ -31,7 +33,7 @@ pub struct Question {
 }
 
 /// One question and what became of it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Trial {
     /// Tokens of the prompt, at most the length asked for.
     pub tokens: usize,
@@ -47,10 +49,17 @@ pub struct Trial {
 }
 
 /// Tokens of prompts and right answers that went through the model, and of prompts that were in the cache already.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spent {
     pub read: usize,
     pub reused: usize,
+}
+
+impl std::ops::AddAssign for Spent {
+    fn add_assign(&mut self, more: Spent) {
+        self.read += more.read;
+        self.reused += more.reused;
+    }
 }
 
 /// All trials of a measure.
@@ -67,8 +76,7 @@ impl<P> Report<P> {
         let mut whole = Report { protocol, trials: Vec::new(), spent: Spent::default() };
         for part in parts {
             whole.trials.extend(part.trials);
-            whole.spent.read += part.spent.read;
-            whole.spent.reused += part.spent.reused;
+            whole.spent += part.spent;
         }
         whole
     }
@@ -90,15 +98,17 @@ pub struct Asker<'a, B: Backend> {
     /// Whether what a prompt shares with the last one is left in the cache.
     pub reuse: bool,
     /// The prompt that is in the cache.
-    kept: Vec<TokenId>,
+    kept: Kept,
+    /// On the question that is being asked, and on all of them.
+    asking: Spent,
     spent: Spent,
 }
 
 impl<'a, B: Backend> Asker<'a, B> {
     pub fn new(b: &'a B, model: &'a Model<B>, session: &'a mut Session<B>, tokenizer: &'a Tokenizer) -> Self {
-        let (reuse, kept) = (true, Vec::new());
+        let (reuse, kept, spent) = (true, Kept::default(), Spent::default());
         session.rewind(0);
-        Asker { b, model, session, tokenizer, reuse, kept, spent: Spent::default() }
+        Asker { b, model, session, tokenizer, reuse, kept, asking: spent, spent }
     }
 
     /// What was spent since the last time this was asked.
@@ -106,7 +116,17 @@ impl<'a, B: Backend> Asker<'a, B> {
         std::mem::take(&mut self.spent)
     }
 
-    pub(super) fn ask(&mut self, question: &Question) -> Result<Trial> {
+    /// Asks the question called `key`, unless `partial` has its answer.
+    pub(super) fn ask(
+        &mut self, partial: &mut Partial, key: &impl Serialize, question: impl FnOnce() -> Result<Question>,
+    ) -> Result<Trial> {
+        let measure = || Ok((self.answer(&question()?)?, std::mem::take(&mut self.asking)));
+        let (trial, spent) = partial.unit(key, measure)?.result;
+        self.spent += spent;
+        Ok(trial)
+    }
+
+    fn answer(&mut self, question: &Question) -> Result<Trial> {
         let logits = self.read(&question.ids)?;
         let log_probability = self.weigh(&logits, &question.answer)?;
         self.session.rewind(question.ids.len());
@@ -129,13 +149,14 @@ impl<'a, B: Backend> Asker<'a, B> {
 
     /// The logits after a prompt.
     fn read(&mut self, ids: &[TokenId]) -> Result<Vec<f32>> {
-        let shared = if self.reuse { whole_chunks(&self.kept, ids, self.session.chunk()) } else { 0 };
+        let cuts = chunk_ends(0..ids.len(), self.session.chunk());
+        // at least one token is left to read
+        let shared = if self.reuse { self.kept.shared(ids, &cuts[..cuts.len() - 1]) } else { 0 };
         self.session.rewind(shared);
-        self.spent.read += ids.len() - shared;
-        self.spent.reused += shared;
-        self.kept.clear(); // nothing is kept if reading fails
+        self.asking += Spent { read: ids.len() - shared, reused: shared };
+        self.kept = Kept::default(); // nothing is kept if reading fails
         let logits = self.session.feed(self.b, self.model, &ids[shared..], &mut |_| {})?;
-        self.kept.extend_from_slice(ids);
+        self.kept = Kept { ids: ids.to_vec(), cuts };
         Ok(logits)
     }
 
@@ -145,18 +166,12 @@ impl<'a, B: Backend> Asker<'a, B> {
         let (mut sum, mut last) = (log_probability(logits, *first), first);
         for token in rest {
             let logits = self.session.feed(self.b, self.model, std::slice::from_ref(last), &mut |_| {})?;
-            self.spent.read += 1;
+            self.asking.read += 1;
             sum += log_probability(&logits, *token);
             last = token;
         }
         Ok(sum)
     }
-}
-
-/// Tokens that both begin with, in whole chunks; at least one token of `ids` is left to read.
-fn whole_chunks(kept: &[TokenId], ids: &[TokenId], chunk: usize) -> usize {
-    let common = kept.iter().zip(ids).take_while(|(a, b)| a == b).count();
-    common.min(ids.len() - 1) / chunk * chunk
 }
 
 /// The tokens of `answer` where they follow `question`; the question is too short to change how its end is cut.
@@ -166,6 +181,11 @@ pub(super) fn continuation(tokenizer: &Tokenizer, question: &str, answer: &str) 
         Some(rest) => Ok(rest.to_vec()),
         None => tokenizer.encode(answer),
     }
+}
+
+/// What opens a prompt, in words.
+pub(super) fn opening(bos: Option<u32>) -> String {
+    bos.map_or("no BOS".into(), |id| format!("BOS {id} opens each prompt"))
 }
 
 /// Whether an answer begins with the key, and with no digit more.
@@ -186,16 +206,5 @@ mod tests {
         for wrong in ["", " 1234", " 123456", " 12 345", "the 12345", " 54321", "１２３４５"] {
             assert!(!is_right(wrong, 12345), "{wrong:?}");
         }
-    }
-
-    #[test]
-    fn whole_chunks_are_shared_and_the_last_token_never() {
-        let ids = |n: u32| (0..n).map(TokenId).collect::<Vec<_>>();
-        assert_eq!(whole_chunks(&[], &ids(9), 4), 0);
-        assert_eq!(whole_chunks(&ids(9), &ids(9), 4), 8);
-        assert_eq!(whole_chunks(&ids(8), &ids(8), 4), 4);
-        assert_eq!(whole_chunks(&ids(7), &ids(30), 4), 4);
-        assert_eq!(whole_chunks(&ids(30), &[ids(6), ids(30)].concat(), 4), 4);
-        assert_eq!(whole_chunks(&ids(30), &ids(1), 1), 0);
     }
 }

@@ -59,14 +59,16 @@ impl<B: Backend> Reads<B> for Scorer<B> {
 }
 
 impl<B: Backend> Scorer<B> {
-    /// Losses of tokens `first..` of `ids`, where `first` is at least 1. Only the states that predict those go through the
-    /// head. `progress` is told of tokens, as the work goes.
+    /// Losses of tokens `first..` of `ids`, where `first` is at least 1; `ids` are rotated at `positions` (0, 1, 2, ...
+    /// where none are given). Only the states that predict those go through the head. `progress` is told of tokens, as
+    /// the work goes.
     pub fn score(
-        &mut self, b: &B, model: &Model<B>, ids: &[TokenId], first: usize, progress: &mut dyn FnMut(usize),
+        &mut self, b: &B, model: &Model<B>, ids: &[TokenId], positions: Option<&[u32]>, first: usize,
+        progress: &mut dyn FnMut(usize),
     ) -> Result<Scored> {
         let d = model.config.hidden_size;
         let mut nll = Vec::with_capacity(ids.len() - first.min(ids.len()));
-        self.read(b, model, ids, None, progress, &mut |scorer, range| {
+        self.read(b, model, ids, positions, progress, &mut |scorer, range| {
             let from = range.start.max(first - 1);
             let to = range.end.min(ids.len() - 1);
             if from >= to {

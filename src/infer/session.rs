@@ -53,27 +53,52 @@ impl<B: Backend> Session<B> {
     }
 
     /// Reads on, chunk by chunk; after each chunk `visit` is told of its tokens.
-    fn read_chunks(
+    pub fn read(
         &mut self, b: &B, model: &Model<B>, ids: &[TokenId], visit: &mut dyn FnMut(usize),
     ) -> Result<()> {
-        if self.past + ids.len() > self.buffers.capacity {
-            return Err(Error::Device {
-                device: "cache".into(),
-                problem: format!(
-                    "holds {} tokens and was asked to read {} after {}",
-                    self.buffers.capacity,
-                    ids.len(),
-                    self.past
-                ),
-            });
-        }
+        self.check_room(ids.len())?;
         for chunk in ids.chunks(self.buffers.chunk) {
-            self.batch.fill(b, 1, chunk, &[], &places_from(1, self.past))?;
-            model.read(b, &mut self.buffers, &self.batch, self.past)?;
-            self.past += chunk.len();
+            self.read_chunk(b, model, chunk)?;
             visit(chunk.len());
         }
         Ok(())
+    }
+
+    fn check_room(&self, tokens: usize) -> Result<()> {
+        if self.past + tokens <= self.buffers.capacity {
+            return Ok(());
+        }
+        let (capacity, past) = (self.buffers.capacity, self.past);
+        let problem = format!("holds {capacity} tokens and was asked to read {tokens} after {past}");
+        Err(Error::Device { device: "cache".into(), problem })
+    }
+
+    /// Leaves the chunk's normed states in `work.normed`.
+    fn read_chunk(&mut self, b: &B, model: &Model<B>, chunk: &[TokenId]) -> Result<()> {
+        self.batch.fill(b, 1, chunk, &[], &places_from(1, self.past))?;
+        model.read(b, &mut self.buffers, &self.batch, self.past)?;
+        self.past += chunk.len();
+        Ok(())
+    }
+
+    /// Reads `ids` on and returns the losses of all of them but the first, in nats: each given what stands before it.
+    pub fn losses(&mut self, b: &B, model: &Model<B>, ids: &[TokenId]) -> Result<Vec<f32>> {
+        self.check_room(ids.len())?;
+        let (mut losses, mut at) = (Vec::with_capacity(ids.len()), 0);
+        for chunk in ids.chunks(self.buffers.chunk) {
+            self.read_chunk(b, model, chunk)?;
+            let targets = &ids[at + 1..ids.len().min(at + 1 + chunk.len())];
+            at += chunk.len();
+            if targets.is_empty() {
+                continue;
+            }
+            b.upload(&mut self.batch.targets, 0, targets)?;
+            let (work, rows) = (&mut self.buffers.work, targets.len());
+            let (head, bias, shape) = (model.head(), model.head_bias(), model.config.head_shape(rows));
+            b.head_loss(&mut work.nll, &work.normed, head, bias, &self.batch.targets, None, shape)?;
+            losses.extend(download_f32::<B, B::Stat>(b, &work.nll, 0, rows)?);
+        }
+        Ok(losses)
     }
 
     /// Reads `ids` on and returns the logits after the last of them, `[vocab]`.
@@ -89,7 +114,7 @@ impl<B: Backend> Session<B> {
         &mut self, b: &B, model: &Model<B>, ids: &[TokenId], progress: &mut dyn FnMut(usize),
     ) -> Result<()> {
         let (d, mut rows) = (model.config.hidden_size, 0);
-        self.read_chunks(b, model, ids, &mut |tokens| {
+        self.read(b, model, ids, &mut |tokens| {
             rows = tokens;
             progress(tokens);
         })?;

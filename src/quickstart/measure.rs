@@ -8,7 +8,7 @@ use crate::backend::device::Job;
 use crate::checkpoint::Weights;
 use crate::data::{Corpus, Document, Tokenizer};
 use crate::error::Result;
-use crate::eval::{self, Mode, Protocol};
+use crate::eval::{self, Mode, Partial, Protocol};
 use crate::infer::{Reads, Scorer};
 use crate::memory::Ledger;
 use crate::model::buffers::Reading;
@@ -67,7 +67,9 @@ impl Job for MeasureJob<'_> {
         let protocol = Protocol { mode: Mode::Sliding, stride: None, bos: None };
         let mut windows = Vec::new();
         for &window in self.windows {
-            let report = eval::perplexity(b, &model, &mut scorer, &corpus, &protocol, window, &mut |_| {})?;
+            let partial = &mut Partial::none();
+            let report =
+                eval::perplexity(b, &model, &mut scorer, &corpus, &protocol, window, partial, &mut |_| {})?;
             let recall = recall::measure(b, &model, &mut scorer, &tokenizer, self.stories, window)?;
             windows.push(WindowMeasure { window, ppl: report.ppl, recall });
             (self.progress)();

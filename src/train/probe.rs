@@ -9,9 +9,9 @@
 
 use crate::backend::Backend;
 use crate::checkpoint::ResumeState;
-use crate::data::Corpus;
+use crate::data::{Corpus, Document};
 use crate::error::{Error, Result};
-use crate::eval::{Mode, windows_of};
+use crate::eval::{Mode, Windows, losses};
 use crate::infer::Scorer;
 use crate::model::Model;
 use crate::positions::DistanceWeights;
@@ -94,24 +94,20 @@ pub fn probe<B: Backend>(
 ) -> Result<Probe> {
     let (window, target) = (recipe.sampler.train_len(), recipe.sampler.target_len());
     let (mut long, mut short, mut counts) = ([0.0; BINS], [0.0; BINS], [0usize; BINS]);
+    let sliding =
+        |window: usize| Windows { window, stride: (window / 2).max(1), mode: Mode::Sliding, bos: None };
     for document in eval.documents.iter().filter(|d| d.tokens.len() >= target) {
-        let ids = &document.tokens[..target];
-        let add = |sums: &mut [f64; BINS], first: usize, nll: &[f32]| {
-            nll.iter().enumerate().for_each(|(i, &nll)| sums[bin_of(first + i, target)] += f64::from(nll));
-        };
-        add(&mut long, 1, &scorer.score(b, model, ids, 1, &mut |_| {})?.nll);
-        for (range, first) in windows_of(target, window, (window / 2).max(1), Mode::Sliding) {
-            let from = first - range.start;
-            add(&mut short, first, &scorer.score(b, model, &ids[range], from, &mut |_| {})?.nll);
+        let beginning = Document { name: document.name.clone(), tokens: document.tokens[..target].to_vec() };
+        for (sums, window) in [(&mut long, target), (&mut short, window)] {
+            losses(b, model, scorer, &beginning, &sliding(window), &mut |_| {}, &mut |first, nll| {
+                let bins = (first..).map(|t| bin_of(t, target));
+                bins.zip(nll).for_each(|(bin, &nll)| sums[bin] += f64::from(nll));
+            })?;
         }
         (1..target).for_each(|t| counts[bin_of(t, target)] += 1);
     }
     let mean = |sums: [f64; BINS]| std::array::from_fn(|b| sums[b] / counts[b].max(1) as f64);
-    let probe = Probe { long: mean(long), short: mean(short), counts };
-    if probe.long.iter().chain(&probe.short).all(|nll| nll.is_finite()) {
-        return Ok(probe);
-    }
-    Err(Error::NonFinite("the loss of a token of the held-out text is no number: the model is broken".into()))
+    Ok(Probe { long: mean(long), short: mean(short), counts })
 }
 
 /// The bin that token t of a window of `target` counts for, t from 1.

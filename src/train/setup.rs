@@ -5,7 +5,7 @@ use crate::backend::Backend;
 use crate::checkpoint::{Adapter, Standing, Weights};
 use crate::data::{Corpus, Cuts, LoadOptions, Loader, Share, Tokenizer};
 use crate::error::{Error, Result};
-use crate::eval::{self, Mode, Protocol, WindowReport};
+use crate::eval::{self, Mode, Partial, Protocol, WindowReport};
 use crate::infer::{Reads, Scorer};
 use crate::memory::{self, Kind, Ledger};
 use crate::model::buffers::{Reading, TrainBuffers};
@@ -217,6 +217,7 @@ impl<B: Backend> State<B> {
             &opened.eval,
             &protocol,
             recipe.sampler.target_len(),
+            &mut Partial::none(),
             &mut |_| {},
         )
     }

@@ -1,0 +1,229 @@
+//! `pose-engine eval-longppl`.
+
+use super::common::{Common, Json, KvCache, OpenedReader, Reader, Resumable, Where};
+use super::output::{error_text, size_text, table};
+use super::progress::Progress;
+use super::text::{Selection, Text};
+use crate::backend::Backend;
+use crate::backend::device::{Job, dispatch};
+use crate::data::Corpus;
+use crate::error::{Error, Result};
+use crate::eval::{self, Bos, Judged, LongPplProtocol, LongPplReport, Protocol};
+use crate::infer::Scorer;
+use crate::model::buffers::Reading;
+use crate::recipe::Size;
+use clap::Args;
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Measure perplexity on the tokens that need the long context (LongPPL)
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  pose-engine eval-longppl --model smollm2-32k --data book.txt --windows 8k,32k --tokens 32k")]
+pub struct EvalLongPpl {
+    #[command(flatten)]
+    reader: Reader,
+    #[command(flatten)]
+    text: Text,
+    /// Windows in tokens, as in 8k,32k; the longest is the long context in which key tokens are chosen
+    #[arg(long, value_delimiter = ',', value_name = "N,...", required = true)]
+    windows: Vec<Size>,
+    /// Tokens from one of those windows' begin to the next's [default: half the window]
+    #[arg(long, value_name = "N")]
+    stride: Option<Size>,
+    /// The short context in which key tokens are hard to foretell
+    #[arg(long, default_value = "4k", value_name = "N")]
+    short: Size,
+    /// Tokens that share one short context
+    #[arg(long, default_value = "1k", value_name = "N")]
+    short_stride: Size,
+    /// By how much the long context must raise a key token's log-probability, in nats (LSD)
+    #[arg(long, default_value_t = 2.0, value_name = "X")]
+    min_gain: f64,
+    /// What a key token's log-probability in the long context must exceed (LCL)
+    #[arg(long, default_value_t = -2.0, value_name = "X", allow_negative_numbers = true)]
+    min_log_likelihood: f64,
+    /// Model that chooses the key tokens, with the same tokenizer [default: the model itself]
+    #[arg(long, value_name = "DIR")]
+    judge: Option<PathBuf>,
+    /// Open each window with the beginning-of-sequence token
+    #[arg(long, value_enum, default_value_t = Bos::Auto)]
+    bos: Bos,
+    #[command(flatten)]
+    kv: KvCache,
+    #[command(flatten)]
+    selection: Selection,
+    #[command(flatten)]
+    place: Where,
+    #[command(flatten)]
+    resumable: Resumable,
+    #[command(flatten)]
+    json: Json,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+impl EvalLongPpl {
+    pub fn run(self) -> Result<()> {
+        self.text.require()?;
+        let longest = self.longest()?;
+        let opened = self.reader.open(longest)?;
+        let corpus = self.selection.load(&self.text, &opened, &self.common)?;
+        let judge = self.judge(longest, &opened, &corpus)?;
+        let protocol = LongPplProtocol {
+            windows: self.windows.iter().map(|w| w.0).collect(),
+            stride: self.stride.map(|s| s.0),
+            short: self.short.0,
+            short_stride: self.short_stride.0,
+            min_gain: self.min_gain,
+            min_log_likelihood: self.min_log_likelihood,
+            bos: Protocol::bos_token(self.bos, &opened.tokenizer)?,
+            other_judge: judge.is_some(),
+        };
+        self.refuse_short_texts(&corpus)?;
+        self.common.note(&format!("protocol: {}", protocol.describe()));
+        let reads = corpus.documents.iter().map(|d| protocol.reads(d.tokens.len())).sum();
+        let bar = Progress::new("longppl", reads, "tokens", self.common.quiet);
+        let reading = Reading { cache: self.kv.format(self.reader.dtype)?, ..Reading::of(longest) };
+        let job = LongPplJob {
+            opened: &opened,
+            judge: judge.as_ref(),
+            protocol: &protocol,
+            corpus: &corpus,
+            reading,
+            bar: &bar,
+            resumable: &self.resumable,
+        };
+        let (judged, reports) = dispatch(self.place.device, self.reader.dtype, self.common.threads, job)?;
+        bar.finish();
+        print_reports(&reports);
+        self.json.write(&json!({
+            "model": self.reader.model, "judge": self.judge, "dtype": self.reader.dtype,
+            "kv_cache": self.kv.name(self.reader.dtype), "protocol": protocol, "protocol_text": protocol.describe(),
+            "rope_scaling": opened.rope.scaling.name(), "results": reports, "judged": judged,
+        }))
+    }
+
+    /// The longest window, after a look at what does not go together.
+    fn longest(&self) -> Result<usize> {
+        let longest = self.windows.iter().map(|w| w.0).max().unwrap_or(0);
+        let shortest = self.windows.iter().map(|w| w.0).min().unwrap_or(0);
+        if let Some(stride) = self.stride.filter(|s| s.0 > shortest) {
+            let problem =
+                format!("would leave tokens out between windows of {shortest}; ask for at most that");
+            return Err(Error::usage("--stride", stride, problem));
+        }
+        if shortest < 2 {
+            return Err(Error::usage("--windows", shortest, "a window needs at least 2 tokens"));
+        }
+        let short = self.short.0.saturating_add(self.short_stride.0);
+        if short > longest {
+            let problem = format!(
+                "with --short-stride {} a short window has {short} tokens, more than the longest of --windows, \
+                 {longest}; lower them or ask for a longer window",
+                self.short_stride
+            );
+            return Err(Error::usage("--short", self.short, problem));
+        }
+        if !(self.min_gain >= 0.0 && self.min_gain.is_finite()) {
+            return Err(Error::usage("--min-gain", self.min_gain, "must be a number of at least 0"));
+        }
+        if !(self.min_log_likelihood <= 0.0 && self.min_log_likelihood.is_finite()) {
+            let problem = "is the logarithm of a probability: must be a number of at most 0";
+            return Err(Error::usage("--min-log-likelihood", self.min_log_likelihood, problem));
+        }
+        Ok(longest)
+    }
+
+    /// The model that chooses, where it is another; it must cut the text into the same tokens.
+    fn judge(&self, longest: usize, opened: &OpenedReader, corpus: &Corpus) -> Result<Option<OpenedReader>> {
+        let Some(dir) = &self.judge else { return Ok(None) };
+        let reader = Reader {
+            model: Some(dir.clone()),
+            dtype: self.reader.dtype,
+            rope: None,
+            rope_factor: None,
+            rope_theta: None,
+        };
+        let judge = reader.open(longest)?;
+        let same = judge.tokenizer.fingerprint() == opened.tokenizer.fingerprint();
+        if same
+            || self.selection.load(&self.text, &judge, &self.common)?.fingerprint() == corpus.fingerprint()
+        {
+            return Ok(Some(judge));
+        }
+        let problem = "cuts the text into other tokens than --model does; a judge needs the same tokenizer";
+        Err(Error::usage("--judge", dir.display(), problem))
+    }
+
+    /// Refuses text in which no token can be a key token.
+    fn refuse_short_texts(&self, corpus: &Corpus) -> Result<()> {
+        let longest = corpus.documents.iter().map(|d| d.tokens.len()).max().unwrap_or(0);
+        if longest > self.short.0 {
+            return Ok(());
+        }
+        let problem = format!(
+            "the longest document has {longest} tokens, no more than the short context of {}; give a longer one, or \
+             lower --short",
+            self.short
+        );
+        Err(Error::usage("--data", "", problem))
+    }
+}
+
+struct LongPplJob<'a> {
+    opened: &'a OpenedReader,
+    judge: Option<&'a OpenedReader>,
+    protocol: &'a LongPplProtocol,
+    corpus: &'a Corpus,
+    reading: Reading,
+    bar: &'a Progress,
+    resumable: &'a Resumable,
+}
+
+impl Job for LongPplJob<'_> {
+    type Out = (Vec<Judged>, Vec<LongPplReport>);
+    fn run<B: Backend>(self, b: &B) -> Result<Self::Out> {
+        let LongPplJob { opened, judge, protocol, corpus, reading, bar, resumable } = self;
+        let judge_is = judge.map(OpenedReader::fingerprint).transpose()?;
+        let what = json!({ "protocol": protocol, "judge": judge_is });
+        let partial = &mut resumable.open(b, "eval-longppl", opened, reading.cache, Some(corpus), &what)?;
+        let progress = &mut |tokens| bar.advance(tokens, "");
+        let other = judge.map(|judge| {
+            let (mut model, mut scorer): (_, Scorer<B>) = judge.load(b, reading)?;
+            eval::judge(b, &mut model, &mut scorer, &judge.rope, corpus, protocol, partial, progress)
+        });
+        let other = other.transpose()?;
+        let (mut model, mut scorer): (_, Scorer<B>) = opened.load(b, reading)?;
+        let rope = &opened.rope;
+        let judged = match other {
+            Some(judged) => judged,
+            None => eval::judge(b, &mut model, &mut scorer, rope, corpus, protocol, partial, progress)?,
+        };
+        let reports =
+            eval::longppl(b, &mut model, &mut scorer, rope, corpus, protocol, &judged, partial, progress)?;
+        Ok((judged, reports))
+    }
+}
+
+fn print_reports(reports: &[LongPplReport]) {
+    let number = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.4}"));
+    let row = |r: &LongPplReport| {
+        vec![
+            size_text(r.window),
+            number(r.longppl),
+            number(r.mean_longppl),
+            error_text(r.mean_longppl_error, 4),
+            r.keys.to_string(),
+            format!("{:.4}", r.ppl),
+            r.scored.to_string(),
+            r.documents.len().to_string(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = reports.iter().map(row).collect();
+    let headings = ["window", "LongPPL", "mean over docs", "+/- s.e.", "key tokens", "ppl", "scored", "docs"];
+    out!("{}", table(&headings, &rows));
+    if reports.iter().all(|r| r.keys == 0) {
+        outln!("no token is foretold so much better by the long context: there are no key tokens");
+    }
+}
