@@ -174,6 +174,16 @@ fn what_evaluations_refuse() {
             1,
             &["gone", "config.json"],
         ),
+        (
+            "eval-longppl --data d --windows 48 --short 32 --short-stride 16",
+            2,
+            &["--short 32", "begin every 24", "may be 24 tokens"],
+        ),
+        (
+            "eval-tasks --data quiz.jsonl --shots-data quiz.jsonl --shots 1",
+            2,
+            &["--shots-data quiz.jsonl", "answered before themselves"],
+        ),
         ("eval-tasks", 2, &["--data"]),
         ("eval-tasks --data d/1.txt", 1, &["d/1.txt", "is not a task file"]),
         ("eval-tasks --data d", 1, &["is not a task file"]),

@@ -13,6 +13,10 @@ fn measured() -> Dir {
     dir.run(&format!("{train} --out other/pose --target-len 64 --method randpos")).ok();
     let read = "--model pose --quiet";
     dir.run(&format!("eval-ppl {read} --data a.txt --windows 32,128 --tokens 512 --json ppl.json")).ok();
+    dir.run(&format!(
+        "eval-shift {read} --data a.txt --offsets 64 --length 32 --passages 2 --json shift.json"
+    ))
+    .ok();
     dir.run(&format!("eval-passkey {read} --lengths 512,1k --trials 2 --json passkey.json")).ok();
     dir.run(&format!(
         "eval-needle {read} --data a.txt --lengths 256,512 --depths 2 --trials 1 --json needle.json"
@@ -26,7 +30,7 @@ fn runs_and_results_are_on_one_page() {
     let dir = measured();
     let summary = dir.json("pose/summary.json");
     assert_eq!((summary["steps"].as_u64(), summary["target_len"].as_u64()), (Some(6), Some(128)));
-    let all = "pose other/pose ppl.json passkey.json needle.json";
+    let all = "pose other/pose ppl.json passkey.json needle.json shift.json";
     let ran = dir.run(&format!("report {all} --out report.html --svg figures")).ok();
     assert!(ran.stdout.contains("report: report.html"), "{}", ran.all());
     let page = String::from_utf8(dir.read("report.html")).unwrap();
@@ -37,6 +41,7 @@ fn runs_and_results_are_on_one_page() {
         format!("<td>{:.3}</td>", ppl[1]["ppl"].as_f64().unwrap()),
         "<td>other/pose</td><td>randpos</td><td>32</td><td>64</td><td>none</td><td>6</td><td>384</td>".into(),
         "Training loss".into(),
+        "The same passages at rising positions".into(),
         "Passkeys found".into(),
         "Needles found: needle".into(),
         "Recipe of other/pose".into(),
@@ -58,6 +63,7 @@ fn runs_and_results_are_on_one_page() {
         "passkeys-found.svg",
         "perplexity-by-step.svg",
         "perplexity.svg",
+        "shift.svg",
         "time.svg",
     ];
     assert_eq!(figures, expected);
@@ -77,6 +83,7 @@ fn what_is_neither_a_run_nor_a_result_is_named() {
     dir.run("report missing").refused(1, &["missing", "reading what to compare"]);
     dir.run("report x.json").refused(1, &["x.json", "no result of eval-ppl"]);
     dir.run("report broken.json").refused(1, &["broken.json", "is not JSON"]);
+    dir.run("report x.json x.json").refused(1, &["x.json"]);
     dir.run("report empty").refused(1, &["empty", "recipe.toml"]);
     assert!(!dir.path("report.html").exists());
 }

@@ -80,7 +80,7 @@ impl EvalLongPpl {
             bos: Protocol::bos_token(self.bos, &opened.tokenizer)?,
             other_judge: judge.is_some(),
         };
-        self.refuse_short_texts(&corpus)?;
+        self.refuse_short_texts(&protocol, &corpus)?;
         self.common.note(&format!("protocol: {}", protocol.describe()));
         let reads = corpus.documents.iter().map(|d| protocol.reads(d.tokens.len())).sum();
         let bar = Progress::new("longppl", reads, "tokens", self.common.quiet);
@@ -98,7 +98,7 @@ impl EvalLongPpl {
         bar.finish();
         print_reports(&reports);
         self.json.write(&json!({
-            "model": self.reader.model, "judge": self.judge, "dtype": self.reader.dtype,
+            "command": "eval-longppl", "model": self.reader.model, "judge": self.judge, "dtype": self.reader.dtype,
             "kv_cache": self.kv.name(self.reader.dtype), "protocol": protocol, "protocol_text": protocol.describe(),
             "rope_scaling": opened.rope.scaling.name(), "results": reports, "judged": judged,
         }))
@@ -156,9 +156,19 @@ impl EvalLongPpl {
         Err(Error::usage("--judge", dir.display(), problem))
     }
 
-    /// Refuses text in which no token can be a key token.
-    fn refuse_short_texts(&self, corpus: &Corpus) -> Result<()> {
+    /// Refuses text in which no token can be a key token, or whose long contexts would be shorter than its short ones.
+    fn refuse_short_texts(&self, protocol: &LongPplProtocol, corpus: &Corpus) -> Result<()> {
         let longest = corpus.documents.iter().map(|d| d.tokens.len()).max().unwrap_or(0);
+        let window = protocol.longest();
+        let least = window - protocol.stride_of(window).min(window);
+        if longest > window && least < self.short.0 {
+            let problem = format!(
+                "windows of {window} tokens begin every {}, so what should be the long context may be {least} tokens, less than \
+                 the short one; lower --short, give a smaller --stride or a longer window",
+                protocol.stride_of(window)
+            );
+            return Err(Error::usage("--short", self.short, problem));
+        }
         if longest > self.short.0 {
             return Ok(());
         }

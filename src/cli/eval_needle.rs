@@ -105,7 +105,7 @@ impl EvalNeedle {
             heat_map(&report).write(path)?;
         }
         self.json.write(&json!({
-            "model": self.reader.model, "dtype": self.reader.dtype, "kv_cache": self.kv.name(self.reader.dtype),
+            "command": "eval-needle", "model": self.reader.model, "dtype": self.reader.dtype, "kv_cache": self.kv.name(self.reader.dtype),
             "protocol": protocol, "cells": cells(&report), "trials": report.trials, "spent": report.spent,
         }))
     }

@@ -71,7 +71,7 @@ impl EvalPasskey {
         print_spent(report.spent);
         let by_length: Vec<_> = protocol.lengths.iter().map(|&l| accuracy(&report, l)).collect();
         self.json.write(&json!({
-            "model": self.reader.model, "dtype": self.reader.dtype,
+            "command": "eval-passkey", "model": self.reader.model, "dtype": self.reader.dtype,
             "kv_cache": self.kv.name(self.reader.dtype), "protocol": protocol, "by_length": by_length,
             "by_depth": (0..DEPTHS).map(|d| depth_accuracy(&report, d)).collect::<Vec<_>>(), "trials": report.trials,
             "spent": report.spent,

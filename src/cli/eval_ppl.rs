@@ -98,7 +98,7 @@ impl EvalPpl {
         let peak = memory::resident_bytes().map(|(_, peak)| peak);
         outln!("{}", memory::peak_text(peak, planned));
         self.json.write(&json!({
-            "planned_bytes": planned, "peak_bytes": peak,
+            "command": "eval-ppl", "planned_bytes": planned, "peak_bytes": peak,
             "model": self.reader.model, "dtype": self.reader.dtype,
             "kv_cache": self.kv.name(self.reader.dtype), "protocol": protocol,
             "protocol_text": protocol.describe(), "rope_scaling": opened.rope.scaling.name(), "results": reports,

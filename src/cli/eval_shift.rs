@@ -76,7 +76,7 @@ impl EvalShift {
         bar.finish();
         print_report(&report);
         self.json.write(&json!({
-            "model": self.reader.model, "dtype": self.reader.dtype, "kv_cache": self.kv.name(self.reader.dtype),
+            "command": "eval-shift", "model": self.reader.model, "dtype": self.reader.dtype, "kv_cache": self.kv.name(self.reader.dtype),
             "protocol": protocol, "protocol_text": protocol.describe(), "rope_scaling": opened.rope.scaling.name(),
             "passages": report.passages, "results": report.offsets,
         }))

@@ -69,6 +69,15 @@ impl EvalTasks {
         let all = self.questions(self.data.as_ref(), &delimiter)?;
         let others = self.shots_data.is_some().then(|| self.questions(self.shots_data.as_ref(), &delimiter));
         let others = others.transpose()?;
+        if others.as_ref() == Some(&all) {
+            let problem = "holds the questions of --data, so they would stand answered before themselves; leave it out, and each \
+                           question is left out of its own examples";
+            return Err(Error::usage(
+                "--shots-data",
+                self.shots_data.clone().unwrap_or_default().display(),
+                problem,
+            ));
+        }
         let asked = &all[..self.limit.map_or(all.len(), |most| most.0.min(all.len()))];
         // the length of the prompts is not known before their tokens are, and they do not depend on the scaling
         let plain =
@@ -79,6 +88,12 @@ impl EvalTasks {
         let prompts = self.prompts(asked, &Encoder { tokenizer: &plain.tokenizer, bos, examples })?;
         let longest = prompts.iter().map(Prompt::longest).max().unwrap_or(0);
         let opened = self.reader.open(longest)?;
+        let context = opened.config.max_position_embeddings;
+        if longest > context {
+            self.common.note(&format!(
+                "the longest prompt has {longest} tokens, and the model's context is {context}; nothing is cut"
+            ));
+        }
         let protocol =
             TaskProtocol { format: self.format, shots: self.shots, seed: self.seed, delimiter, bos };
         let cache = self.kv.format(self.reader.dtype)?;
@@ -96,7 +111,7 @@ impl EvalTasks {
         bar.finish();
         print_report(&report);
         self.json.write(&json!({
-            "model": self.reader.model, "dtype": self.reader.dtype, "kv_cache": self.kv.name(self.reader.dtype),
+            "command": "eval-tasks", "model": self.reader.model, "dtype": self.reader.dtype, "kv_cache": self.kv.name(self.reader.dtype),
             "protocol": protocol, "protocol_text": protocol.describe(), "rope_scaling": opened.rope.scaling.name(),
             "longest_prompt": longest, "results": report,
         }))

@@ -57,7 +57,7 @@ pub struct Cli {
 enum Command {
     /// Show PoSE at work in a few minutes: train a small model, extend it 16x, measure, write a report
     Quickstart(quickstart::Quickstart),
-    /// Train a model: by PoSE, at full length, with random positions or plainly
+    /// Train a model: by PoSE, or with positions placed in one of eight other ways
     Train(train::Train),
     /// Measure perplexity by window
     EvalPpl(eval_ppl::EvalPpl),

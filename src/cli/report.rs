@@ -12,7 +12,7 @@ use std::path::PathBuf;
   pose-engine eval-ppl --model runs/pose --data book.txt --windows 2k,8k,32k --json pose-ppl.json
   pose-engine report runs/pose runs/plain pose-ppl.json plain-ppl.json --out report.html")]
 pub struct Report {
-    /// Directories of training runs, and files that --json of eval-ppl, eval-passkey or eval-needle wrote
+    /// Directories of training runs, and files that --json of an evaluation wrote
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
     /// The page, one self-contained HTML file; written over if it is there

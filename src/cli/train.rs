@@ -13,7 +13,7 @@ use clap::Args;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Train a model: by PoSE, at full length, with random positions or plainly
+/// Train a model: by PoSE, or with positions placed in one of eight other ways
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   Extend a model from 2k windows to 32k:

@@ -7,7 +7,7 @@
 mod page;
 mod read;
 
-pub use read::{Evaluation, Input, Needle, Point, Training};
+pub use read::{Evaluation, Input, Needle, Point, Shift, Tasks, Training};
 
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};

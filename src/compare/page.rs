@@ -41,11 +41,17 @@ impl Comparison {
             Evaluation::Perplexity(points) => Some(points),
             _ => None,
         })?;
+        layout.by_length(inputs, "LongPPL by window", "perplexity of the key tokens", |e| match e {
+            Evaluation::LongPpl(points) => Some(points),
+            _ => None,
+        })?;
+        layout.shifts(inputs)?;
         layout.by_length(inputs, "Passkeys found by length of the prompt", "share found", |e| match e {
             Evaluation::Passkey(points) => Some(points),
             _ => None,
         })?;
         layout.needles(inputs)?;
+        layout.tasks(inputs);
         layout.coverage(&runs)?;
         layout.recipes(&runs);
         Ok(Comparison { html: layout.page.finish(), figures: layout.figures })
@@ -127,7 +133,9 @@ impl Layout {
             .iter()
             .enumerate()
             .filter_map(|(i, input)| match &input.content {
-                Content::Evaluation(e) => of(e).map(|points| (i, input.name.as_str(), points)),
+                Content::Evaluation(e) => {
+                    of(e).filter(|points| !points.is_empty()).map(|points| (i, input.name.as_str(), points))
+                }
                 Content::Training(_) => None,
             })
             .collect();
@@ -152,6 +160,40 @@ impl Layout {
         };
         self.page.table(&headings, &curves.iter().map(row).collect::<Vec<Vec<String>>>());
         Ok(())
+    }
+
+    fn shifts(&mut self, inputs: &[Input]) -> Result<()> {
+        let mut series = Vec::new();
+        for (i, input) in inputs.iter().enumerate() {
+            let Content::Evaluation(Evaluation::Shift(shifts)) = &input.content else { continue };
+            let alone = shifts.iter().map(|s| (s.offset as f64, s.alone)).collect();
+            let after = shifts.iter().filter_map(|s| Some((s.offset as f64, s.after?))).collect();
+            series.push(Series::measured(&format!("{}, alone", input.name), alone).coloured(2 * i));
+            series.push(Series::measured(&format!("{}, after text", input.name), after).coloured(2 * i + 1));
+        }
+        if series.is_empty() {
+            return Ok(());
+        }
+        self.page.heading("The same passages at rising positions");
+        let (x, y) = (Axis::linear("offset (tokens)"), Axis::linear("NLL less that at offset 0 (nats)"));
+        self.plot("shift", "Passages shifted", x, y, series)
+    }
+
+    fn tasks(&mut self, inputs: &[Input]) {
+        let mut rows = Vec::new();
+        for input in inputs {
+            let Content::Evaluation(Evaluation::Tasks(tasks)) = &input.content else { continue };
+            let text = |name: &str| {
+                let found = tasks.measures.iter().find(|(measure, ..)| measure == name);
+                found.map_or("-".into(), |(_, share, error)| share_text(*share, *error))
+            };
+            let measures = ["acc", "acc_norm", "acc_bytes", "mc2"].map(text);
+            rows.push([vec![input.name.clone(), tasks.questions.to_string()], measures.to_vec()].concat());
+        }
+        if !rows.is_empty() {
+            self.page.heading("Multiple choice");
+            self.page.table(&["result", "questions", "acc", "acc_norm", "acc_bytes", "mc2"], &rows);
+        }
     }
 
     fn needles(&mut self, inputs: &[Input]) -> Result<()> {
@@ -243,6 +285,13 @@ fn point_text(p: &Point) -> String {
     match p.standard_error {
         Some(error) => format!("{} ± {}", digits(p.value), digits(error)),
         None => digits(p.value),
+    }
+}
+
+fn share_text(share: f64, error: Option<f64>) -> String {
+    match error {
+        Some(error) => format!("{:.1}% ± {:.1}", 100.0 * share, 100.0 * error),
+        None => format!("{:.1}%", 100.0 * share),
     }
 }
 

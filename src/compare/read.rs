@@ -63,15 +63,40 @@ pub enum Evaluation {
     /// Share of passkeys found, by length of the prompt.
     Passkey(Vec<Point>),
     Needle(Vec<Needle>),
+    /// Perplexity on the tokens that need the long context, by window.
+    LongPpl(Vec<Point>),
+    Shift(Vec<Shift>),
+    Tasks(Tasks),
+}
+
+/// The same passages at one offset: differences of their mean NLL to that at offset 0, nats per token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shift {
+    /// In tokens.
+    pub offset: usize,
+    pub alone: f64,
+    /// None where no document has so many tokens before a passage.
+    pub after: Option<f64>,
+}
+
+/// Shares of questions answered rightly, each with its standard error.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tasks {
+    /// As "acc", "acc_norm".
+    pub measures: Vec<(String, f64, Option<f64>)>,
+    pub questions: usize,
 }
 
 /// Reads everything that is to be compared.
 pub fn all(paths: &[PathBuf]) -> Result<Vec<Input>> {
     let mut inputs: Vec<Input> = paths.iter().map(|path| read(path)).collect::<Result<_>>()?;
-    for (input, path) in inputs.iter_mut().zip(paths) {
-        let twin = |other: &&PathBuf| *other != path && name(other) == input.name;
-        if let (Some(_), Some(parent)) = (paths.iter().find(twin), path.parent().map(name)) {
-            input.name = format!("{parent}/{}", input.name);
+    let short: Vec<String> = paths.iter().map(name).collect();
+    for (i, (input, path)) in inputs.iter_mut().zip(paths).enumerate() {
+        if let Some(same) = paths[..i].iter().find(|other| *other == path) {
+            return Err(Error::usage("RUN", same.display(), "is named twice"));
+        }
+        if short.iter().filter(|name| **name == input.name).count() > 1 {
+            input.name = path.display().to_string();
         }
     }
     Ok(inputs)
@@ -118,19 +143,63 @@ fn training(dir: &Path) -> Result<Training> {
     Ok(Training { recipe, text, steps, evals, peak_bytes })
 }
 
-/// The kind is told by the keys; the error is the end of a sentence about the file.
+/// The error is the end of a sentence about the file.
 fn evaluation(value: Value) -> std::result::Result<Evaluation, String> {
-    fn list<T: serde::de::DeserializeOwned>(value: &Value, key: &str) -> std::result::Result<Vec<T>, String> {
-        Vec::deserialize(&value[key])
-            .map_err(|e| format!("is no result of an evaluation as --json writes it: {key}: {e}"))
+    // files of versions that did not write their command are told by their keys
+    let by_keys = [("results", "eval-ppl"), ("by_length", "eval-passkey"), ("cells", "eval-needle")];
+    let by_keys =
+        || by_keys.into_iter().find(|(key, _)| value.get(key).is_some()).map(|(_, command)| command);
+    let of = |key: &str| list(&value[key], key);
+    match value["command"].as_str().or_else(by_keys) {
+        Some("eval-ppl") => of("results").map(Evaluation::Perplexity),
+        Some("eval-passkey") => of("by_length").map(Evaluation::Passkey),
+        Some("eval-needle") => list(&value["cells"], "cells").map(Evaluation::Needle),
+        Some("eval-longppl") => list(&value["results"], "results").map(longppl),
+        Some("eval-shift") => list(&value["results"], "results").map(shift),
+        Some("eval-tasks") => tasks(&value["results"]).map(Evaluation::Tasks),
+        _ => {
+            let known = "eval-ppl, eval-longppl, eval-shift, eval-passkey, eval-needle or eval-tasks";
+            Err(format!("is no result of {known} as --json writes it"))
+        }
     }
-    let has = |key: &str| value.get(key).is_some();
-    match () {
-        () if has("results") => list(&value, "results").map(Evaluation::Perplexity),
-        () if has("by_length") => list(&value, "by_length").map(Evaluation::Passkey),
-        () if has("cells") => list(&value, "cells").map(Evaluation::Needle),
-        () => Err("is no result of eval-ppl, eval-passkey or eval-needle as --json writes it".into()),
+}
+
+fn list<T: serde::de::DeserializeOwned>(value: &Value, key: &str) -> std::result::Result<Vec<T>, String> {
+    Vec::deserialize(value)
+        .map_err(|e| format!("is no result of an evaluation as --json writes it: {key}: {e}"))
+}
+
+fn longppl(reports: Vec<Value>) -> Evaluation {
+    let point = |r: &Value| {
+        let (length, value) = (r["window"].as_u64()? as usize, r["longppl"].as_f64()?);
+        Some(Point { length, value, standard_error: r["mean_longppl_error"].as_f64() })
+    };
+    Evaluation::LongPpl(reports.iter().filter_map(point).collect())
+}
+
+fn shift(reports: Vec<Value>) -> Evaluation {
+    let at = |r: &Value| {
+        let offset = r["offset"].as_u64()? as usize;
+        Some(Shift {
+            offset,
+            alone: r["alone"]["difference"].as_f64()?,
+            after: r["after"]["difference"].as_f64(),
+        })
+    };
+    Evaluation::Shift(reports.iter().filter_map(at).collect())
+}
+
+fn tasks(report: &Value) -> std::result::Result<Tasks, String> {
+    let measure = |name: &str| {
+        let mean = report[name]["mean"].as_f64()?;
+        Some((name.to_string(), mean, report[name]["standard_error"].as_f64()))
+    };
+    let measures: Vec<_> = ["acc", "acc_norm", "acc_bytes", "mc2"].into_iter().filter_map(measure).collect();
+    let questions = report["questions"].as_array().map_or(0, Vec::len);
+    if measures.is_empty() {
+        return Err("is no result of eval-tasks as --json writes it".into());
     }
+    Ok(Tasks { measures, questions })
 }
 
 #[cfg(test)]
@@ -151,8 +220,26 @@ mod tests {
             evaluation(needle),
             Ok(Evaluation::Needle(vec![Needle { length: 64, depth: 0.5, accuracy: 1.0 }]))
         );
-        for wrong in [json!({}), json!([1]), json!({ "results": 1 }), json!({ "cells": [{ "length": "x" }] })]
-        {
+        let long = json!({ "command": "eval-longppl", "results": [
+            { "window": 64, "ppl": 3.5, "longppl": 2.5, "mean_longppl_error": 0.5 }, { "window": 128, "longppl": null }] });
+        assert_eq!(evaluation(long), Ok(Evaluation::LongPpl(vec![point(64, 2.5)])));
+        let shifted = json!({ "command": "eval-shift", "results": [
+            { "offset": 64, "alone": { "difference": 0.25 }, "after": null }] });
+        assert_eq!(
+            evaluation(shifted),
+            Ok(Evaluation::Shift(vec![Shift { offset: 64, alone: 0.25, after: None }]))
+        );
+        let asked = json!({ "command": "eval-tasks", "results": {
+            "acc": { "mean": 0.5, "standard_error": null }, "questions": [1, 2] } });
+        let measures = vec![("acc".to_string(), 0.5, None)];
+        assert_eq!(evaluation(asked), Ok(Evaluation::Tasks(Tasks { measures, questions: 2 })));
+        for wrong in [
+            json!({}),
+            json!({ "command": "train" }),
+            json!([1]),
+            json!({ "results": 1 }),
+            json!({ "cells": [{ "length": "x" }] }),
+        ] {
             assert!(evaluation(wrong.clone()).is_err_and(|e| e.contains("--json writes it")), "{wrong}");
         }
     }

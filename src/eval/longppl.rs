@@ -82,9 +82,13 @@ impl LongPplProtocol {
         self.windows.iter().copied().max().unwrap_or(0)
     }
 
+    /// Tokens from the begin of one window to the next one's.
+    pub fn stride_of(&self, window: usize) -> usize {
+        self.stride.unwrap_or(window / 2).clamp(1, window.max(1))
+    }
+
     fn at(&self, window: usize) -> Windows {
-        let stride = self.stride.unwrap_or(window / 2).clamp(1, window);
-        Windows { window, stride, mode: Mode::Sliding, bos: self.bos }
+        Windows { window, stride: self.stride_of(window), mode: Mode::Sliding, bos: self.bos }
     }
 
     fn short(&self) -> Windows {
@@ -105,9 +109,10 @@ impl LongPplProtocol {
         let judge = if self.other_judge { "another model" } else { "the model itself" };
         let bos = self.bos.map_or("no BOS".to_string(), |id| format!("BOS {id} opens each window"));
         format!(
-            "key tokens chosen by {judge}: log p(window of {}) - log p(window of {short} to {}) > {min_gain} and \
+            "key tokens chosen by {judge}: log p(windows of {}, one every {}) - log p(window of {short} to {}) > {min_gain} and \
              log p(long) > {min_log_likelihood}; {bos}; LongPPL = exp(mean NLL over key tokens)",
             self.longest(),
+            self.stride_of(self.longest()),
             short + short_stride,
         )
     }

@@ -24,9 +24,14 @@ impl<B: Backend> State<B> {
         if opened.eval.documents.is_empty() {
             return Ok(false);
         }
-        let evaluated = self.evaluate_where_due(b, recipe, opened, log, watch)?;
-        let probed = self.probe_where_due(b, recipe, opened, log, watch)?;
-        Ok(evaluated || probed)
+        let due = self.is_due(recipe, recipe.eval_every);
+        let mut best = due && self.evaluate_and_tell(b, recipe, opened, log, watch)?;
+        best |= self.probe_where_due(b, recipe, opened, log, watch)?;
+        if !due && self.is_over(recipe) {
+            // every run ends with one, whatever it went by
+            self.evaluate_and_tell(b, recipe, opened, log, watch)?;
+        }
+        Ok(best)
     }
 
     /// Every so many steps, and after the last.
@@ -35,16 +40,13 @@ impl<B: Backend> State<B> {
         done > 0 && every.is_some_and(|n| done == recipe.schedule.steps || done.is_multiple_of(n))
     }
 
-    fn evaluate_where_due(
+    fn evaluate_and_tell(
         &mut self, b: &B, recipe: &Recipe, opened: &Opened, log: &mut Log, watch: &dyn Watch,
     ) -> Result<bool> {
-        let (done, every) = (self.steps_done, recipe.eval_every);
-        if done != recipe.schedule.steps && !self.is_due(recipe, every) {
-            return Ok(false);
-        }
+        let done = self.steps_done;
         let report = self.evaluate(b, recipe, opened)?;
         watch.note(&format!("step {done}: perplexity {:.4} at {} tokens", report.ppl, report.window));
-        let best = every.is_some() && self.judge(recipe, report.ppl, watch);
+        let best = recipe.eval_every.is_some() && self.judge(recipe, report.ppl, watch);
         log.eval(done, &report, best)?;
         Ok(best)
     }

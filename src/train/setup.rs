@@ -56,6 +56,12 @@ impl Opened {
         let loader = open_loader(recipe, &model.tokenizer, watch)?;
         let mut eval = load_corpus(&recipe.eval_data, recipe, &model.tokenizer, watch)?;
         eval.cut(recipe.eval_tokens);
+        if !eval.documents.is_empty() && eval.documents.iter().all(|d| d.tokens.len() < 2) {
+            let paths: Vec<String> = recipe.eval_data.iter().map(|p| p.display().to_string()).collect();
+            let problem =
+                "has no document of 2 tokens or more (after --eval-tokens), so there is no token to score";
+            return Err(Error::usage("--eval-data", paths.join(" "), problem));
+        }
         if recipe.adapt.is_some() || recipe.probe_every.is_some() {
             probe::check_text(&eval, recipe.sampler.target_len())?;
         }
