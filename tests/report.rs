@@ -44,7 +44,7 @@ fn runs_and_results_are_on_one_page() {
         "The same passages at rising positions".into(),
         "Passkeys found".into(),
         "Needles found: needle".into(),
-        "Recipe of other/pose".into(),
+        "<summary>other/pose</summary>".into(),
         "method = &quot;randpos&quot;".into(),
     ];
     for cell in cells {

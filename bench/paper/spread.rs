@@ -21,10 +21,13 @@ impl Spread {
         self.0.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &v| (low.min(v), high.max(v)))
     }
 
-    /// "2.77 (2.76 to 2.78)": mean, smallest, largest.
+    /// "2.77 ± 0.01": the mean, and half of what lies between the smallest and the largest.
     pub fn text(&self, number: impl Fn(f64) -> String) -> String {
         let (low, high) = self.ends();
-        format!("{} ({} to {})", number(self.mean()), number(low), number(high))
+        match self.0.len() {
+            1 => number(self.mean()),
+            _ => format!("{} ± {}", number(self.mean()), number((high - low) / 2.0)),
+        }
     }
 }
 

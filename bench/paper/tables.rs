@@ -10,7 +10,7 @@ use std::fmt::Write;
 pub fn all(seeds: &[SeedResults], measured: &Costs) -> String {
     let numbers: Vec<String> = seeds.iter().map(|s| s.seed.to_string()).collect();
     let mut out = format!(
-        "Seeds {}; mean (smallest to largest over seeds). Windows of {WINDOW} words are trained, 1x is {WINDOW} words, 16x is \
+        "Seeds {}; mean ± half of what lies between the smallest and the largest. Windows of {WINDOW} words are trained, 1x is {WINDOW} words, 16x is \
          {TARGET}. ",
         numbers.join(", ")
     );

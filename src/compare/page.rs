@@ -31,9 +31,9 @@ impl Comparison {
     pub fn of(inputs: &[Input]) -> Result<Comparison> {
         let mut layout = Layout { page: Page::new("Runs side by side"), figures: Vec::new() };
         let mut runs: Vec<Run<'_>> = Vec::new();
-        for (i, input) in inputs.iter().enumerate() {
+        for input in inputs {
             if let Content::Training(training) = &input.content {
-                runs.push((i, &input.name, training));
+                runs.push((colour(inputs, input), &input.name, training));
             }
         }
         layout.trainings(&runs)?;
@@ -131,10 +131,10 @@ impl Layout {
     ) -> Result<()> {
         let curves: Vec<(usize, &str, &Vec<Point>)> = inputs
             .iter()
-            .enumerate()
-            .filter_map(|(i, input)| match &input.content {
+            .filter_map(|input| match &input.content {
                 Content::Evaluation(e) => {
-                    of(e).filter(|points| !points.is_empty()).map(|points| (i, input.name.as_str(), points))
+                    let points = of(e).filter(|points| !points.is_empty())?;
+                    Some((colour(inputs, input), input.name.as_str(), points))
                 }
                 Content::Training(_) => None,
             })
@@ -143,8 +143,13 @@ impl Layout {
             return Ok(());
         }
         self.page.heading(title);
-        let series = curves.iter().map(|(i, name, points)| {
-            Series::measured(name, points.iter().map(|p| (p.length as f64, p.value)).collect()).coloured(*i)
+        let mut taken: Vec<usize> = Vec::new();
+        let series = curves.iter().map(|(wanted, name, points)| {
+            // two results of one model, as with and without a scaling, are still two curves
+            let colour = (*wanted..).find(|colour| !taken.contains(colour)).unwrap_or(*wanted);
+            taken.push(colour);
+            Series::measured(name, points.iter().map(|p| (p.length as f64, p.value)).collect())
+                .coloured(colour)
         });
         let file = title.split(" by ").next().unwrap_or(title).to_lowercase().replace(' ', "-");
         self.plot(&file, title, Axis::doublings("tokens"), Axis::linear(y), series.collect())?;
@@ -164,12 +169,18 @@ impl Layout {
 
     fn shifts(&mut self, inputs: &[Input]) -> Result<()> {
         let mut series = Vec::new();
-        for (i, input) in inputs.iter().enumerate() {
+        for input in inputs {
             let Content::Evaluation(Evaluation::Shift(shifts)) = &input.content else { continue };
             let alone = shifts.iter().map(|s| (s.offset as f64, s.alone)).collect();
             let after = shifts.iter().filter_map(|s| Some((s.offset as f64, s.after?))).collect();
-            series.push(Series::measured(&format!("{}, alone", input.name), alone).coloured(2 * i));
-            series.push(Series::measured(&format!("{}, after text", input.name), after).coloured(2 * i + 1));
+            series.push(
+                Series::measured(&format!("{}, alone", input.name), alone)
+                    .coloured(2 * colour(inputs, input)),
+            );
+            series.push(
+                Series::measured(&format!("{}, after text", input.name), after)
+                    .coloured(2 * colour(inputs, input) + 1),
+            );
         }
         if series.is_empty() {
             return Ok(());
@@ -234,11 +245,18 @@ impl Layout {
     }
 
     fn recipes(&mut self, runs: &[Run<'_>]) {
+        if !runs.is_empty() {
+            self.page.heading("Recipes");
+        }
         for (_, name, training) in runs {
-            self.page.heading(&format!("Recipe of {name}"));
-            self.page.code(&training.text);
+            self.page.folded(name, &training.text);
         }
     }
+}
+
+/// The same for everything that is about one model.
+fn colour(inputs: &[Input], input: &Input) -> usize {
+    inputs.iter().position(|other| other.about == input.about).unwrap_or(0)
 }
 
 fn summary_row(name: &str, t: &Training) -> Vec<String> {

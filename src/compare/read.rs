@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 pub struct Input {
     /// Short, and no other input's.
     pub name: String,
+    /// The directory of the run, or of the model that was measured.
+    pub about: PathBuf,
     pub content: Content,
 }
 
@@ -111,16 +113,17 @@ fn name(path: impl AsRef<Path>) -> String {
 }
 
 fn read(path: &Path) -> Result<Input> {
-    let content = if path.is_dir() {
-        Content::Training(Box::new(training(path)?))
+    let (content, about) = if path.is_dir() {
+        (Content::Training(Box::new(training(path)?)), path.into())
     } else {
         let text =
             std::fs::read_to_string(path).map_err(|e| Error::io(path, "reading what to compare", e))?;
         let value: Value =
             serde_json::from_str(&text).map_err(|e| Error::file(path, format!("is not JSON: {e}")))?;
-        Content::Evaluation(evaluation(value).map_err(|problem| Error::file(path, problem))?)
+        let about = value["model"].as_str().unwrap_or_default().into();
+        (Content::Evaluation(evaluation(value).map_err(|problem| Error::file(path, problem))?), about)
     };
-    Ok(Input { name: name(path), content })
+    Ok(Input { name: name(path), about: std::path::absolute(&about).unwrap_or(about), content })
 }
 
 fn training(dir: &Path) -> Result<Training> {

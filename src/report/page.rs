@@ -10,7 +10,7 @@ pub struct Page {
     html: String,
 }
 
-const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:860px;margin:2rem auto;padding:0 1rem}\
+const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:980px;margin:2rem auto;padding:0 1rem}\
 h1{font-size:1.5rem;line-height:1.25}h2{font-size:1.15rem;margin-top:2rem}svg{max-width:100%;height:auto}\
 table{border-collapse:collapse;font-size:.9rem;display:block;overflow-x:auto}th,td{padding:.3rem .6rem;text-align:right;\
 border-bottom:1px solid #ddd;white-space:nowrap}th:first-child,td:first-child{text-align:left}th{border-bottom:2px solid #888}\
@@ -46,6 +46,16 @@ impl Page {
 
     pub fn code(&mut self, text: &str) {
         self.element("pre", text);
+    }
+
+    /// Text that is shown when its title is asked for.
+    pub fn folded(&mut self, title: &str, code: &str) {
+        let _ = writeln!(
+            self.html,
+            "<details><summary>{}</summary><pre>{}</pre></details>",
+            escape(title),
+            escape(code)
+        );
     }
 
     /// Sentences, each with whether it holds.
