@@ -243,6 +243,17 @@ fn balanced_is_flatter_than_pose() {
 }
 
 #[test]
+fn balanced_reaches_512_windows_in_at_most_4096_rows() {
+    let (train, target) = (64, 32768);
+    let exact = Coverage::exact(&sampler(Method::Balanced, train, target, 2)).unwrap();
+    let bound = (train - 1) as f64 / (target - train / 2) as f64;
+    let (least, _) = flatness(&exact, train / 2);
+    assert!(least <= bound && least > 0.7 * bound, "{least} of {bound}");
+    // probabilities are whole numbers of 4096 rows
+    assert!(exact.probability.iter().all(|p| (p * 4096.0).fract() == 0.0));
+}
+
+#[test]
 fn balanced_rows_are_those_of_the_mixture() {
     let sampler = sampler(Method::Balanced, 64, 700, 3);
     let (exact, rows) = (Coverage::exact(&sampler).unwrap(), 20_000);
@@ -319,6 +330,14 @@ fn what_later_methods_cannot_draw_is_refused() {
     sampler(Method::Cream, 64, longest, 0).placement(0, 0, 0);
     assert!(refused(Method::Cream, 64, longest + 1, 0).contains("leaves none"));
     assert!(refused(Method::Balanced, 2048, 4096, 65).contains("at most 64 chunks"));
+    let far = refused(Method::Balanced, 64, 131072, 2);
+    assert!(far.starts_with("--target-len 131072: --method balanced spreads rows of 64 tokens"), "{far}");
+    assert!(far.contains("at most 32768, raise --train-len to at least 256, or take --method pose"), "{far}");
+    assert!(refused(Method::Balanced, 64, 32769, 3).contains("at most 32768"));
+    for (train, target) in [(64, 32768), (256, 131072)] {
+        // the furthest that each can: quick to say, and placed when the first row is drawn
+        sampler(Method::Balanced, train, target, 2);
+    }
     assert!(refused(Method::Axolotl, 2048, 4096, 1).starts_with("--chunks 1: --method axolotl skips"));
     assert!(refused(Method::Adaptive, 8, 4096, 9).contains("a window of 8 tokens"));
 }
