@@ -228,6 +228,10 @@ fn what_does_not_fit() {
         ),
         ("plan --preset tiny --device-memory 1M", &["--device-memory is 1.00 MiB", "the largest are"]),
         ("plan eval-ppl --model m --windows 1M --device-memory 8M", &["cache.0.k", "--windows"]),
+        (
+            "coverage --train-len 2 --target-len 4000000000",
+            &["--target-len 4000000000: counting", "memory available", "lower --target-len"],
+        ),
     ] {
         refuse(&dir, args, 3, parts);
     }

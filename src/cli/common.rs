@@ -45,6 +45,10 @@ pub struct Json {
 }
 
 impl Json {
+    pub fn is_given(&self) -> bool {
+        self.json.is_some()
+    }
+
     pub fn write(&self, value: &impl serde::Serialize) -> Result<()> {
         let Some(path) = &self.json else { return Ok(()) };
         let text = serde_json::to_string_pretty(value)
