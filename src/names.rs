@@ -1,4 +1,12 @@
-//! What is said of a name that does not exist: the names that do, and the nearest.
+//! What is said of a name that does not exist: the names that do, and the nearest; and numbers with their nouns.
+
+/// A number with its noun, as in "1 document" and "2 documents".
+pub fn counted(n: usize, noun: &str) -> String {
+    match n {
+        1 => format!("1 {noun}"),
+        n => format!("{n} {noun}s"),
+    }
+}
 
 /// One sentence part: "there is no such WHAT; there are A, B and C; the nearest is B".
 pub fn unknown(what: &str, name: &str, known: &[&str]) -> String {
@@ -35,6 +43,11 @@ fn edits(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_has_no_s() {
+        assert_eq!([0, 1, 2].map(|n| counted(n, "document")), ["0 documents", "1 document", "2 documents"]);
+    }
 
     #[test]
     fn edits_are_counted() {

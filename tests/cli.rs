@@ -119,6 +119,12 @@ fn completions_and_pages_have_what_help_has() {
     {
         assert!(page("train").contains(part), "no {part} in {}", page("train"));
     }
+    let program = concat!("\"pose-engine ", env!("CARGO_PKG_VERSION"), "\"");
+    assert!(
+        page("train").lines().any(|line| line.starts_with(".TH") && line.contains(program)),
+        "{}",
+        page("train")
+    );
     assert!(page("plan eval-ppl").contains("--windows"));
     // twice: pages take the place of earlier ones
     for _ in 0..2 {

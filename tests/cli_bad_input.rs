@@ -122,6 +122,12 @@ fn flags_that_are_missing() {
         ("completions", &["SHELL"]),
         ("completions csh", &["csh", "bash"]),
         ("man trian", &["COMMAND trian", "the nearest is train"]),
+        ("man train extra", &["COMMAND extra: train has no subcommands"]),
+        ("train --preset tinny --data a.txt --out out", &["--preset tinny", "the nearest is tiny"]),
+        (
+            "coverage --train-len 64 --target-len 128k --method balanced",
+            &["--target-len 131072", "at most 32768"],
+        ),
         ("man train --out pages", &["--out"]),
         ("retrain", &["retrain", "train"]),
     ] {
@@ -141,15 +147,20 @@ fn flags_that_reading_commands_cannot_take() {
         ("eval-ppl --data a.txt --windows 16 --stride 0", 2, &["--stride", "at least 1"]),
         ("eval-ppl --data a.txt --windows 32,16 --stride 17", 2, &["--stride 17", "windows of 16"]),
         ("eval-ppl --data a.txt --windows 16 --min-tokens 1M", 2, &["--min-tokens", "a.txt"]),
-        ("eval-ppl --data a.txt --windows 16 --tokens 1", 2, &["no token to score"]),
+        ("eval-ppl --data a.txt --windows 16 --tokens 1", 2, &["--data a.txt: there is no token to score"]),
         ("eval-ppl --data b.txt --windows 16", 1, &["b.txt", "No such file"]),
-        ("eval-ppl --data a.txt --windows 16 --rope yarn", 2, &["--rope yarn", "nothing to scale"]),
+        (
+            "eval-ppl --data a.txt --windows 16 --rope yarn",
+            2,
+            &["--rope yarn", "nothing to scale", "larger --windows"],
+        ),
+        ("eval-passkey --lengths 128 --rope dynamic", 2, &["--rope dynamic", "larger --lengths"]),
         ("eval-ppl --data a.txt --windows 16 --rope-factor 2", 2, &["--rope-factor 2", "--rope is none"]),
         ("eval-ppl --data a.txt --windows 16 --device cuda:99", 1, &["cuda:99"]),
         ("eval-ppl --data a.txt --windows 16 --kv-cache f32", 2, &["--kv-cache f32", "--dtype bf16", "int8"]),
         ("generate --prompt x --dtype f32 --kv-cache bf16", 2, &["--kv-cache bf16", "--dtype f32", "int8"]),
         ("eval-needle --data a.txt --lengths 60", 2, &["--lengths 60", "needle and question alone take"]),
-        ("eval-needle --data a.txt --lengths 64k", 2, &["--data", "the longest length is 65536"]),
+        ("eval-needle --data a.txt --lengths 64k", 2, &["--data a.txt", "the longest length is 65536"]),
         ("eval-needle --data none.txt --lengths 1k", 1, &["none.txt"]),
         ("eval-passkey --lengths 10", 2, &["--lengths 10", "the question alone takes"]),
         ("eval-passkey --lengths 512 --trials 0", 2, &["--trials", "at least 1"]),
@@ -228,6 +239,10 @@ fn what_does_not_fit() {
         ),
         ("plan --preset tiny --device-memory 1M", &["--device-memory is 1.00 MiB", "the largest are"]),
         ("plan eval-ppl --model m --windows 1M --device-memory 8M", &["cache.0.k", "--windows"]),
+        (
+            "coverage --train-len 2 --target-len 4000000000",
+            &["--target-len 4000000000: counting", "memory available", "lower --target-len"],
+        ),
     ] {
         refuse(&dir, args, 3, parts);
     }

@@ -77,6 +77,8 @@ fn a_measure_that_was_stopped_goes_on_and_gives_the_same_bits() {
             dir.run(&format!("{command} --partial p.jsonl {other}"))
                 .refused(2, &["--partial p.jsonl", "is of another measure"]);
         }
+        dir.run(&format!("{command} --partial p.jsonl --rope linear --rope-factor 2"))
+            .refused(2, &["its model.rope is \"theta 10000, no scaling\"", "\"theta 10000, linear by 2\""]);
         assert_eq!(dir.read("p.jsonl"), again.as_bytes());
         std::fs::remove_file(dir.path("p.jsonl")).unwrap();
     }
@@ -157,7 +159,7 @@ fn what_evaluations_refuse() {
         ("eval-shift --data d --offsets 100 --length 300 --passages 9", 2, &["--passages 9", "room for"]),
         ("eval-longppl --windows 64", 2, &["--data (missing)"]),
         ("eval-longppl --data d --windows 2k", 2, &["--short 4096", "longest of --windows, 2048"]),
-        ("eval-longppl --data d --windows 8k", 2, &["--data", "the longest document has 9", "--short"]),
+        ("eval-longppl --data d --windows 8k", 2, &["--data d: the longest document has 9", "--short"]),
         ("eval-longppl --data d --windows 64 --short 16 --short-stride 8 --stride 65", 2, &["--stride 65"]),
         (
             "eval-longppl --data d --windows 64 --short 16 --short-stride 8 --min-gain=-1",

@@ -148,7 +148,9 @@ fn an_imported_model_is_one_that_every_command_takes() {
     );
     assert_eq!(dir.json("done.json")["context"], 131_072);
     dir.run("eval-ppl --model m --data a.txt --windows 64 --tokens 200 --quiet").ok();
-    dir.run(&format!("import {} --out m", file.display())).refused(1, &["never overwritten"]);
+    dir.run(&format!("import {} --out m", file.display()))
+        .refused(2, &["--out m", "exists already and is never overwritten"]);
+    dir.run("import . --out n").refused(1, &[".: is a directory"]);
     dir.run("import a.txt --out n").refused(1, &["a.txt: is not a GGUF file"]);
     dir.run("import none.gguf --out n").refused(1, &["none.gguf"]);
     dir.run(&format!("import {} --out n --tokenizer m", file.display())).ok();
@@ -188,6 +190,21 @@ fn truncated_files_are_refused_wherever_they_end() {
         assert!(refused(&bytes[..data / 2]).contains("truncated or damaged"));
     }
     assert!(refused(b"").contains("is empty"));
+}
+
+#[test]
+fn a_weight_that_is_no_number_names_the_file() {
+    let mut bytes = std::fs::read(fixture("llama.gguf")).unwrap();
+    let path = Path::new("x.gguf");
+    let (name, at) = {
+        let gguf = Gguf::open(&bytes, path).unwrap();
+        let tensor = gguf.tensors.iter().find(|t| t.name == "output_norm.weight").unwrap();
+        (tensor.name.to_string(), tensor.bytes.as_ptr() as usize - bytes.as_ptr() as usize)
+    };
+    // all ones are NaN in every float of GGUF
+    bytes[at..at + 4].fill(0xff);
+    let error = refused(&bytes);
+    assert!(error.contains(&format!("x.gguf: {name} has NaN: the file is damaged")), "{error}");
 }
 
 #[test]

@@ -108,6 +108,7 @@ fn moments_in_8_bits_go_on_to_the_same_bits() {
     }
     dir.run("train --resume --out all-whole --optimizer adamw")
         .refused(2, &["--optimizer \"adamw\"", "started with \"adamw8bit\""]);
+    dir.run("train --resume --out all-whole --mix 1").refused(2, &["--mix [1.0]", "was started without it"]);
 }
 
 #[test]

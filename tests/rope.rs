@@ -2,11 +2,17 @@
 
 use pose_engine::index::RopePosition;
 use pose_engine::rope::{
-    Dynamic, Llama3, LongRope, Rope, Scaling, ScalingKind, Yarn, base_warning, for_training, least_theta,
-    phase, rebased, turns,
+    self, Dynamic, Llama3, LongRope, Rope, Scaling, ScalingKind, Yarn, base_warning, least_theta, phase,
+    rebased, turns,
 };
 use proptest::prelude::*;
 use serde_json::Value;
+
+fn for_training(
+    base: &Rope, kind: ScalingKind, target: usize, original: usize, factor: Option<f64>,
+) -> pose_engine::error::Result<Rope> {
+    rope::for_training(base, kind, (target, "--target-len"), original, factor)
+}
 
 fn fixture() -> Value {
     serde_json::from_str(include_str!("fixtures/rope.json")).expect("fixtures/rope.json is JSON")
@@ -152,6 +158,7 @@ fn training_refuses_what_would_be_wrong() {
     );
     assert_eq!(for_training(&scaled, ScalingKind::None, 16384, 2048, None).unwrap(), scaled);
     assert!(sentence(&base(), ScalingKind::Linear, 2048, None).contains("not above the model's 2048"));
+    assert!(sentence(&base(), ScalingKind::Linear, 2048, None).contains("a larger --target-len"));
     assert!(sentence(&base(), ScalingKind::Linear, 4096, Some(1.0)).contains("changes nothing"));
     assert!(sentence(&base(), ScalingKind::Linear, 4096, Some(0.5)).contains("above 1"));
     assert!(sentence(&base(), ScalingKind::Linear, 4096, Some(f64::NAN)).contains("above 1"));

@@ -63,7 +63,7 @@ fn corpora_are_mixed_by_weight() {
     resumes_to_the_same(&dir, flags, 4, &["model.safetensors"]);
     let ran = dir.run(&format!("{RUN} {flags} --out told")).ok();
     assert!(
-        ran.stderr.contains("books: 1 documents, 3") && ran.stderr.contains("75.0% of the rows"),
+        ran.stderr.contains("books: 1 document, 3") && ran.stderr.contains("75.0% of the rows"),
         "{}",
         ran.all()
     );

@@ -18,10 +18,15 @@ pub enum Existing {
     Replace,
 }
 
-/// An error where `path` exists and is not an empty directory: what is there is never overwritten unasked.
-pub fn refuse_existing(path: &Path) -> Result<()> {
+/// Whether `path` exists and is not an empty directory: what is there is never overwritten unasked.
+pub fn is_occupied(path: &Path) -> bool {
     let empty = fs::read_dir(path).map(|mut entries| entries.next().is_none()).unwrap_or(false);
-    if path.symlink_metadata().is_ok() && !empty {
+    path.symlink_metadata().is_ok() && !empty
+}
+
+/// An error where [`is_occupied`].
+pub fn refuse_existing(path: &Path) -> Result<()> {
+    if is_occupied(path) {
         return Err(Error::file(
             path,
             "exists already and is never overwritten unasked; give another name or remove it",

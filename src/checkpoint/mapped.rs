@@ -21,8 +21,11 @@ pub(super) fn map(file: &File, path: &Path, at: u64, len: usize) -> Result<Mmap>
 /// The operating system's refusal, a file that is empty.
 pub fn map_file(path: &Path) -> Result<Mmap> {
     let file = File::open(path).map_err(|e| Error::io(path, "opening", e))?;
-    let len = file.metadata().map_err(|e| Error::io(path, "reading the length", e))?.len();
-    match usize::try_from(len) {
+    let metadata = file.metadata().map_err(|e| Error::io(path, "reading the length", e))?;
+    if metadata.is_dir() {
+        return Err(Error::file(path, "is a directory; name a file"));
+    }
+    match usize::try_from(metadata.len()) {
         Ok(0) => Err(Error::file(path, "is empty")),
         Ok(len) => map(&file, path, 0, len),
         Err(_) => Err(Error::file(path, "is larger than can be addressed")),

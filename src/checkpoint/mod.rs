@@ -27,7 +27,7 @@ mod tensors;
 mod weights;
 
 pub use adapter::{Adapter, write_adapter};
-pub use atomic::{Existing, Staging, refuse_existing};
+pub use atomic::{Existing, Staging, is_occupied, refuse_existing};
 pub use final_model::{finish_publishing, publish};
 pub use manifest::{Manifest, ManifestFile, verify};
 pub use mapped::map_file;

@@ -45,6 +45,10 @@ pub struct Json {
 }
 
 impl Json {
+    pub fn is_given(&self) -> bool {
+        self.json.is_some()
+    }
+
     pub fn write(&self, value: &impl serde::Serialize) -> Result<()> {
         let Some(path) = &self.json else { return Ok(()) };
         let text = serde_json::to_string_pretty(value)
@@ -167,8 +171,8 @@ pub struct OpenedReader {
 }
 
 impl Reader {
-    /// Reads config and tokenizer; `longest` is the longest text that will be read.
-    pub fn open(&self, longest: usize) -> Result<OpenedReader> {
+    /// Reads config and tokenizer; `longest` is the longest text that will be read, by the flag that sets it.
+    pub fn open(&self, longest: usize, flag: &str) -> Result<OpenedReader> {
         let model = self.directory()?;
         let adapter = Adapter::find(model)?;
         let dir = config_dir(model, adapter.as_ref())?;
@@ -176,7 +180,7 @@ impl Reader {
         let tokenizer =
             Tokenizer::load(dir)?.or_special_ids(config.bos_token_id, config.eos_token_ids.first().copied());
         tokenizer.check_vocab(config.vocab_size)?;
-        self.with_tokenizer(config, tokenizer, adapter, longest)
+        self.with_tokenizer(config, tokenizer, adapter, (longest, flag))
     }
 
     /// For texts that come as token ids: a model without tokenizer files will do.
@@ -184,12 +188,12 @@ impl Reader {
         let model = self.directory()?;
         let adapter = Adapter::find(model)?;
         let config = Config::load(config_dir(model, adapter.as_ref())?)?;
-        self.with_tokenizer(config, Tokenizer::bytes(), adapter, longest)
+        self.with_tokenizer(config, Tokenizer::bytes(), adapter, (longest, "--ids"))
     }
 
     /// For plans alone: a built-in architecture, which has no weights.
-    pub fn open_preset(&self, name: &str, longest: usize) -> Result<OpenedReader> {
-        self.with_tokenizer(Config::preset(name)?, Tokenizer::bytes(), None, longest)
+    pub fn open_preset(&self, name: &str, longest: usize, flag: &str) -> Result<OpenedReader> {
+        self.with_tokenizer(Config::preset(name)?, Tokenizer::bytes(), None, (longest, flag))
     }
 
     fn directory(&self) -> Result<&Path> {
@@ -198,7 +202,7 @@ impl Reader {
     }
 
     fn with_tokenizer(
-        &self, config: Config, tokenizer: Tokenizer, adapter: Option<Adapter>, longest: usize,
+        &self, config: Config, tokenizer: Tokenizer, adapter: Option<Adapter>, longest: (usize, &str),
     ) -> Result<OpenedReader> {
         let kind = self.rope.unwrap_or(ScalingKind::None);
         if let (ScalingKind::None, Some(factor)) = (kind, self.rope_factor) {
@@ -283,7 +287,8 @@ impl OpenedReader {
         }
     }
 
-    /// Tells what is read with from other models: weights, adapter, tokenizer and rotation.
+    /// Tells what is read with from other models: weights, adapter, tokenizer and rotation, whose text leaves out numbers that
+    /// come from the config alone.
     pub fn fingerprint(&self) -> Result<serde_json::Value> {
         let dir = self.flags.directory()?;
         let base = self.adapter.as_ref().map_or(Ok(dir), Adapter::base)?;
@@ -293,7 +298,7 @@ impl OpenedReader {
         Ok(json!({
             "weights": Weights::open(base)?.fingerprint()?, "adapter": adapter,
             "config": hex(blake3::hash(&config).as_bytes()), "tokenizer": hex(&self.tokenizer.fingerprint()),
-            "rope": format!("{:?}", self.rope),
+            "rope": self.rope.to_string(),
         }))
     }
 

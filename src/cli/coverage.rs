@@ -3,6 +3,7 @@
 use super::common::{Common, Json};
 use super::output::{size_text, table};
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::positions::coverage::Coverage as Distances;
 use crate::positions::{ChunkLengths, Content, Method, Sampler};
 use crate::recipe::Size;
@@ -54,6 +55,7 @@ impl Coverage {
         if self.rows.0 == 0 {
             return Err(Error::usage("--rows", 0, "must be at least 1"));
         }
+        self.refuse_what_does_not_fit(&sampler)?;
         let drawn = Distances::drawn(&sampler, self.seed, self.rows.0);
         let summary = drawn.summary();
         let marks = [1, lc / 2, lc - 1, lc, lt / 4, lt / 2, 3 * lt / 4, lt - 1];
@@ -71,10 +73,31 @@ impl Coverage {
         if let Some(path) = &self.plot {
             self.draw(&drawn).write(path)?;
         }
+        if !self.json.is_given() {
+            return Ok(());
+        }
         self.json.write(&json!({
             "method": self.method, "train_len": lc, "target_len": lt, "chunks": self.chunks, "rows": drawn.rows,
             "min": summary.min, "mean": summary.mean, "never": never, "probability": drawn.probability,
         }))
+    }
+
+    /// The counts are as long as the target, and so is the list that --json writes.
+    fn refuse_what_does_not_fit(&self, sampler: &Sampler) -> Result<()> {
+        let Some(free) = memory::available_bytes() else { return Ok(()) };
+        let listed = if self.json.is_given() { size_of::<serde_json::Value>() } else { 0 };
+        let listed = sampler.target_len().saturating_mul(listed);
+        let needed = Distances::drawing_bytes(sampler, self.rows.0).saturating_add(listed);
+        if needed <= free {
+            return Ok(());
+        }
+        Err(Error::DoesNotFit(format!(
+            "--target-len {}: counting how often each distance is trained takes up to {} and memory available is {}; lower \
+             --target-len, or --threads",
+            self.target_len,
+            memory::bytes_text(needed),
+            memory::bytes_text(free)
+        )))
     }
 
     fn draw(&self, drawn: &Distances) -> Plot {

@@ -67,7 +67,7 @@ impl EvalLongPpl {
     pub fn run(self) -> Result<()> {
         self.text.require()?;
         let longest = self.longest()?;
-        let opened = self.reader.open(longest)?;
+        let opened = self.reader.open(longest, "--windows")?;
         let corpus = self.selection.load(&self.text, &opened, &self.common)?;
         let judge = self.judge(longest, &opened, &corpus)?;
         let protocol = LongPplProtocol {
@@ -145,7 +145,7 @@ impl EvalLongPpl {
             rope_factor: None,
             rope_theta: None,
         };
-        let judge = reader.open(longest)?;
+        let judge = reader.open(longest, "--windows")?;
         let same = judge.tokenizer.fingerprint() == opened.tokenizer.fingerprint();
         if same
             || self.selection.load(&self.text, &judge, &self.common)?.fingerprint() == corpus.fingerprint()
@@ -177,7 +177,7 @@ impl EvalLongPpl {
              lower --short",
             self.short
         );
-        Err(Error::usage("--data", "", problem))
+        Err(Error::usage("--data", self.text.paths(), problem))
     }
 }
 

@@ -79,7 +79,7 @@ impl EvalNeedle {
         self.text.require()?;
         let lengths: Vec<usize> = self.lengths.iter().map(|l| l.0).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
-        let opened = self.reader.open(longest)?;
+        let opened = self.reader.open(longest, "--lengths")?;
         let bos = Protocol::bos_token(self.bos, &opened.tokenizer)?;
         let (depths, trials) = (self.depths.0.clone(), self.trials.0);
         let protocol = NeedleProtocol { lengths, depths, trials, seed: self.seed, bos };

@@ -50,7 +50,7 @@ impl EvalPasskey {
         }
         let lengths: Vec<usize> = self.lengths.iter().map(|l| l.0).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
-        let opened = self.reader.open(longest)?;
+        let opened = self.reader.open(longest, "--lengths")?;
         let bos = Protocol::bos_token(self.bos, &opened.tokenizer)?;
         let protocol = PasskeyProtocol { lengths, trials: self.trials.0, seed: self.seed, bos };
         self.common.note(&format!("protocol: {}", protocol.describe()));

@@ -87,7 +87,7 @@ impl EvalPpl {
     pub fn run(self) -> Result<()> {
         let longest = self.protocol.longest()?;
         self.text.require()?;
-        let opened = self.reader.open(longest)?;
+        let opened = self.reader.open(longest, "--windows")?;
         let protocol = self.protocol.resolve(&opened)?;
         let corpus = self.selection.load(&self.text, &opened, &self.common)?;
         self.common.note(&format!("protocol: {}", protocol.describe()));
@@ -109,8 +109,8 @@ impl EvalPpl {
     pub fn plan(&self, preset: Option<&str>, device: Device) -> Result<(Config, Ledger)> {
         let longest = self.protocol.longest()?;
         let opened = match preset {
-            Some(name) => self.reader.open_preset(name, longest)?,
-            None => self.reader.open(longest)?,
+            Some(name) => self.reader.open_preset(name, longest, "--windows")?,
+            None => self.reader.open(longest, "--windows")?,
         };
         self.protocol.resolve(&opened)?;
         let load = || self.selection.load(&self.text, &opened, &self.common);

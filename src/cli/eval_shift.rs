@@ -54,7 +54,7 @@ impl EvalShift {
         self.text.require()?;
         let (offsets, length) = (self.offsets()?, self.length.0);
         let farthest = offsets.last().copied().unwrap_or(0);
-        let opened = self.reader.open(farthest + length)?;
+        let opened = self.reader.open(farthest + length, "--offsets")?;
         let bos = Protocol::bos_token(self.bos, &opened.tokenizer)?;
         let protocol = ShiftProtocol { offsets, length, passages: self.passages.0, bos };
         let cache = self.kv.format(self.reader.dtype)?;

@@ -80,14 +80,14 @@ impl EvalTasks {
         }
         let asked = &all[..self.limit.map_or(all.len(), |most| most.0.min(all.len()))];
         // the length of the prompts is not known before their tokens are, and they do not depend on the scaling
-        let plain =
-            Reader { rope: None, rope_factor: None, rope_theta: None, ..self.reader.clone() }.open(0)?;
+        let plain = Reader { rope: None, rope_factor: None, rope_theta: None, ..self.reader.clone() }
+            .open(0, "--data")?;
         let bos = Protocol::bos_token(self.bos, &plain.tokenizer)?;
         let pool = others.as_deref().unwrap_or(&all);
         let examples = Examples::draw(pool, self.shots, others.is_none(), self.seed)?;
         let prompts = self.prompts(asked, &Encoder { tokenizer: &plain.tokenizer, bos, examples })?;
         let longest = prompts.iter().map(Prompt::longest).max().unwrap_or(0);
-        let opened = self.reader.open(longest)?;
+        let opened = self.reader.open(longest, "--data")?;
         let context = opened.config.max_position_embeddings;
         if longest > context {
             self.common.note(&format!(

@@ -23,6 +23,9 @@ pub struct Man {
     pub common: Common,
 }
 
+/// Stands in the foot of each page: the program, whatever command the page is of.
+const SOURCE: &str = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
+
 impl Man {
     pub fn run(self) -> Result<()> {
         let mut program = Cli::command().disable_help_subcommand(true);
@@ -38,7 +41,7 @@ impl Man {
             let path = out.join(name);
             std::fs::write(&path, text).map_err(|e| Error::io(&path, "writing the page", e))?;
         }
-        self.common.note(&format!("{} pages in {}", pages.len(), out.display()));
+        self.common.note(&format!("{} in {}", names::counted(pages.len(), "page"), out.display()));
         Ok(())
     }
 }
@@ -48,6 +51,10 @@ fn find<'a>(program: &'a Command, words: &[String]) -> Result<&'a Command> {
     words.iter().try_fold(program, |command, word| {
         command.find_subcommand(word).ok_or_else(|| {
             let known: Vec<&str> = command.get_subcommands().map(Command::get_name).collect();
+            if known.is_empty() {
+                let problem = format!("{} has no subcommands; leave the word out", command.get_name());
+                return Error::usage("COMMAND", word, problem);
+            }
             Error::usage("COMMAND", word, names::unknown("command", word, &known))
         })
     })
@@ -55,7 +62,7 @@ fn find<'a>(program: &'a Command, words: &[String]) -> Result<&'a Command> {
 
 /// A command's page and the name of its file, as in pose-engine-train.1.
 fn page(command: &Command) -> Result<(String, Vec<u8>)> {
-    let page = clap_mangen::Man::new(command.clone());
+    let page = clap_mangen::Man::new(command.clone()).source(SOURCE);
     let (name, mut text) = (page.get_filename(), Vec::new());
     page.render(&mut text).map_err(|e| Error::io(&name, "writing the page", e))?;
     Ok((name, text))

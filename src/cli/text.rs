@@ -37,6 +37,12 @@ impl Text {
         !self.data.is_empty()
     }
 
+    /// As they were given, for errors.
+    pub fn paths(&self) -> String {
+        let paths: Vec<String> = self.data.iter().map(|path| path.display().to_string()).collect();
+        paths.join(" ")
+    }
+
     /// Refuses a command line that names none.
     pub fn require(&self) -> Result<()> {
         let missing =
@@ -58,7 +64,10 @@ impl Selection {
         let mut corpus = text.load(&opened.tokenizer, common)?;
         if let Some(least) = self.min_tokens {
             let dropped = corpus.retain_at_least(least.0, "--min-tokens")?;
-            common.note(&format!("{dropped} documents have fewer than {least} tokens and are left out"));
+            common.note(&match dropped {
+                1 => format!("1 document has fewer than {least} tokens and is left out"),
+                _ => format!("{dropped} documents have fewer than {least} tokens and are left out"),
+            });
         }
         if let Some(docs) = self.docs {
             corpus.documents.truncate(docs.0);
@@ -67,7 +76,7 @@ impl Selection {
         if corpus.documents.iter().all(|d| d.tokens.len() < 2) {
             return Err(Error::usage(
                 "--data",
-                "",
+                text.paths(),
                 "there is no token to score: every document is shorter than 2 tokens",
             ));
         }

@@ -7,6 +7,7 @@ use crate::backend::Backend;
 use crate::backend::device::{Job, dispatch};
 use crate::error::{Error, Result};
 use crate::memory::{self, Ledger};
+use crate::names;
 use crate::recipe::{Recipe, Settings};
 use crate::train::{self, StepMetrics, Summary, Watch};
 use clap::Args;
@@ -146,7 +147,12 @@ impl Watch for Bar {
 
 fn print_summary(s: &Summary) {
     let loss = |l: Option<f64>| l.map_or("-".into(), |l| format!("{l:.4}"));
-    outln!("trained {} steps in {}: {}", s.steps, seconds_text(s.seconds), s.out.display());
+    outln!(
+        "trained {} in {}: {}",
+        names::counted(s.steps as usize, "step"),
+        seconds_text(s.seconds),
+        s.out.display()
+    );
     outln!("  window {}, target {}", size_text(s.train_len), size_text(s.target_len));
     outln!("  loss {} -> {}", loss(s.first_loss), loss(s.last_loss));
     if let Some(speed) = s.tokens_per_second {

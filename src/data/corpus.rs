@@ -5,6 +5,7 @@ use super::documents::{self, Source, Text};
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::index::TokenId;
+use crate::names;
 use crate::random::{Purpose, Stream};
 use rayon::prelude::*;
 use std::path::PathBuf;
@@ -112,9 +113,9 @@ impl Corpus {
         if longest.tokens.len() < tokens {
             let len = longest.tokens.len();
             let problem = format!(
-                "each row takes {tokens} tokens of one document (a window and the last target), and the longest of {} \
-                 documents, {}, has {len}; lower {flag} to at most {} or give longer documents",
-                self.documents.len(),
+                "each row takes {tokens} tokens of one document (a window and the last target), and the longest of {}, \
+                 {}, has {len}; lower {flag} to at most {} or give longer documents",
+                names::counted(self.documents.len(), "document"),
                 longest.name,
                 len.saturating_sub(1)
             );

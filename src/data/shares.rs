@@ -3,6 +3,7 @@
 use super::corpus::{Chooser, Corpus};
 use super::pack::Pack;
 use crate::error::{Error, Result};
+use crate::names;
 use crate::positions::Sampler;
 use crate::random::{Purpose, Stream};
 use std::ops::Range;
@@ -114,8 +115,9 @@ fn drop_short(corpus: &mut Corpus, sampler: &Sampler) -> Result<Option<String>> 
     let dropped = all - corpus.documents.len();
     if corpus.documents.is_empty() {
         let problem = format!(
-            "each of {all} documents, {first} the first, has fewer than two tokens, and a document of one token has \
-             nothing to predict; give longer documents"
+            "each of {}, {first} the first, has fewer than two tokens, and a document of one token has \
+             nothing to predict; give longer documents",
+            names::counted(all, "document")
         );
         return Err(Error::usage("--data", first, problem));
     }
@@ -130,8 +132,8 @@ fn packed_text(corpus: &Corpus, pack: &Pack, window: usize) -> String {
     let places = corpus.tokens() - corpus.documents.len() as u64;
     let full = 100.0 * places as f64 / (pack.rows() * window) as f64;
     format!(
-        "{} documents packed into {} rows of {window}, {full:.1}% full",
-        corpus.documents.len(),
-        pack.rows()
+        "{} packed into {} of {window}, {full:.1}% full",
+        names::counted(corpus.documents.len(), "document"),
+        names::counted(pack.rows(), "row")
     )
 }

@@ -41,6 +41,8 @@ impl NeedleProtocol {
 
 /// Natural text as tokens, and after which of them a sentence ends.
 struct Haystack {
+    /// The first document's name, for errors.
+    name: String,
     tokens: Vec<TokenId>,
     ends: Vec<bool>,
 }
@@ -60,7 +62,8 @@ impl Haystack {
                 }
             });
         }
-        Ok(Haystack { tokens, ends })
+        let name = corpus.documents.first().map_or(String::new(), |document| document.name.clone());
+        Ok(Haystack { name, tokens, ends })
     }
 
     /// The first sentence that begins at or before `at`; 0 where there is none.
@@ -113,7 +116,7 @@ impl Draw {
             let have = haystack.tokens.len();
             let problem =
                 format!("the texts have {have} tokens, the longest length is {longest}; give more text");
-            return Err(Error::usage("--data", "", problem));
+            return Err(Error::usage("--data", &haystack.name, problem));
         };
         let mut stream = Stream::new(protocol.seed, Purpose::Task, trial as u64, u32::MAX);
         let start = haystack.sentence_before(0, stream.below_usize(spare + 1));

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::index::TokenId;
 use crate::infer::Scorer;
 use crate::model::Model;
+use crate::names;
 use crate::rope::Rope;
 use serde::Serialize;
 
@@ -74,8 +75,9 @@ impl ShiftProtocol {
         let ShiftProtocol { passages, length, .. } = self;
         let bos = self.bos.map_or("no BOS".to_string(), |id| format!("BOS {id} before what is read"));
         format!(
-            "{passages} passages of {length} tokens, {bos}; alone at positions offset, offset+1, ..., and after the \
-             offset tokens before them; difference = mean over passages of NLL minus NLL at offset 0"
+            "{} of {length} tokens, {bos}; alone at positions offset, offset+1, ..., and after the \
+             offset tokens before them; difference = mean over passages of NLL minus NLL at offset 0",
+            names::counted(*passages, "passage")
         )
     }
 
@@ -98,9 +100,9 @@ impl ShiftProtocol {
         }
         if places.len() < self.passages {
             let problem = format!(
-                "the text has room for {} passages of {} tokens behind an offset of {}; ask for at most that, for \
+                "the text has room for {} of {} tokens behind an offset of {}; ask for at most that, for \
                  shorter ones, or give more text",
-                places.len(),
+                names::counted(places.len(), "passage"),
                 self.length,
                 self.farthest()
             );

@@ -11,8 +11,8 @@ pub mod reader;
 pub mod tokenizer;
 
 use crate::checkpoint::{
-    Bytes, Existing, SHARD_BYTES, Staging, Stored, TensorSource, TensorSpec, copy_tokenizer, map_file,
-    refuse_existing, write_json, write_weights,
+    Bytes, Existing, SHARD_BYTES, Staging, Stored, TensorSource, TensorSpec, copy_tokenizer, is_occupied,
+    map_file, write_json, write_weights,
 };
 use crate::error::{Error, Result};
 use crate::model::config::Dtype;
@@ -40,7 +40,10 @@ pub struct Imported {
 /// # Errors
 /// An `out` that exists, and whatever in the file is damaged, contradicts itself, or cannot be read without loss.
 pub fn import(file: &Path, out: &Path, dtype: Dtype, tokenizer: Option<&Path>) -> Result<Imported> {
-    refuse_existing(out)?;
+    if is_occupied(out) {
+        let problem = "exists already and is never overwritten; name a new directory";
+        return Err(Error::usage("--out", out.display(), problem));
+    }
     let mapped = map_file(file)?;
     let gguf = Gguf::open(&mapped, file)?;
     let architecture = config::architecture(&gguf)?;
@@ -64,7 +67,7 @@ pub fn import(file: &Path, out: &Path, dtype: Dtype, tokenizer: Option<&Path>) -
     };
     let (json, warnings) = config.to_json();
     write_json(&staging, "config.json", &json)?;
-    let source = Source::new(&parts, dtype);
+    let source = Source::new(file, &parts, dtype);
     write_weights(&staging, &source, SHARD_BYTES)?;
     staging.commit()?;
     Ok(Imported {
@@ -79,19 +82,20 @@ pub fn import(file: &Path, out: &Path, dtype: Dtype, tokenizer: Option<&Path>) -
 
 /// The tensors on their way, converted as they go.
 struct Source<'a> {
+    file: &'a Path,
     parts: &'a [Part<'a>],
     specs: Vec<TensorSpec>,
     dtype: Dtype,
 }
 
 impl<'a> Source<'a> {
-    fn new(parts: &'a [Part<'a>], dtype: Dtype) -> Source<'a> {
+    fn new(file: &'a Path, parts: &'a [Part<'a>], dtype: Dtype) -> Source<'a> {
         let spec = |part: &Part<'_>| TensorSpec {
             name: part.name.clone(),
             shape: part.tensor.shape.clone(),
             dtype: Stored::Float(dtype),
         };
-        Source { parts, specs: parts.iter().map(spec).collect(), dtype }
+        Source { file, parts, specs: parts.iter().map(spec).collect(), dtype }
     }
 }
 
@@ -104,10 +108,8 @@ impl TensorSource for Source<'_> {
         let mut bytes = Vec::new();
         self.parts[i].read(&mut |numbers: &[f32]| {
             if let Some(wrong) = numbers.iter().find(|x| !x.is_finite()) {
-                return Err(Error::file(
-                    self.parts[i].tensor.name,
-                    format!("has {wrong}: the file is damaged"),
-                ));
+                let name = self.parts[i].tensor.name;
+                return Err(Error::file(self.file, format!("{name} has {wrong}: the file is damaged")));
             }
             bytes.clear();
             match self.dtype {

@@ -27,7 +27,10 @@ use std::ops::Range;
 
 /// More chunks than this take too long to place.
 pub const MOST_CHUNKS: usize = 64;
-/// How often the rows of the mixture could train all distances, and how many rows it may have for that.
+/// Targets beyond this many windows take too long: rows times places for each grow with the square.
+pub const MOST_WINDOWS: usize = 512;
+/// How often the rows of the mixture could train all distances: 32 times, less where that would be more than [`MOST_ROWS`] rows; at
+/// [`MOST_WINDOWS`] it is still 8 times.
 const SWEEPS: usize = 32;
 const MOST_ROWS: usize = 4096;
 /// Places that are tried for a bias where a row has more than one.
@@ -41,11 +44,11 @@ pub(super) struct Balance {
 }
 
 impl Balance {
-    /// For 2 <= chunk_count <= window <= target.
+    /// For 2 <= chunk_count <= window <= target <= [`MOST_WINDOWS`]·window.
     pub fn new(window: usize, target: usize, chunk_count: usize) -> Balance {
         let mut game = Game::new(window, target, chunk_count);
         let sweep = target.div_ceil((chunk_count - 1) * window);
-        let rounds = sweep * (MOST_ROWS / sweep).clamp(4, SWEEPS);
+        let rounds = sweep * (MOST_ROWS / sweep).min(SWEEPS);
         Balance { rows: (0..rounds).map(|_| game.round()).collect() }
     }
 

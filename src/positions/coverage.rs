@@ -32,9 +32,9 @@ impl Coverage {
     pub fn drawn(sampler: &Sampler, seed: u64, rows: usize) -> Coverage {
         let rows = rows.clamp(1, u32::MAX as usize);
         let len = sampler.target_len();
-        // Counts are whole numbers, so the sum is the same in any order. A share of rows per task, because each task has
+        // Counts are whole numbers, so the sum is the same in any order. A share of rows per thread, because each has
         // an array of target_len of its own.
-        let share = rows.div_ceil(4 * rayon::current_num_threads()).max(1);
+        let share = rows.div_ceil(rayon::current_num_threads());
         let tasks = (0..rows).step_by(share).collect::<Vec<_>>();
         let steps = tasks
             .into_par_iter()
@@ -49,8 +49,23 @@ impl Coverage {
                 }
                 steps
             })
-            .reduce(|| vec![0; len + 1], |a, b| a.iter().zip(&b).map(|(a, b)| a + b).collect());
+            .reduce_with(|mut a, b| {
+                a.iter_mut().zip(&b).for_each(|(a, b)| *a += b);
+                a
+            })
+            .unwrap_or_else(|| vec![0; len + 1]);
         Coverage { probability: running_sums(&steps, rows), rows }
+    }
+
+    /// Bytes that [`Coverage::drawn`] and its [`Coverage::summary`] take at most, of arrays as long as the target: each
+    /// thread's counts (i64), and where rows are lists of positions their distances as bits and as runs (no more than one
+    /// for every second distance); then the probabilities (f64) and the runs of distances that are never trained.
+    pub fn drawing_bytes(sampler: &Sampler, rows: usize) -> usize {
+        let runs = size_of::<Range<usize>>() / 2;
+        let listed = if sampler.spans_per_row().is_none() { 2 * runs + 1 } else { 0 };
+        let threads = rows.min(rayon::current_num_threads());
+        let bytes = threads * (size_of::<i64>() + listed) + size_of::<f64>() + 2 * runs;
+        sampler.target_len().saturating_mul(bytes)
     }
 
     /// By formula, where there is an easy one: PoSE with two chunks, the balanced mixture, and the methods that draw nothing.

@@ -6,6 +6,11 @@
 //! head = tail = ⌊4f⌋ (nearly all of the window lies in the middle: "relativity"). The middle's end e is uniform in
 //! [⌊head + (mid-1)·α/2⌋, ⌊α·N/2⌋ - tail - 1], with α = ⌊x⌋ and x from the normal distribution of mean 1+f and standard
 //! deviation 3, truncated to [2, 2f]. The authors toss one coin for a batch of examples; here each row has its own.
+//!
+//! The truncation is the paper's. The authors' code inverts the untruncated normal's distribution function, which does not run from
+//! 0 to 1 over [2, 2f]: a draw outside of what it reaches becomes 2 or 2f, so the tails collect there. P(α = 2f) is 0.369 with
+//! that at f = 2, 0.159 at f = 4 and at most 0.001 here; P(α = 2) at f = 4 is 0.252 with it and 0.137 here; from f = 8 on the two
+//! differ by 0.01 at most.
 
 use crate::index::{ChunkSpan, SeqIndex};
 use crate::random::Stream;

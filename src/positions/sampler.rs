@@ -1,6 +1,6 @@
 //! The rows of a run: which [`Method`] draws them, what it can draw, and the one place where it is asked.
 
-use super::balanced::{Balance, MOST_CHUNKS};
+use super::balanced::{Balance, MOST_CHUNKS, MOST_WINDOWS};
 use super::{ChunkLengths, Content, DistanceWeights, Method, Placement, SYNTHETIC_PIECE};
 use super::{adaptive, chunks, content, cream, pieces};
 use crate::error::{Error, Result};
@@ -76,8 +76,10 @@ impl Sampler {
             return usage("--target-len", target_len, problem);
         }
         match method {
-            Method::Pose | Method::Axolotl | Method::Balanced | Method::Adaptive => {
+            Method::Pose | Method::Axolotl | Method::Adaptive => check_chunks(method, chunks, train_len)?,
+            Method::Balanced => {
                 check_chunks(method, chunks, train_len)?;
+                check_balanced(train_len, target_len, chunks)?;
             }
             Method::Cream => check_cream(train_len, target_len)?,
             Method::Full | Method::RandPos | Method::Plain | Method::LongRecipe => (),
@@ -258,9 +260,22 @@ fn check_chunks(method: Method, chunks: usize, train_len: usize) -> Result<()> {
         let problem = format!("a window of {train_len} tokens has room for at most that many chunks; take 2");
         return usage("--chunks", chunks, problem);
     }
-    if method == Method::Balanced && chunks > MOST_CHUNKS {
+    Ok(())
+}
+
+fn check_balanced(train_len: usize, target_len: usize, chunks: usize) -> Result<()> {
+    if chunks > MOST_CHUNKS {
         let problem = format!("--method balanced places at most {MOST_CHUNKS} chunks; take 2");
         return usage("--chunks", chunks, problem);
+    }
+    let longest = train_len.saturating_mul(MOST_WINDOWS);
+    if target_len > longest {
+        let problem = format!(
+            "--method balanced spreads rows of {train_len} tokens over a target of at most {MOST_WINDOWS} windows; lower it to \
+             at most {longest}, raise --train-len to at least {}, or take --method pose",
+            target_len.div_ceil(MOST_WINDOWS)
+        );
+        return usage("--target-len", target_len, problem);
     }
     Ok(())
 }

@@ -26,6 +26,20 @@ pub struct Rope {
     pub scaling: Scaling,
 }
 
+/// For people: theta, and the scaling with the numbers that a command can change.
+impl std::fmt::Display for Rope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "theta {}, ", self.theta)?;
+        match (self.scaling.factor(), self.scaling.original()) {
+            (None, _) => write!(f, "no scaling"),
+            (Some(factor), None) => write!(f, "{} by {factor}", self.scaling.name()),
+            (Some(factor), Some(original)) => {
+                write!(f, "{} by {factor} from {original} tokens", self.scaling.name())
+            }
+        }
+    }
+}
+
 impl Rope {
     /// Radians per position of each pair, [rotary_dim/2], scaled; the first pair turns fastest.
     pub fn inverse_frequencies(&self) -> Vec<f64> {

@@ -65,7 +65,7 @@ impl FromStr for ScalingKind {
     }
 }
 
-/// The rotation to train with, for a context of `target_len` tokens where `original_len` were trained.
+/// The rotation to train with, for a context of `target_len` tokens, set by a flag, where `original_len` were trained.
 ///
 /// `none` keeps `base` as it is, whatever that is; what depends on the length of the text is that of `target_len`. Any other kind starts from an unscaled base and scales it by
 /// target_len / original_len, or by `factor` where given.
@@ -74,7 +74,8 @@ impl FromStr for ScalingKind {
 /// A base that is scaled already (its frequencies would be scaled twice), a factor for `none`, a factor of 1 or less, or
 /// a scaling that changes no frequency of this base.
 pub fn for_training(
-    base: &Rope, kind: ScalingKind, target_len: usize, original_len: usize, factor: Option<f64>,
+    base: &Rope, kind: ScalingKind, (target_len, flag): (usize, &str), original_len: usize,
+    factor: Option<f64>,
 ) -> Result<Rope> {
     let refuse = |problem: String| Err(Error::usage("--rope", kind, problem));
     if kind == ScalingKind::None {
@@ -99,8 +100,8 @@ pub fn for_training(
     let s = factor.unwrap_or(target_len as f64 / original_len as f64);
     if s <= 1.0 && factor.is_none() {
         return refuse(format!(
-            "the target length {target_len} is not above the model's {original_len}, so there is nothing to scale; \
-             choose none, a longer target or an explicit factor"
+            "the length {target_len} is not above the model's {original_len}, so there is nothing to scale; \
+             choose none, a larger {flag} or a --rope-factor"
         ));
     }
     let scaling = match kind {

@@ -179,14 +179,17 @@ fn same_numbers(recipe: &Recipe, saved: &Settings) -> Result<()> {
     let (old, new) = (old.as_table(), numbers(recipe).as_table());
     let keys = new.keys().chain(old.keys());
     let Some(key) = keys.into_iter().find(|key| old.get(*key) != new.get(*key)) else { return Ok(()) };
-    let show = |value: Option<&toml::Value>| value.map_or("unset".into(), toml::Value::to_string);
+    let started = match old.get(key) {
+        Some(value) => format!("with {value} and cannot go on with another value"),
+        None => "without it and cannot go on with it".into(),
+    };
     let problem = format!(
-        "the run in {} was started with {} and cannot go on with another value; leave the flag out, or start a new run \
+        "the run in {} was started {started}; leave the flag out, or start a new run \
          from its last checkpoint as --model",
         recipe.out.display(),
-        show(old.get(key))
     );
-    Err(Error::usage(&format!("--{key}"), show(new.get(key)), problem))
+    let value = new.get(key).map_or("(missing)".into(), toml::Value::to_string);
+    Err(Error::usage(&format!("--{key}"), value, problem))
 }
 
 /// Stands for everything that changes the numbers. The default optimizer is left out: there was no other once, and

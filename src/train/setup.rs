@@ -10,6 +10,7 @@ use crate::infer::{Reads, Scorer};
 use crate::memory::{self, Kind, Ledger};
 use crate::model::buffers::{Reading, TrainBuffers};
 use crate::model::{Config, Gradients, Merge, Model, PlacedBatch, scratch};
+use crate::names;
 use crate::optim::AdamState;
 use crate::positions::Method;
 use crate::recipe::{Recipe, Source};
@@ -32,7 +33,8 @@ impl OpenedModel {
         }
         let (target, original) = (recipe.sampler.target_len(), config.original_length());
         let base = rope::rebased(&config.rope, recipe.rope_theta)?;
-        let rope = rope::for_training(&base, recipe.rope, target, original, recipe.rope_factor)?;
+        let rope =
+            rope::for_training(&base, recipe.rope, (target, "--target-len"), original, recipe.rope_factor)?;
         Ok(OpenedModel { config, tokenizer, rope })
     }
 }
@@ -123,7 +125,8 @@ fn open_share(
     paths: &[std::path::PathBuf], weight: f64, recipe: &Recipe, tokenizer: &Tokenizer, watch: &dyn Watch,
 ) -> Result<Share> {
     let corpus = load_corpus(paths, recipe, tokenizer, watch)?;
-    let size = format!("{} documents, {} tokens", corpus.documents.len(), corpus.tokens());
+    let (documents, tokens) = (names::counted(corpus.documents.len(), "document"), corpus.tokens());
+    let size = format!("{documents}, {}", names::counted(tokens as usize, "token"));
     match (&recipe.mix, paths) {
         (Some(weights), [path]) => {
             let share = 100.0 * weight / weights.iter().sum::<f64>();

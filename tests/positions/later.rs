@@ -112,24 +112,46 @@ fn cream_places_the_middle_by_a_truncated_gaussian() {
 }
 
 #[test]
-fn longrecipe_lays_sentences_at_sorted_random_gaps() {
-    let (window, target) = (100, 1_000_000);
+fn longrecipe_lays_all_sentences_and_then_a_stretch_from_zero() {
+    let (window, target, longest) = (100, 1_000_000, 999_900.0);
     let sampler = sampler(Method::LongRecipe, window, target, 0);
     let rows: Vec<Vec<usize>> = (0..ROWS).map(|row| positions(&sampler, 5, row)).collect();
-    // the skips are so large that no cut goes unseen but one row in thousands
+    // The skips are so large that no cut goes unseen but one row in thousands. Sentence 0 is not moved, so a stretch that ends
+    // in it shows only where sentence 1 begins.
     let first: Vec<usize> = rows.iter().map(|row| jumps(row)[0]).collect();
-    assert_follows(&first, &uniform(1..=50, 60));
-    let pieces = |row: &Vec<usize>| {
-        let first = jumps(row)[0];
-        1 + (first + 1..window).filter(|t| t.is_multiple_of(SYNTHETIC_PIECE)).count()
+    let mut probability = uniform(1..=50, 60);
+    let in_first: f64 = probability[..SYNTHETIC_PIECE].iter().sum();
+    probability[..SYNTHETIC_PIECE].fill(0.0);
+    probability[SYNTHETIC_PIECE] += in_first;
+    assert_follows(&first, &probability);
+    // Token 50 is behind every stretch, in sentence 2 of 5: the third of five sorted numbers, however much the stretch took.
+    let third_of_five = |x: f64| x.powi(3) * (10.0 - 15.0 * x + 6.0 * x * x);
+    let largest_of_five = |x: f64| x.powi(5);
+    for (token, cdf) in [(50, &third_of_five as &dyn Fn(f64) -> f64), (window - 1, &largest_of_five)] {
+        let scaled =
+            |row: &Vec<usize>| (cdf((row[token] - token) as f64 / longest) * 20.0).min(19.0) as usize;
+        assert_follows(&rows.iter().map(scaled).collect::<Vec<_>>(), &uniform(0..=19, 20));
+    }
+}
+
+#[test]
+fn longrecipes_skip_after_the_stretch_sums_the_gaps_before_it() {
+    // n = 86 sentences of 24 tokens; b_k is (Lt-Lc)·(k+1)/(n+1) in the mean, and sentence 0 stays
+    let (window, target, rows) = (2048, 16384, 4000);
+    let sampler = sampler(Method::LongRecipe, window, target, 0);
+    let count = window.div_ceil(SYNTHETIC_PIECE) as f64;
+    let bias = |r: usize| match r / SYNTHETIC_PIECE {
+        0 => 0.0,
+        k => (target - window) as f64 * (k + 1) as f64 / (count + 1.0),
     };
-    assert!(rows.iter().all(|row| jumps(row).len() == pieces(row)));
-    // the largest of n uniform biases is below x·longest with probability x^n
-    let scaled = |row: &Vec<usize>| {
-        let largest = (row[window - 1] - (window - 1)) as f64 / (target - window) as f64;
-        (largest.powi(pieces(row) as i32) * 20.0) as usize
+    let expected = (1..=1024).map(bias).sum::<f64>() / 1024.0;
+    let skip = |row| {
+        let positions = positions(&sampler, 9, row);
+        let first = (0..window).find(|&t| positions[t] != t).unwrap_or(window - 1);
+        if first <= SYNTHETIC_PIECE { 0.0 } else { (positions[first] - first) as f64 }
     };
-    assert_follows(&rows.iter().map(scaled).collect::<Vec<_>>(), &uniform(0..=19, 20));
+    let mean = (0..rows).map(skip).sum::<f64>() / f64::from(rows);
+    assert!((mean - expected).abs() < 200.0, "{mean} where {expected} is expected");
 }
 
 #[test]
@@ -149,6 +171,35 @@ fn axolotl_has_equal_chunks_with_cumulative_skips() {
         sample.content.windows(2).all(|pair| pair[0].end == pair[1].start),
         "contiguous whatever --content says"
     );
+}
+
+#[test]
+fn axolotl_never_skips_before_its_first_early_cut() {
+    // chunks of one token: no skip before token 1, PoSE's skips before the others
+    let one_each = sampler(Method::Axolotl, 5, 45, 4);
+    let biases =
+        |row| spans(&one_each.placement(2, 0, row)).iter().map(|s| s.bias as usize).collect::<Vec<_>>();
+    assert!((0..500).all(|row| biases(row)[1] == 0));
+    assert_follows(&(0..ROWS).map(|row| biases(row)[2]).collect::<Vec<_>>(), &uniform(0..=40, 41));
+    let split = sampler(Method::Axolotl, 8, 1008, 2).splitting(true);
+    // tokens that begin a chunk, and those before which there may be a skip
+    for (tokens, cuts) in [
+        (&[0, 1, 5][..], &[1, 5][..]),
+        (&[0, 5], &[5]),
+        (&[1, 5], &[5]),
+        (&[1, 2], &[2]),
+        (&[2, 3], &[2, 3]),
+        (&[0], &[]),
+        (&[], &[]),
+    ] {
+        let mut seen = std::collections::BTreeSet::new();
+        for row in 0..200 {
+            let sample = split.sample_text(4, 0, row, 9, &|t| tokens.contains(&t)).unwrap();
+            let positions: Vec<usize> = sample.placement.positions(8).iter().map(|p| p.0 as usize).collect();
+            seen.extend(jumps(&positions));
+        }
+        assert!(seen.iter().eq(cuts), "{tokens:?}: {seen:?}");
+    }
 }
 
 /// Least and mean probability over the distances that are not within every row's chunks.
@@ -189,6 +240,17 @@ fn balanced_is_flatter_than_pose() {
             assert!(least <= bound + 1e-12 && least > 0.85 * bound, "{least} of {bound}");
         }
     }
+}
+
+#[test]
+fn balanced_reaches_512_windows_in_at_most_4096_rows() {
+    let (train, target) = (64, 32768);
+    let exact = Coverage::exact(&sampler(Method::Balanced, train, target, 2)).unwrap();
+    let bound = (train - 1) as f64 / (target - train / 2) as f64;
+    let (least, _) = flatness(&exact, train / 2);
+    assert!(least <= bound && least > 0.7 * bound, "{least} of {bound}");
+    // probabilities are whole numbers of 4096 rows
+    assert!(exact.probability.iter().all(|p| (p * 4096.0).fract() == 0.0));
 }
 
 #[test]
@@ -268,6 +330,14 @@ fn what_later_methods_cannot_draw_is_refused() {
     sampler(Method::Cream, 64, longest, 0).placement(0, 0, 0);
     assert!(refused(Method::Cream, 64, longest + 1, 0).contains("leaves none"));
     assert!(refused(Method::Balanced, 2048, 4096, 65).contains("at most 64 chunks"));
+    let far = refused(Method::Balanced, 64, 131072, 2);
+    assert!(far.starts_with("--target-len 131072: --method balanced spreads rows of 64 tokens"), "{far}");
+    assert!(far.contains("at most 32768, raise --train-len to at least 256, or take --method pose"), "{far}");
+    assert!(refused(Method::Balanced, 64, 32769, 3).contains("at most 32768"));
+    for (train, target) in [(64, 32768), (256, 131072)] {
+        // the furthest that each can: quick to say, and placed when the first row is drawn
+        sampler(Method::Balanced, train, target, 2);
+    }
     assert!(refused(Method::Axolotl, 2048, 4096, 1).starts_with("--chunks 1: --method axolotl skips"));
     assert!(refused(Method::Adaptive, 8, 4096, 9).contains("a window of 8 tokens"));
 }

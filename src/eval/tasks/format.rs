@@ -375,7 +375,7 @@ mod tests {
                 "for each of the 2 choices",
             ),
             (Format::Plain, json!({"context": "c", "choices": two, "labels": [0, 0]}), "no choice is right"),
-            (Format::Plain, json!({"context": "c", "choices": ["x"], "answer": 0}), "has 1 choices"),
+            (Format::Plain, json!({"context": "c", "choices": ["x"], "answer": 0}), "has 1 choice;"),
             (Format::Plain, json!({"context": "c", "choices": ["x", ""], "answer": 0}), "choice 1 is empty"),
             (Format::Piqa, json!({"goal": "g", "sol1": "a", "sol2": "b"}), "no field \"label\""),
             (Format::Boolq, json!({"passage": "p", "question": "q"}), "no field \"label\""),

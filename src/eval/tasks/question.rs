@@ -1,5 +1,7 @@
 //! A multiple-choice question as text, whatever data set it comes from.
 
+use crate::names;
+
 /// One question. Contexts and continuations are one for all choices, or one for each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
@@ -41,7 +43,10 @@ impl Question {
     /// What is wrong with it, if anything.
     pub fn check(&self) -> Result<(), String> {
         if self.choices.len() < 2 {
-            return Err(format!("has {} choices; at least 2 are needed", self.choices.len()));
+            return Err(format!(
+                "has {}; at least 2 are needed",
+                names::counted(self.choices.len(), "choice")
+            ));
         }
         if let Some(i) = self.choices.iter().position(String::is_empty) {
             return Err(format!("choice {i} is empty"));

@@ -3,6 +3,7 @@
 use super::{Config, Dtype};
 use crate::error::{Error, Result};
 use crate::model::family::{Arch, LLAMA};
+use crate::names;
 use crate::rope::{Rope, Scaling};
 use serde_json::Map;
 
@@ -79,8 +80,8 @@ impl Config {
             let config = build(known.shape.1, known.vocab, known.theta, known.begin, known.end);
             return Ok(Config { norm_eps: known.eps, tie_word_embeddings: known.tied, ..config });
         }
-        let known = preset_names().collect::<Vec<_>>().join(", ");
-        Err(Error::usage("--preset", name, format!("there is no such preset; there are {known}")))
+        let known: Vec<&str> = preset_names().collect();
+        Err(Error::usage("--preset", name, names::unknown("preset", name, &known)))
     }
 }
 

@@ -229,7 +229,7 @@ fn what_is_written_reads_the_same() {
             let base =
                 Config { extra: Map::from_iter([("use_cache".into(), json!(false))]), ..fixture(name) };
             let base = Config { eos_token_ids: vec![2, 7], ..base };
-            let rope = for_training(&base.rope, kind, 16384, 2048, None).unwrap();
+            let rope = for_training(&base.rope, kind, (16384, "--target-len"), 2048, None).unwrap();
             let config = base.extended(rope, 16384);
             let (json, warnings) = config.to_json();
             assert_eq!(warnings.len(), usize::from(kind == ScalingKind::YarnRevised));
@@ -279,7 +279,7 @@ fn longrope_is_read_and_written_in_both_spellings() {
 #[test]
 fn a_dynamic_scaling_keeps_the_length_that_it_counts_from() {
     let base = fixture("llama-tiny");
-    let rope = for_training(&base.rope, ScalingKind::Dynamic, 16384, 2048, None).unwrap();
+    let rope = for_training(&base.rope, ScalingKind::Dynamic, (16384, "--target-len"), 2048, None).unwrap();
     let (json, _) = base.extended(rope.clone(), 16384).to_json();
     assert_eq!(json["max_position_embeddings"], 2048, "other software counts from this");
     assert_eq!(json["rope_scaling"], json!({"rope_type": "dynamic", "factor": 8.0, "type": "dynamic"}));
@@ -291,7 +291,8 @@ fn a_dynamic_scaling_keeps_the_length_that_it_counts_from() {
 #[test]
 fn the_revised_yarn_keeps_its_name_and_warns() {
     let base = fixture("llama-tiny");
-    let rope = for_training(&base.rope, ScalingKind::YarnRevised, 16384, 2048, None).unwrap();
+    let rope =
+        for_training(&base.rope, ScalingKind::YarnRevised, (16384, "--target-len"), 2048, None).unwrap();
     let (json, warnings) = base.extended(rope, 16384).to_json();
     assert_eq!(json["rope_scaling"]["rope_type"], "yarn");
     assert_eq!(json["rope_parameters"]["pose_engine_variant"], "revised");
