@@ -22,7 +22,7 @@ impl<B: Backend> Model<B> {
         self.norm(b, &mut work.normed, &mut work.rstd, last, self.ids.final_norm, norm)?;
         let back = &mut work.backward;
         let (dw, db) = grads.pair(self.ids.head_weight(), self.ids.head_bias);
-        let grad = HeadGrad { dx: &mut back.d_normed, dw, db, scale };
+        let grad = HeadGrad { dx: &mut back.d_normed, dw, db, scale, weights: None };
         let (head, bias, shape) = (self.head(), self.head_bias(), self.config.head_shape(batch.len()));
         b.head_loss(&mut work.nll, &work.normed, head, bias, &batch.targets, Some(grad), shape)?;
         // normed = norm(x): nothing else reads the last x, so its gradient starts from zero
