@@ -199,12 +199,11 @@ fn probes_tell_what_the_far_context_is_worth() {
     assert!((probes[2]["probe_ppl"].as_f64().unwrap() / eval - 1.0).abs() < 1e-6, "{eval}");
 }
 
-#[test]
-fn tensorboard_has_what_the_metrics_have() {
-    let dir = Dir::new();
+/// A run whose steps have `scalars_of_step` numbers each.
+fn tensorboard(dir: &Dir, flags: &str, scalars_of_step: usize) {
     dir.write("held.txt", words(400));
-    let flags = "--data a.txt --eval-data held.txt --eval-every 3 --steps 7 --tensorboard";
-    resumes_to_the_same(&dir, flags, 4, &["model.safetensors"]);
+    let flags = format!("--data a.txt --eval-data held.txt --eval-every 3 --steps 7 --tensorboard {flags}");
+    resumes_to_the_same(dir, &flags, 4, &["model.safetensors"]);
     for out in ["whole", "killed"] {
         let found = events::read(&dir.read(&format!("{out}/{}", events::NAME)));
         assert_eq!(found[0].file_version.as_deref(), Some("brain.Event:2"));
@@ -220,16 +219,23 @@ fn tensorboard_has_what_the_metrics_have() {
             .iter()
             .flat_map(|line| {
                 let step = line["step"].as_u64().unwrap();
-                let names =
-                    ["loss", "lr", "grad_norm", "tokens_per_second"].map(|key| (key, format!("train/{key}")));
+                let names = ["loss", "lr", "grad_norm", "tokens_per_second", "weighted_loss"]
+                    .map(|key| (key, format!("train/{key}")));
                 let eval = [("ppl", "eval/perplexity".to_string())];
                 let value = |(key, tag): (&str, String)| Some((step, tag, line[key].as_f64()? as f32));
                 names.into_iter().chain(eval).filter_map(value).collect::<Vec<_>>()
             })
             .collect();
         assert_eq!(scalars, expected, "{out}");
-        assert_eq!(expected.len(), 7 * 4 + 3);
+        assert_eq!(expected.len(), 7 * scalars_of_step + 3);
     }
+}
+
+#[test]
+fn tensorboard_has_what_the_metrics_have() {
+    let dir = Dir::new();
+    tensorboard(&dir, "", 4);
+    tensorboard(&Dir::new(), "--loss longce", 5);
     // and without the flag there is none
     dir.run(&format!("{RUN} --data a.txt --steps 1 --quiet --out bare")).ok();
     assert!(!dir.names().iter().any(|name| name.contains("bare") && name.contains("tfevents")));
