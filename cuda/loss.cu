@@ -2,8 +2,8 @@
 // matmul.cu: logits of a few hundred tokens exist at a time, never [tokens, vocab] of all (model head in docs/kernels.md).
 //
 //   nll[t] = log Σ_j exp(z_tj) − z_t,target;  0 where the target is IGNORED_TOKEN            nll (=) [tokens] f32
-//   slope[t,:] = scale·(softmax(z_t) − onehot(target));  0 for ignored tokens               slope (=) [tokens,vocab] T, or null
-//   z [tokens,vocab] f32, targets [tokens] u32
+//   slope[t,:] = scale·weights[t]·(softmax(z_t) − onehot(target));  0 for ignored tokens    slope (=) [tokens,vocab] T, or null
+//   z [tokens,vocab] f32, targets [tokens] u32, weights [tokens] f32 or null: all 1. nll is not weighted
 //
 //   stats [tokens,tiles] pairs (max z, Σ exp(z − max)) of pieces of a row, as matmul_nt_f32out leaves them; or null: found here,
 //   which reads the logits twice
@@ -107,8 +107,8 @@ __device__ __forceinline__ void store_slopes(bf16* out, const float* z, int voca
 }
 
 template <typename T, bool WIDE>
-__device__ __forceinline__ void cross_entropy(float* nll, T* slope, const float* logits, const uint32_t* targets, const float2* stats,
-                                              int tiles, int vocab, float scale) {
+__device__ __forceinline__ void cross_entropy(float* nll, T* slope, const float* logits, const uint32_t* targets, const float* weights,
+                                              const float2* stats, int tiles, int vocab, float scale) {
     __shared__ float slots[SOFTMAX_THREADS / 32];
     const int token = blockIdx.x;
     const float* const z = logits + int64_t(token) * vocab;
@@ -121,6 +121,7 @@ __device__ __forceinline__ void cross_entropy(float* nll, T* slope, const float*
     const float at_target = counts ? z[target] : 0.f;
     if (threadIdx.x == 0) nll[token] = counts ? max - at_target + logf(sum) : 0.f;
     if (!slope) return;
+    if (weights) scale *= weights[token];
     __syncthreads();  // slope may be z: all have read the target's
     store_slopes<WIDE>(slope + int64_t(token) * vocab, z, vocab, Slope{max, counts ? scale / sum : 0.f, scale, counts ? int(target) : -1});
 }
@@ -148,12 +149,12 @@ __device__ __forceinline__ void add_bias(float* logits, const T* bias, int vocab
         add_bias(logits, bias, vocab);                                                                                    \
     }                                                                                                                     \
     extern "C" __global__ void __launch_bounds__(SOFTMAX_THREADS)                                                         \
-        cross_entropy_##name(float* nll, T* slope, const float* logits, const uint32_t* targets, const float2* stats,     \
-                             int tiles, int vocab, float scale) {                                                         \
+        cross_entropy_##name(float* nll, T* slope, const float* logits, const uint32_t* targets, const float* weights,    \
+                             const float2* stats, int tiles, int vocab, float scale) {                                    \
         if (vocab % Vec<T>::N == 0)                                                                                       \
-            cross_entropy<T, true>(nll, slope, logits, targets, stats, tiles, vocab, scale);                              \
+            cross_entropy<T, true>(nll, slope, logits, targets, weights, stats, tiles, vocab, scale);                     \
         else                                                                                                              \
-            cross_entropy<T, false>(nll, slope, logits, targets, stats, tiles, vocab, scale);                             \
+            cross_entropy<T, false>(nll, slope, logits, targets, weights, stats, tiles, vocab, scale);                    \
     }
 ENTRY(bf16, bf16)
 ENTRY(float, f32)

@@ -25,15 +25,15 @@ fn losses(dir: &Dir, out: &str) -> Vec<f64> {
     lines.iter().filter_map(|line| line["loss"].as_f64()).collect()
 }
 
-/// Trains for 20 steps on both and holds the losses to each other; softcuda must have found nothing, leaks included.
-fn follows_the_cpu(flags: &str, tolerance: f64) {
+/// Trains for so many steps on both and holds the losses to each other; softcuda must have found nothing, leaks included.
+fn follows_the_cpu(steps: usize, flags: &str, tolerance: f64) {
     let dir = Dir::new();
-    let train = format!("{TRAIN} --steps 20 {flags}");
+    let train = format!("{TRAIN} --steps {steps} {flags}");
     let Some(ran) = run(&dir, &format!("{train} --device cuda:0 --out gpu"), &[]) else { return };
     assert!(!ran.ok().stderr.contains("softcuda:"));
     dir.run(&format!("{train} --device cpu --out cpu")).ok();
     let (gpu, cpu) = (losses(&dir, "gpu"), losses(&dir, "cpu"));
-    assert_eq!((gpu.len(), cpu.len()), (20, 20));
+    assert_eq!((gpu.len(), cpu.len()), (steps, steps));
     for (step, (g, c)) in gpu.iter().zip(&cpu).enumerate() {
         assert!((g / c - 1.0).abs() <= tolerance, "step {}: loss {g} on the GPU, {c} on the CPU", step + 1);
     }
@@ -41,17 +41,22 @@ fn follows_the_cpu(flags: &str, tolerance: f64) {
 
 #[test]
 fn training_follows_the_cpu_in_bf16() {
-    follows_the_cpu("--dtype bf16", 0.01);
+    follows_the_cpu(20, "--dtype bf16", 0.01);
 }
 
 #[test]
 fn training_follows_the_cpu_in_f32() {
-    follows_the_cpu("--dtype f32", 1e-4);
+    follows_the_cpu(20, "--dtype f32", 1e-4);
 }
 
 #[test]
 fn training_with_moments_in_8_bits_follows_the_cpu() {
-    follows_the_cpu("--dtype f32 --optimizer adamw8bit --lr 1e-3", 1e-4);
+    follows_the_cpu(20, "--dtype f32 --optimizer adamw8bit --lr 1e-3", 1e-4);
+}
+
+#[test]
+fn training_with_weighed_tokens_follows_the_cpu() {
+    follows_the_cpu(6, "--dtype f32 --loss longce --lr 1e-3", 1e-4);
 }
 
 #[test]

@@ -149,7 +149,7 @@ fn loss_and_decoding(b: &Cuda<bf16>) {
     let targets: Vec<TokenId> = (0..SCORED).map(|t| TokenId(t as u32)).collect();
     let s = HeadShape { tokens: SCORED, width: 64, vocab: VOCAB };
     let (mut dx, mut dw) = (act(SCORED * s.width), stat(VOCAB * s.width));
-    let grad = HeadGrad { dx: &mut dx, dw: Some(&mut dw), db: None, scale: 1.0 };
+    let grad = HeadGrad { dx: &mut dx, dw: Some(&mut dw), db: None, scale: 1.0, weights: None };
     let (x, w) = (act(SCORED * s.width), act(VOCAB * s.width));
     b.head_loss(&mut stat(SCORED), &x, &w, None, &uploaded(b, &targets), Some(grad), s).unwrap();
 

@@ -226,12 +226,19 @@ fn embedding_and_head_with_loss() {
     let loss = |x: &Buf, w: &Buf, bias: &Buf| {
         let mut nll = zeros(4);
         B.head_loss(&mut nll, x, w, Some(bias), &targets, None, s).unwrap();
-        0.25 * nll.0.iter().sum::<f64>()
+        nll
     };
-    let (mut nll, mut dx, mut dw, mut db) = (zeros(4), zeros(12), zeros(15), zeros(5));
-    let grad = HeadGrad { dx: &mut dx, dw: Some(&mut dw), db: Some(&mut db), scale: 0.25 };
-    B.head_loss(&mut nll, &dy, &w, Some(&bias), &targets, Some(grad), s).unwrap();
-    check("head dx", &dy, &dx, &|x| loss(x, &w, &bias));
-    check("head dw", &w, &dw, &|w| loss(&dy, w, &bias));
-    check("head db", &bias, &db, &|bias| loss(&dy, &w, bias));
+    let weighted = HostBuf(vec![0.5, 7.0, 0.0, 3.0]);
+    for weights in [None, Some(&weighted)] {
+        let loss = |x: &Buf, w: &Buf, bias: &Buf| {
+            let ones = HostBuf(vec![1.0; 4]);
+            0.25 * dot(&loss(x, w, bias), weights.unwrap_or(&ones))
+        };
+        let (mut nll, mut dx, mut dw, mut db) = (zeros(4), zeros(12), zeros(15), zeros(5));
+        let grad = HeadGrad { dx: &mut dx, dw: Some(&mut dw), db: Some(&mut db), scale: 0.25, weights };
+        B.head_loss(&mut nll, &dy, &w, Some(&bias), &targets, Some(grad), s).unwrap();
+        check("head dx", &dy, &dx, &|x| loss(x, &w, &bias));
+        check("head dw", &w, &dw, &|w| loss(&dy, w, &bias));
+        check("head db", &bias, &db, &|bias| loss(&dy, &w, bias));
+    }
 }

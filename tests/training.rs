@@ -10,36 +10,16 @@ use serde_json::Value;
 const RUN: &str = "train --preset tiny --train-len 32 --target-len 128 --rope yarn --rope-factor 2 --batch 2 \
                    --grad-accum 2 --lr 1e-3 --dtype f32";
 
-/// The metrics but for what time says.
-fn metrics(dir: &Dir, out: &str) -> Vec<Value> {
-    let mut lines = dir.lines(&format!("{out}/metrics.jsonl"));
-    for line in &mut lines {
-        line.as_object_mut().unwrap().retain(|key, _| !key.contains("second"));
-    }
-    lines
-}
-
-/// Makes a finished run look as if it had been killed after the checkpoint of `step`.
-fn kill_after(dir: &Dir, out: &str, step: u64) {
-    for name in dir.names() {
-        let of_step = name.strip_prefix(&format!("{out}/checkpoint-")).and_then(|n| n.parse::<u64>().ok());
-        if of_step.is_some_and(|n| n > step) {
-            std::fs::remove_dir_all(dir.path(&name)).unwrap();
-        }
-    }
-    std::fs::remove_file(dir.path(&format!("{out}/manifest.json"))).unwrap();
-}
-
 /// A run in `whole`, and the same in `killed`, killed after `step` and resumed: both must have left the same.
 #[track_caller]
 fn resumes_to_the_same(dir: &Dir, flags: &str, step: u64, files: &[&str]) {
     for (out, threads) in [("whole", 1), ("killed", 2)] {
         dir.run(&format!("{RUN} {flags} --save-every 2 --quiet --threads {threads} --out {out}")).ok();
     }
-    kill_after(dir, "killed", step);
+    dir.kill_after("killed", step);
     let ran = dir.run("train --resume --out killed").ok();
     assert!(ran.stderr.contains(&format!("going on after step {step}")), "{}", ran.all());
-    assert_eq!(metrics(dir, "killed"), metrics(dir, "whole"));
+    assert_eq!(dir.metrics("killed"), dir.metrics("whole"));
     for file in files {
         let of = |out: &str| dir.read(&format!("{out}/{file}"));
         assert!(of("killed") == of("whole"), "{file} differs");
@@ -76,7 +56,7 @@ fn corpora_are_mixed_by_weight() {
     assert_eq!(dir.read("one/model.safetensors"), dir.read("alone/model.safetensors"));
     // without weights the paths are one corpus, in which a document counts by its length
     dir.run(&format!("{RUN} --data books a.txt --steps 3 --quiet --out joined")).ok();
-    assert_ne!(metrics(&dir, "joined"), metrics(&dir, "one"));
+    assert_ne!(dir.metrics("joined"), dir.metrics("one"));
 }
 
 #[test]
@@ -93,13 +73,13 @@ fn short_documents_are_packed() {
         ran.all()
     );
     assert!(ran.stderr.contains("1 of 61 documents have fewer than two tokens"), "{}", ran.all());
-    let losses: Vec<f64> = metrics(&dir, "told").iter().map(|line| line["loss"].as_f64().unwrap()).collect();
+    let losses: Vec<f64> = dir.metrics("told").iter().map(|line| line["loss"].as_f64().unwrap()).collect();
     assert!(losses[7] < losses[0], "{losses:?}");
     // places without a target are no tokens: of two documents of 21 each has a row, and 20 places of it
     dir.write("odd.jsonl", format!("{{\"text\": \"{}\"}}\n", &words(80)[..21]).repeat(2));
     let ran = dir.run(&format!("{RUN} --data odd.jsonl --pack --steps 2 --out odd")).ok();
     assert!(ran.stderr.contains("2 documents packed into 2 rows of 32, 62.5% full"), "{}", ran.all());
-    let tokens: Vec<u64> = metrics(&dir, "odd").iter().map(|line| line["tokens"].as_u64().unwrap()).collect();
+    let tokens: Vec<u64> = dir.metrics("odd").iter().map(|line| line["tokens"].as_u64().unwrap()).collect();
     assert_eq!(tokens, [4 * 20, 8 * 20]);
     // said to be off it is off
     dir.run(&format!("{RUN} --data a.txt --pack=false --steps 2 --quiet --out off")).ok();
@@ -140,7 +120,7 @@ fn a_run_ends_when_the_perplexity_no_longer_falls() {
     );
     let summary = dir.json("whole.json");
     assert_eq!((&summary["steps"], &summary["best"]["step"]), (&8.into(), &2.into()));
-    let lines = metrics(&dir, "whole");
+    let lines = dir.metrics("whole");
     let marked: Vec<u64> =
         lines.iter().filter(|line| line["best"] == true).map(|line| line["step"].as_u64().unwrap()).collect();
     assert_eq!((marked, lines.last().unwrap()["step"].as_u64()), (vec![2], Some(8)));
@@ -148,10 +128,10 @@ fn a_run_ends_when_the_perplexity_no_longer_falls() {
     for step in [5, 8] {
         let out = format!("killed-{step}");
         dir.run(&run(&out)).ok();
-        kill_after(&dir, &out, step);
+        dir.kill_after(&out, step);
         let ran = dir.run(&format!("train --resume --out {out} --json {out}.json")).ok();
         assert_eq!(ran.stderr.contains("--early-stop ended this run there"), step == 8, "{}", ran.all());
-        assert_eq!(metrics(&dir, &out), lines);
+        assert_eq!(dir.metrics(&out), lines);
         assert_eq!(dir.json(&format!("{out}.json"))["best"], summary["best"]);
     }
     // a finished run tells of its end again
@@ -187,7 +167,8 @@ fn the_best_model_is_kept_beside_the_last() {
     let flags = "--data a.txt --eval-data held.txt --eval-every 1 --save-best --steps 10 --warmup 6";
     let run = RUN.replace("--lr 1e-3", "--lr 0.3");
     dir.run(&format!("{run} {flags} --quiet --out out --json out.json")).ok();
-    let all: Vec<(f64, u64)> = metrics(&dir, "out")
+    let all: Vec<(f64, u64)> = dir
+        .metrics("out")
         .iter()
         .filter_map(|line| Some((line["ppl"].as_f64()?, line["step"].as_u64()?)))
         .collect();
@@ -215,7 +196,7 @@ fn probes_tell_what_the_far_context_is_worth() {
     dir.write("held.txt", words(400));
     let flags = "--data a.txt --eval-data held.txt --probe-every 3 --early-stop 2 --save-best --steps 9";
     resumes_to_the_same(&dir, flags, 4, &["model.safetensors", "best/model.safetensors"]);
-    let lines = metrics(&dir, "whole");
+    let lines = dir.metrics("whole");
     let probes: Vec<&Value> = lines.iter().filter(|line| line["probe_ppl"].is_number()).collect();
     assert_eq!(probes.iter().map(|p| p["step"].as_u64().unwrap()).collect::<Vec<_>>(), [3, 6, 9]);
     for probe in &probes {
@@ -235,12 +216,11 @@ fn probes_tell_what_the_far_context_is_worth() {
     assert!((probes[2]["probe_ppl"].as_f64().unwrap() / eval - 1.0).abs() < 1e-6, "{eval}");
 }
 
-#[test]
-fn tensorboard_has_what_the_metrics_have() {
-    let dir = Dir::new();
+/// A run whose steps have `scalars_of_step` numbers each.
+fn tensorboard(dir: &Dir, flags: &str, scalars_of_step: usize) {
     dir.write("held.txt", words(400));
-    let flags = "--data a.txt --eval-data held.txt --eval-every 3 --steps 7 --tensorboard";
-    resumes_to_the_same(&dir, flags, 4, &["model.safetensors"]);
+    let flags = format!("--data a.txt --eval-data held.txt --eval-every 3 --steps 7 --tensorboard {flags}");
+    resumes_to_the_same(dir, &flags, 4, &["model.safetensors"]);
     for out in ["whole", "killed"] {
         let found = events::read(&dir.read(&format!("{out}/{}", events::NAME)));
         assert_eq!(found[0].file_version.as_deref(), Some("brain.Event:2"));
@@ -256,16 +236,23 @@ fn tensorboard_has_what_the_metrics_have() {
             .iter()
             .flat_map(|line| {
                 let step = line["step"].as_u64().unwrap();
-                let names =
-                    ["loss", "lr", "grad_norm", "tokens_per_second"].map(|key| (key, format!("train/{key}")));
+                let names = ["loss", "lr", "grad_norm", "tokens_per_second", "weighted_loss"]
+                    .map(|key| (key, format!("train/{key}")));
                 let eval = [("ppl", "eval/perplexity".to_string())];
                 let value = |(key, tag): (&str, String)| Some((step, tag, line[key].as_f64()? as f32));
                 names.into_iter().chain(eval).filter_map(value).collect::<Vec<_>>()
             })
             .collect();
         assert_eq!(scalars, expected, "{out}");
-        assert_eq!(expected.len(), 7 * 4 + 3);
+        assert_eq!(expected.len(), 7 * scalars_of_step + 3);
     }
+}
+
+#[test]
+fn tensorboard_has_what_the_metrics_have() {
+    let dir = Dir::new();
+    tensorboard(&dir, "", 4);
+    tensorboard(&Dir::new(), "--loss longce", 5);
     // and without the flag there is none
     dir.run(&format!("{RUN} --data a.txt --steps 1 --quiet --out bare")).ok();
     assert!(!dir.names().iter().any(|name| name.contains("bare") && name.contains("tfevents")));

@@ -88,7 +88,7 @@ pub fn head<B: Stopwatch>(b: &B, table: &Table, shape: &Shape, tokens: usize) {
     let t = time(b, || b.head_loss(&mut nll, &x, &w, None, &targets, None, s).expect("head_loss"));
     table.row(&format!("  head_loss, vocabulary {}", s.vocab), t, flops, 0.0);
     let t = time(b, || {
-        let grad = HeadGrad { dx: &mut dx, dw: Some(&mut dw), db: None, scale: 1e-3 };
+        let grad = HeadGrad { dx: &mut dx, dw: Some(&mut dw), db: None, scale: 1e-3, weights: None };
         b.head_loss(&mut nll, &x, &w, None, &targets, Some(grad), s).expect("head_loss");
     });
     table.row("  head_loss with gradients", t, 3.0 * flops, 0.0);

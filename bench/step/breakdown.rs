@@ -98,7 +98,7 @@ fn head<B: Stopwatch>(b: &B, config: &Config) -> Row {
     b.upload(&mut targets, 0, &ids).expect("as many targets as tokens");
     let flops = 6.0 * (TOKENS * s.width * s.vocab) as f64;
     row(b, "head and loss, with gradients", 1, flops, || {
-        let grad = HeadGrad { dx: &mut dx, dw: Some(&mut dw), db: None, scale: 1e-3 };
+        let grad = HeadGrad { dx: &mut dx, dw: Some(&mut dw), db: None, scale: 1e-3, weights: None };
         b.head_loss(&mut nll, &x, &w, None, &targets, Some(grad), s).expect("head_loss");
     })
 }

@@ -235,6 +235,8 @@ pub struct HeadGrad<'a, B: Backend> {
     pub db: Option<&'a mut B::Buf<B::Stat>>,
     /// Multiplies every token's gradient: 1 / (tokens that are scored in the whole optimizer step).
     pub scale: f64,
+    /// `[tokens]`: multiplies each token's gradient beside `scale`, and not its nll; None: all weigh 1.
+    pub weights: Option<&'a B::Buf<B::Stat>>,
 }
 
 /// One parameter in [`Backend::adamw`]. All buffers have the same length.
@@ -509,9 +511,10 @@ pub trait Backend: Send + Sync + Sized + 'static {
     ) -> Result<()>;
 
     /// Head and cross-entropy in one chunked step: `nll[t] = log Σ_j exp(z_tj) − z_t,target`, `z = x·wᵀ (+ bias)`; 0
-    /// where the target is [`TokenId::IGNORED`]. With `grad` and `dz = scale·(softmax(z) − onehot)`: `dx = dz·w`,
-    /// `dw += dzᵀ·x`, `db += Σ_t dz`, zero for ignored tokens. `nll[tokens]`, `x[tokens,width]`, `w[vocab,width]`,
-    /// `bias[vocab]`. No buffer of size `[tokens, vocab]` exists.
+    /// where the target is [`TokenId::IGNORED`]. With `grad` and `dz_t = scale·weights[t]·(softmax(z_t) − onehot)`,
+    /// weights 1 where none are given: `dx = dz·w`, `dw += dzᵀ·x`, `db += Σ_t dz_t`, zero for ignored tokens. nll is never
+    /// weighted. `nll, weights[tokens]`, `x[tokens,width]`, `w[vocab,width]`, `bias[vocab]`. No buffer of size
+    /// `[tokens, vocab]` exists.
     fn head_loss(
         &self, nll: &mut Self::Buf<Self::Stat>, x: &Self::Buf<Self::Act>, w: &Self::Buf<Self::Act>,
         bias: Option<&Self::Buf<Self::Act>>, targets: &Self::Buf<TokenId>, grad: Option<HeadGrad<'_, Self>>,

@@ -15,14 +15,20 @@ impl<B: Backend> Model<B> {
     ) -> Result<()> {
         buffers.reclaim(b, grads, &self.ids.layers);
         self.forward(b, buffers, batch)?;
+        self.backward(b, buffers, grads, batch, scale, None)
+    }
+
+    /// Loss and backward pass, after [`Model::forward`]: gradients of Σ nll·`scale`·weight, of `weights` [rows, tokens] or 1.
+    pub(super) fn backward(
+        &self, b: &B, buffers: &mut TrainBuffers<B>, grads: &mut Gradients<B>, batch: &PlacedBatch<B>,
+        scale: f64, weights: Option<&B::Buf<B::Stat>>,
+    ) -> Result<()> {
         let TrainBuffers { x, work, .. } = buffers;
-        let last = &x[self.config.num_hidden_layers];
+        let (last, norm) = (&x[self.config.num_hidden_layers], self.config.norm_shape(batch.len()));
         // loss = cross-entropy(norm(x)·headᵀ (+ bias)), and at once its gradient
-        let norm = self.config.norm_shape(batch.len());
-        self.norm(b, &mut work.normed, &mut work.rstd, last, self.ids.final_norm, norm)?;
         let back = &mut work.backward;
         let (dw, db) = grads.pair(self.ids.head_weight(), self.ids.head_bias);
-        let grad = HeadGrad { dx: &mut back.d_normed, dw, db, scale };
+        let grad = HeadGrad { dx: &mut back.d_normed, dw, db, scale, weights };
         let (head, bias, shape) = (self.head(), self.head_bias(), self.config.head_shape(batch.len()));
         b.head_loss(&mut work.nll, &work.normed, head, bias, &batch.targets, Some(grad), shape)?;
         // normed = norm(x): nothing else reads the last x, so its gradient starts from zero
@@ -41,14 +47,12 @@ impl<B: Backend> Model<B> {
     /// ([`TrainBuffers::new`]).
     pub fn forward_loss(&self, b: &B, buffers: &mut TrainBuffers<B>, batch: &PlacedBatch<B>) -> Result<()> {
         self.forward(b, buffers, batch)?;
-        let TrainBuffers { x, work, .. } = buffers;
-        let (last, norm) = (&x[self.config.num_hidden_layers], self.config.norm_shape(batch.len()));
-        self.norm(b, &mut work.normed, &mut work.rstd, last, self.ids.final_norm, norm)?;
+        let work = &mut buffers.work;
         let (head, bias, shape) = (self.head(), self.head_bias(), self.config.head_shape(batch.len()));
         b.head_loss(&mut work.nll, &work.normed, head, bias, &batch.targets, None, shape)
     }
 
-    /// The residual stream through all blocks, kept in `buffers.x`.
+    /// The residual stream through all blocks, kept in `buffers.x`, and its end normed, in `buffers.work.normed`.
     fn forward(&self, b: &B, buffers: &mut TrainBuffers<B>, batch: &PlacedBatch<B>) -> Result<()> {
         b.embed(
             &mut buffers.x[0],
@@ -63,7 +67,9 @@ impl<B: Backend> Model<B> {
             self.block_inner(b, layer, &before[layer], inner, work, batch, Keys::Own)?;
             self.block_out(b, layer, &mut after[0], inner, work, batch.len())?;
         }
-        Ok(())
+        let TrainBuffers { x, work, .. } = buffers;
+        let (last, norm) = (&x[self.config.num_hidden_layers], self.config.norm_shape(batch.len()));
+        self.norm(b, &mut work.normed, &mut work.rstd, last, self.ids.final_norm, norm)
     }
 
     fn undo_layer(

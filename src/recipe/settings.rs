@@ -1,6 +1,7 @@
 //! The keys of a recipe: one list for the flags of `train` and `plan`, the TOML file and the saved run.
 
 use crate::backend::device::DType;
+use crate::model::Loss;
 use crate::model::lora::{Also, Target};
 use crate::optim::{Optimizer, ScheduleKind};
 use crate::positions::{ChunkLengths, Content, Method};
@@ -211,6 +212,18 @@ pub struct Settings {
     #[arg(long, value_name = "N", help_heading = "Optimisation")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grad_accum: Option<Size>,
+    /// What is minimised: ce, or longce, which weighs a token by what its far context is worth [default: ce]
+    #[arg(long, help_heading = "Optimisation")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<Loss>,
+    /// The short context that longce compares with: N to 2N-1 tokens before each [default: an eighth of a row]
+    #[arg(long, value_name = "N", help_heading = "Optimisation")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub longce_short: Option<Size>,
+    /// Largest weight of a token in longce [default: 5]
+    #[arg(long, value_name = "X", help_heading = "Optimisation")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub longce_gamma: Option<f64>,
     /// What AdamW keeps its moments in [default: adamw]
     #[arg(long, help_heading = "Optimisation")]
     #[serde(skip_serializing_if = "Option::is_none")]

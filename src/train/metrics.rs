@@ -21,6 +21,9 @@ pub struct StepMetrics {
     pub step: u64,
     /// Mean over the step's tokens, nats.
     pub loss: f64,
+    /// With LongCE's weights: what is minimised. None where tokens have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weighted_loss: Option<f64>,
     /// Before clipping.
     pub grad_norm: f64,
     pub lr: f64,
@@ -131,16 +134,15 @@ impl Log {
     pub fn step(&mut self, metrics: &StepMetrics) -> Result<()> {
         self.steps.push(*metrics);
         self.done = metrics.step;
-        let StepMetrics { step, loss, grad_norm, lr, tokens_per_second, .. } = *metrics;
-        self.scalars(
-            step,
-            &[
-                ("train/loss", loss),
-                ("train/lr", lr),
-                ("train/grad_norm", grad_norm),
-                ("train/tokens_per_second", tokens_per_second),
-            ],
-        )?;
+        let StepMetrics { step, loss, weighted_loss, grad_norm, lr, tokens_per_second, .. } = *metrics;
+        let mut scalars = vec![
+            ("train/loss", loss),
+            ("train/lr", lr),
+            ("train/grad_norm", grad_norm),
+            ("train/tokens_per_second", tokens_per_second),
+        ];
+        scalars.extend(weighted_loss.map(|loss| ("train/weighted_loss", loss)));
+        self.scalars(step, &scalars)?;
         self.line(metrics)
     }
 

@@ -9,7 +9,7 @@ use crate::eval::{self, Mode, Partial, Protocol, WindowReport};
 use crate::infer::{Reads, Scorer};
 use crate::memory::{self, Kind, Ledger};
 use crate::model::buffers::{Reading, TrainBuffers};
-use crate::model::{Config, Gradients, Merge, Model, PlacedBatch, scratch};
+use crate::model::{Config, Gradients, Merge, Model, PlacedBatch, Weighing, scratch};
 use crate::names;
 use crate::optim::AdamState;
 use crate::positions::Method;
@@ -144,6 +144,8 @@ pub struct State<B: Backend> {
     pub adam: AdamState<B>,
     pub buffers: TrainBuffers<B>,
     pub batch: PlacedBatch<B>,
+    /// For LongCE.
+    pub weighing: Option<Weighing<B>>,
     /// For perplexity during training; None without held-out text.
     pub scorer: Option<Scorer<B>>,
     /// To save adapters as a whole model; None where that is not asked for.
@@ -174,6 +176,8 @@ impl<B: Backend> State<B> {
         if recipe.sampler.packs() {
             batch = batch.packing(b, ledger)?;
         }
+        let weigh = |how| Weighing::allocate(b, ledger, how, rows, tokens);
+        let weighing = recipe.longce.map(weigh).transpose()?;
         let mut scratch = scratch::training(b, config, rows, tokens);
         let scorer = if with_eval {
             let reading = Reading::of(recipe.sampler.target_len());
@@ -192,7 +196,19 @@ impl<B: Backend> State<B> {
             b.reserve_scratch(scratch)?;
         }
         let (steps_done, tokens_seen, standing) = (0, 0, Standing::default());
-        Ok(State { model, grads, adam, buffers, batch, scorer, merge, steps_done, tokens_seen, standing })
+        Ok(State {
+            model,
+            grads,
+            adam,
+            buffers,
+            batch,
+            weighing,
+            scorer,
+            merge,
+            steps_done,
+            tokens_seen,
+            standing,
+        })
     }
 
     pub fn allocate(b: &B, recipe: &Recipe, opened: &Opened, ledger: &mut Ledger) -> Result<State<B>> {

@@ -19,10 +19,12 @@ impl<B: Backend> State<B> {
         let step = self.steps_done + 1;
         let tokens = loader.scored(step, 0..recipe.rows_per_step() as u32);
         self.grads.zero(b, &self.model.specs)?;
-        let mut losses = Vec::with_capacity(recipe.rows_per_step());
+        let (mut losses, mut weighted) = (Vec::with_capacity(recipe.rows_per_step()), None);
         for micro in 0..recipe.grad_accum {
             let rows = (micro * recipe.batch) as u32..((micro + 1) * recipe.batch) as u32;
-            losses.extend(self.micro_batch(b, loader, step, rows, tokens)?);
+            let done = self.micro_batch(b, loader, step, rows, tokens)?;
+            losses.extend(done.losses);
+            weighted = done.weighted.map(|sum| sum + weighted.unwrap_or(0.0));
         }
         self.model.finish_gradients(b, &mut self.grads)?;
         let norm = AdamState::global_norm(b, &self.model, &self.grads)?;
@@ -39,6 +41,7 @@ impl<B: Backend> State<B> {
         Ok(StepMetrics {
             step,
             loss,
+            weighted_loss: weighted.map(|sum: f64| sum / tokens as f64),
             grad_norm: norm,
             lr,
             tokens: self.tokens_seen,
@@ -47,22 +50,45 @@ impl<B: Backend> State<B> {
         })
     }
 
-    /// Forward and backward over some rows of the step; the summed loss of each row. All `step_tokens` tokens of the
-    /// step that have a target weigh the same, whichever micro-batch they are in.
+    /// Forward and backward over some rows of the step. All `step_tokens` tokens of the step that have a target count
+    /// the same, but for LongCE's weights, whichever micro-batch they are in.
     fn micro_batch(
         &mut self, b: &B, loader: &Loader, step: u64, rows: std::ops::Range<u32>, step_tokens: usize,
-    ) -> Result<Vec<f64>> {
+    ) -> Result<MicroBatch> {
         let host = loader.batch(step, rows)?;
         self.batch.fill(b, host.rows, &host.tokens, &host.targets, &host.places)?;
         if let Some(ids) = &host.document_ids {
             self.batch.fill_documents(b, ids)?;
         }
         let scale = 1.0 / step_tokens as f64;
-        self.model.forward_backward(b, &mut self.buffers, &mut self.grads, &self.batch, scale)?;
+        let (model, buffers, grads) = (&self.model, &mut self.buffers, &mut self.grads);
+        let weights = match &mut self.weighing {
+            None => {
+                model.forward_backward(b, buffers, grads, &self.batch, scale)?;
+                None
+            }
+            Some(weighing) => {
+                let (batch, documents) = (&mut self.batch, host.document_ids.as_deref());
+                Some(model.forward_backward_weighed(b, buffers, grads, batch, documents, scale, weighing)?)
+            }
+        };
         let nll = download_f32::<B, B::Stat>(b, &self.buffers.work.nll, 0, host.tokens.len())?;
         let sum = |row: &[f32]| row.iter().map(|&l| f64::from(l)).sum::<f64>();
-        Ok(nll.chunks_exact(host.window).map(sum).collect())
+        let products =
+            |weights: Vec<f32>| weights.iter().zip(&nll).map(|(&w, &l)| f64::from(w) * f64::from(l)).sum();
+        Ok(MicroBatch {
+            losses: nll.chunks_exact(host.window).map(sum).collect(),
+            weighted: weights.map(products),
+        })
     }
+}
+
+/// What a micro-batch's losses sum to.
+struct MicroBatch {
+    /// Of each row.
+    losses: Vec<f64>,
+    /// Of all rows, each loss times its weight, where there are weights.
+    weighted: Option<f64>,
 }
 
 /// The sentence for a loss or gradient that is no number: the step, the sample that did it, the last good checkpoint.

@@ -54,6 +54,27 @@ impl Dir {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
+    /// The metrics of a run but for what time says.
+    pub fn metrics(&self, out: &str) -> Vec<serde_json::Value> {
+        let mut lines = self.lines(&format!("{out}/metrics.jsonl"));
+        for line in &mut lines {
+            line.as_object_mut().unwrap().retain(|key, _| !key.contains("second"));
+        }
+        lines
+    }
+
+    /// Makes a finished run look as if it had been killed after the checkpoint of `step`.
+    pub fn kill_after(&self, out: &str, step: u64) {
+        for name in self.names() {
+            let of_step =
+                name.strip_prefix(&format!("{out}/checkpoint-")).and_then(|n| n.parse::<u64>().ok());
+            if of_step.is_some_and(|n| n > step) {
+                std::fs::remove_dir_all(self.path(&name)).unwrap();
+            }
+        }
+        std::fs::remove_file(self.path(&format!("{out}/manifest.json"))).unwrap();
+    }
+
     /// Everything in the directory and below, sorted.
     pub fn names(&self) -> Vec<String> {
         let mut names = Vec::new();

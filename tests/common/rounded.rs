@@ -182,10 +182,10 @@ impl Backend for Rounded {
         &self, nll: &mut Buf, x: &Buf, w: &Buf, bias: Option<&Buf>, targets: &HostBuf<TokenId>,
         grad: Option<HeadGrad<'_, Self>>, s: HeadShape,
     ) -> Result<()> {
-        let Some(HeadGrad { dx, dw, db, scale }) = grad else {
+        let Some(HeadGrad { dx, dw, db, scale, weights }) = grad else {
             return R.head_loss(nll, x, w, bias, targets, None, s);
         };
-        let inner = HeadGrad { dx: &mut *dx, dw, db, scale };
+        let inner = HeadGrad { dx: &mut *dx, dw, db, scale, weights };
         R.head_loss(nll, x, w, bias, targets, Some(inner), s)?;
         round(dx);
         Ok(())

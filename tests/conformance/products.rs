@@ -40,10 +40,14 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
         bias_backward(t, m, n);
     }
     for (tokens, width, vocab) in [(1, 1, 1), (3, 65, 257), (17, 63, 65), (65, 17, 1), (257, 30, 300)] {
-        head(t, HeadShape { tokens, width, vocab }, false);
+        head(t, HeadShape { tokens, width, vocab }, false, false);
     }
     for (tokens, width, vocab) in [(1, 1, 1), (17, 63, 65), (70, 24, 520)] {
-        head(t, HeadShape { tokens, width, vocab }, true);
+        head(t, HeadShape { tokens, width, vocab }, true, false);
+    }
+    for (tokens, width, vocab) in [(3, 65, 257), (17, 63, 65), (70, 24, 520)] {
+        head(t, HeadShape { tokens, width, vocab }, tokens == 17, true);
+        weights_of_one(t, HeadShape { tokens, width, vocab });
     }
 }
 
@@ -119,8 +123,29 @@ fn bias_backward<B: Backend>(t: &mut Suite<'_, B>, m: usize, n: usize) {
     }
 }
 
-/// A head with a bias or without one.
-fn head<B: Backend>(t: &mut Suite<'_, B>, s: HeadShape, biased: bool) {
+/// Where all weights are 1 the bits are those without weights.
+fn weights_of_one<B: Backend>(t: &mut Suite<'_, B>, s: HeadShape) {
+    let HeadShape { tokens, width, vocab } = s;
+    let (x, w) = (t.random(tokens * width, 2.0), t.random(vocab * width, 2.0));
+    let targets: Vec<TokenId> = (0..tokens).map(|_| TokenId(t.below(vocab) as u32)).collect();
+    let (x, w, targets) = (t.floats(&x), t.floats(&w), t.upload(&targets));
+    let ones = t.floats(&vec![1.0; tokens]);
+    let gradients = |weights| {
+        let (mut nll, mut dx) = (t.fresh(tokens), t.fresh(tokens * width));
+        let mut dw = t.output(&vec![0.0; vocab * width]);
+        let grad = HeadGrad { dx: &mut dx, dw: Some(&mut dw), db: None, scale: 0.3, weights };
+        t.b.head_loss(&mut nll, &x, &w, None, &targets, Some(grad), s).unwrap();
+        let (mut of_x, mut of_w) =
+            (vec![B::Act::default(); tokens * width], vec![B::Stat::default(); vocab * width]);
+        t.b.download(&mut of_x, &dx, 0).unwrap();
+        t.b.download(&mut of_w, &dw, 0).unwrap();
+        (of_x, of_w)
+    };
+    assert!(gradients(None) == gradients(Some(&ones)), "head_loss {s:?}: weights of 1 change the bits");
+}
+
+/// A head with a bias or without one, its tokens weighted or not.
+fn head<B: Backend>(t: &mut Suite<'_, B>, s: HeadShape, biased: bool, weighted: bool) {
     let HeadShape { tokens, width, vocab } = s;
     let (x, w) = (t.random(tokens * width, 2.0), t.random(vocab * width, 2.0));
     let bias = if biased { t.random(vocab, 2.0) } else { vec![0.0; vocab] };
@@ -128,20 +153,33 @@ fn head<B: Backend>(t: &mut Suite<'_, B>, s: HeadShape, biased: bool) {
     let mut targets: Vec<TokenId> = (0..tokens).map(|_| TokenId(t.below(vocab) as u32)).collect();
     targets.iter_mut().skip(1).step_by(3).for_each(|target| *target = TokenId::IGNORED);
     let scale = 1.0 / tokens as f64;
-    let name = |what: &str| format!("head_loss {s:?} biased {biased} {what}");
+    let mut weights = if weighted { t.random_stat(tokens, 5.0) } else { vec![1.0; tokens] };
+    if weighted {
+        weights[tokens / 2] = 0.0;
+    }
+    let name = |what: &str| format!("head_loss {s:?} biased {biased} weighted {weighted} {what}");
+    let (weights_h, weights_b) = (host(&weights), t.floats(&weights));
+    let (weights_h, weights_b) = (weighted.then_some(&weights_h), weighted.then_some(&weights_b));
 
     let (mut nll, mut dx, mut dw) = (zeros(tokens), zeros(tokens * width), host(&old));
     let (mut db, bias_h, bias_b) = (host(&old_db), host(&bias), t.floats(&bias));
     let (truth_bias, bias_b) = (biased.then_some(&bias_h), biased.then_some(&bias_b));
-    let grad = HeadGrad { dx: &mut dx, dw: Some(&mut dw), db: biased.then_some(&mut db), scale };
+    let grad =
+        HeadGrad { dx: &mut dx, dw: Some(&mut dw), db: biased.then_some(&mut db), scale, weights: weights_h };
     let targets_h = HostBuf(targets.clone());
     TRUTH.head_loss(&mut nll, &host(&x), &host(&w), truth_bias, &targets_h, Some(grad), s).unwrap();
-    let plain = plain_head::<B>([&x, &w, &bias], [&old, &old_db], &targets, scale, s);
+    let plain = plain_head::<B>([&x, &w, &bias], [&old, &old_db], &targets, (scale, &weights), s);
 
     let (xb, wb, tb) = (t.floats(&x), t.floats(&w), t.upload(&targets));
     let (mut nll_b, mut dx_b, mut dw_b) = (t.fresh(tokens), t.fresh(tokens * width), t.output(&old));
     let mut db_b = t.output(&old_db);
-    let grad = HeadGrad { dx: &mut dx_b, dw: Some(&mut dw_b), db: biased.then_some(&mut db_b), scale };
+    let grad = HeadGrad {
+        dx: &mut dx_b,
+        dw: Some(&mut dw_b),
+        db: biased.then_some(&mut db_b),
+        scale,
+        weights: weights_b,
+    };
     t.b.head_loss(&mut nll_b, &xb, &wb, bias_b, &tb, Some(grad), s).unwrap();
     t.compare::<B::Stat>(&name("nll"), &nll_b, &nll.0, &plain.nll);
     t.compare::<B::Act>(&name("dx"), &dx_b, &dx.0, &plain.dx);
@@ -151,7 +189,7 @@ fn head<B: Backend>(t: &mut Suite<'_, B>, s: HeadShape, biased: bool) {
     }
 
     let (mut nll_b, mut dx_b) = (t.fresh(tokens), t.fresh(tokens * width));
-    let frozen = HeadGrad { dx: &mut dx_b, dw: None, db: None, scale };
+    let frozen = HeadGrad { dx: &mut dx_b, dw: None, db: None, scale, weights: weights_b };
     t.b.head_loss(&mut nll_b, &xb, &wb, bias_b, &tb, Some(frozen), s).unwrap();
     t.compare::<B::Act>(&name("dx of a frozen head"), &dx_b, &dx.0, &plain.dx);
 
@@ -176,7 +214,8 @@ struct PlainHead {
 }
 
 fn plain_head<B: Backend>(
-    [x, w, bias]: [&[f64]; 3], [old, old_db]: [&[f64]; 2], targets: &[TokenId], scale: f64, s: HeadShape,
+    [x, w, bias]: [&[f64]; 3], [old, old_db]: [&[f64]; 2], targets: &[TokenId],
+    (scale, weights): (f64, &[f64]), s: HeadShape,
 ) -> PlainHead {
     let HeadShape { tokens, width, vocab } = s;
     let mut z = product((tokens, vocab, width), |i, l| x[i * width + l], |l, j| w[j * width + l]);
@@ -190,7 +229,8 @@ fn plain_head<B: Backend>(
         nll[i] = f64::from(lse - z[target.0 as usize]);
         for j in 0..vocab {
             let hit = if j == target.0 as usize { 1.0 } else { 0.0 };
-            dz[i * vocab + j] = round::<B::Act>(scale as f32 * ((z[j] - lse).exp() - hit));
+            dz[i * vocab + j] =
+                round::<B::Act>(scale as f32 * weights[i] as f32 * ((z[j] - lse).exp() - hit));
         }
     }
     let dx = product((tokens, width, vocab), |i, j| dz[i * vocab + j], |j, c| w[j * width + c]);

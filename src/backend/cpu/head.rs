@@ -35,6 +35,20 @@ fn row_words(vocab: usize) -> usize {
     vocab.next_multiple_of(32)
 }
 
+/// What multiplies the gradients of some tokens.
+#[derive(Clone, Copy)]
+struct TokenScale<'a> {
+    scale: f32,
+    /// One for each; None: they are all 1.
+    weights: Option<&'a [f32]>,
+}
+
+impl TokenScale<'_> {
+    fn of(self, token: usize) -> f32 {
+        self.weights.map_or(self.scale, |weights| self.scale * weights[token])
+    }
+}
+
 impl<E: CpuFloat> Cpu<E> {
     /// Words of scratch of `head_loss`: a chunk of logits, and the largest of its products.
     pub(super) fn head_words(&self, s: HeadShape, with_grad: bool) -> usize {
@@ -68,6 +82,7 @@ impl<E: CpuFloat> Cpu<E> {
             operands.push(("dx", grad.dx.len(), tokens * width));
             operands.extend(grad.dw.as_ref().map(|dw| ("dw", dw.len(), vocab * width)));
             operands.extend(grad.db.as_ref().map(|db| ("db", db.len(), vocab)));
+            operands.extend(grad.weights.map(|weights| ("weights", weights.len(), tokens)));
         }
         check::lengths("head_loss", &operands)?;
         let bias = bias.map(|bias| &bias.as_slice()[..vocab]);
@@ -98,7 +113,10 @@ impl<E: CpuFloat> Cpu<E> {
                 w.as_slice(),
                 HeadShape { tokens: rows.len(), ..s },
             );
-            let scale = grad.as_ref().map(|grad| grad.scale as f32);
+            let scale = grad.as_ref().map(|grad| TokenScale {
+                scale: grad.scale as f32,
+                weights: grad.weights.map(|weights| &weights.as_slice()[rows.clone()]),
+            });
             self.row_losses(
                 &mut nll.as_mut_slice()[rows.clone()],
                 logits,
@@ -125,16 +143,16 @@ impl<E: CpuFloat> Cpu<E> {
 
     fn row_losses(
         &self, nll: &mut [f32], logits: &mut [u32], bias: Option<&[E]>, vocab: usize, targets: &[TokenId],
-        scale: Option<f32>,
+        scale: Option<TokenScale<'_>>,
     ) {
         let ns = 1.5 * (nll.len() * vocab) as f64;
-        let rows = logits.chunks_exact_mut(row_words(vocab)).zip(nll).zip(targets);
-        self.workers.each(ns, rows, |((row, nll), target)| {
+        let rows = logits.chunks_exact_mut(row_words(vocab)).zip(nll).zip(targets).enumerate();
+        self.workers.each(ns, rows, |(t, ((row, nll), target))| {
             if let Some(bias) = bias {
                 add_rows(self.simd, &mut bytemuck::cast_slice_mut(&mut *row)[..vocab], bias, vocab);
             }
             let target = (*target != TokenId::IGNORED).then_some(target.0 as usize);
-            *nll = row_loss::<E>(self.simd, row, vocab, target, scale);
+            *nll = row_loss::<E>(self.simd, row, vocab, target, scale.map(|scale| scale.of(t)));
         });
     }
 

@@ -53,6 +53,7 @@ impl<E: CudaFloat> Cuda<E> {
             operands.push(("dx", grad.dx.len(), tokens * width));
             operands.extend(grad.dw.as_ref().map(|dw| ("dw", dw.len(), vocab * width)));
             operands.extend(grad.db.as_ref().map(|db| ("db", db.len(), vocab)));
+            operands.extend(grad.weights.map(|weights| ("weights", weights.len(), tokens)));
         }
         self.lengths(OP, &operands)?;
         let chunk = chunk_tokens(s);
@@ -67,6 +68,7 @@ impl<E: CudaFloat> Cuda<E> {
             Some(_) => logits,
         };
         let scale = grad.as_ref().map_or(0.0, |grad| grad.scale);
+        let weights = grad.as_ref().and_then(|grad| grad.weights);
         for first in (0..tokens).step_by(chunk) {
             let rows = chunk.min(tokens - first);
             let shape = MatmulShape { m: rows, n: vocab, k: width };
@@ -78,6 +80,7 @@ impl<E: CudaFloat> Cuda<E> {
                 slope,
                 logits,
                 targets.arg_at(first),
+                weights.map_or(Arg::NULL, |weights| weights.arg_at(first)),
                 stats,
                 self.int(OP, pieces)?,
                 self.int(OP, vocab)?,

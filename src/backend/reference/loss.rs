@@ -17,6 +17,7 @@ pub fn head_loss(
         part_mut(OP, "dx", grad.dx, s.tokens * d)?.fill(0.0);
         grad.dw.as_mut().map(|dw| part_mut(OP, "dw", dw, v * d)).transpose()?;
         grad.db.as_mut().map(|db| part_mut(OP, "db", db, v)).transpose()?;
+        grad.weights.map(|weights| part(OP, "weights", weights, s.tokens)).transpose()?;
     }
     for t in (0..s.tokens).filter(|&t| targets[t] != TokenId::IGNORED) {
         let target = targets[t].0 as usize;
@@ -32,8 +33,9 @@ pub fn head_loss(
         let log_sum_exp = max + z.iter().map(|z| (z - max).exp()).sum::<f64>().ln();
         nll[t] = log_sum_exp - z[target];
         let Some(grad) = &mut grad else { continue };
+        let scale = grad.scale * grad.weights.map_or(1.0, |weights| weights.0[t]);
         for (j, z) in z.iter().enumerate() {
-            let dz = grad.scale * ((z - log_sum_exp).exp() - f64::from(j == target));
+            let dz = scale * ((z - log_sum_exp).exp() - f64::from(j == target));
             if let Some(db) = &mut grad.db {
                 db.0[j] += dz;
             }

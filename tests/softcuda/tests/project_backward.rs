@@ -302,20 +302,27 @@ fn cross_entropy_and_its_slope() {
         gpu.memory.alloc(4 * tokens as u64).unwrap(),
         gpu.memory.alloc((4 * tokens * vocab) as u64).unwrap(),
     );
-    let numbers = [Ptr(0), Int(0), Int(vocab as i32), Float(0.5)];
-    let args = [&[nll, slope, gpu.f32(&z), gpu.u32(&targets)].map(Ptr)[..], &numbers].concat();
-    gpu.launch("cross_entropy_f32", [tokens as u32, 1, 1], 512, 0, &args).unwrap();
-    let (mut want_nll, mut want) = (vec![0.0; tokens], vec![0.0; tokens * vocab]);
-    for t in [0, 2] {
-        let row = f64s(&z[t * vocab..][..vocab]);
-        let sum: f64 = row.iter().map(|x| x.exp()).sum();
-        want_nll[t] = sum.ln() - row[targets[t] as usize];
-        (0..vocab).for_each(|i| {
-            want[t * vocab + i] = 0.5 * (row[i].exp() / sum - f64::from(u8::from(i == targets[t] as usize)))
-        });
+    let weights = [3.0f32, 7.0, 0.25];
+    for weighted in [false, true] {
+        let numbers = [Ptr(0), Int(0), Int(vocab as i32), Float(0.5)];
+        let weights_at = if weighted { gpu.f32(&weights) } else { 0 };
+        let args =
+            [&[nll, slope, gpu.f32(&z), gpu.u32(&targets), weights_at].map(Ptr)[..], &numbers].concat();
+        gpu.launch("cross_entropy_f32", [tokens as u32, 1, 1], 512, 0, &args).unwrap();
+        let (mut want_nll, mut want) = (vec![0.0; tokens], vec![0.0; tokens * vocab]);
+        for t in [0, 2] {
+            let row = f64s(&z[t * vocab..][..vocab]);
+            let sum: f64 = row.iter().map(|x| x.exp()).sum();
+            want_nll[t] = sum.ln() - row[targets[t] as usize];
+            let scale = if weighted { 0.5 * f64::from(weights[t]) } else { 0.5 };
+            (0..vocab).for_each(|i| {
+                let hit = f64::from(u8::from(i == targets[t] as usize));
+                want[t * vocab + i] = scale * (row[i].exp() / sum - hit)
+            });
+        }
+        assert!(worst(&gpu.read_f32(nll, tokens), &want_nll) < 1e-5);
+        assert!(worst(&gpu.read_f32(slope, tokens * vocab), &want) < 1e-6);
     }
-    assert!(worst(&gpu.read_f32(nll, tokens), &want_nll) < 1e-5);
-    assert!(worst(&gpu.read_f32(slope, tokens * vocab), &want) < 1e-6);
 }
 
 #[test]
