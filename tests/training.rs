@@ -148,7 +148,7 @@ fn a_run_that_probes_end_is_evaluated_at_its_end() {
     dir.write("held.txt", words(300).to_uppercase());
     let flags = "--data a.txt --eval-data held.txt --probe-every 1 --early-stop 2 --steps 30 --lr 0 --quiet";
     dir.run(&format!("{} {flags} --out m", RUN.replace(" --lr 1e-3", ""))).ok();
-    let (lines, summary) = (metrics(&dir, "m"), dir.json("m/summary.json"));
+    let (lines, summary) = (dir.metrics("m"), dir.json("m/summary.json"));
     let evaluations: Vec<&Value> = lines.iter().filter(|line| line["ppl"].is_number()).collect();
     assert_eq!(evaluations.iter().map(|e| e["step"].as_u64().unwrap()).collect::<Vec<_>>(), [3]);
     assert_eq!((&summary["steps"], &summary["ppl"]), (&3.into(), &evaluations[0]["ppl"]));
