@@ -33,6 +33,8 @@ pub const MOST_WINDOWS: usize = 512;
 /// [`MOST_WINDOWS`] it is still 8 times.
 const SWEEPS: usize = 32;
 const MOST_ROWS: usize = 4096;
+/// Cells that are passed over for all rows, about one a nanosecond: what many chunks over a far target may take.
+const MOST_WORK: usize = 10_000_000_000;
 /// Places that are tried for a bias where a row has more than one.
 const TRIALS: usize = 1024;
 
@@ -47,14 +49,31 @@ impl Balance {
     /// For 2 <= chunk_count <= window <= target <= [`MOST_WINDOWS`]·window.
     pub fn new(window: usize, target: usize, chunk_count: usize) -> Balance {
         let mut game = Game::new(window, target, chunk_count);
-        let sweep = target.div_ceil((chunk_count - 1) * window);
-        let rounds = sweep * (MOST_ROWS / sweep).min(SWEEPS);
+        let rounds = rounds(window, target, chunk_count);
         Balance { rows: (0..rounds).map(|_| game.round()).collect() }
+    }
+
+    /// Whether that takes some seconds and not minutes: 2N-3 biases are placed in a round, each after a pass over the cells.
+    pub fn is_quick(window: usize, target: usize, chunk_count: usize) -> bool {
+        let per_bias = target / cell(window, chunk_count) + TRIALS * chunk_count;
+        let places = rounds(window, target, chunk_count).saturating_mul(2 * chunk_count - 3);
+        places.saturating_mul(per_bias) <= MOST_WORK
     }
 
     pub fn draw(&self, stream: &mut Stream) -> Vec<ChunkSpan> {
         self.rows[stream.below_usize(self.rows.len())].clone()
     }
+}
+
+/// T, for a target of up to [`MOST_WINDOWS`].
+fn rounds(window: usize, target: usize, chunk_count: usize) -> usize {
+    let sweep = target.div_ceil((chunk_count - 1) * window);
+    sweep * (MOST_ROWS / sweep).min(SWEEPS)
+}
+
+/// Tokens of a cell: a sixty-fourth of a chunk.
+fn cell(window: usize, chunk_count: usize) -> usize {
+    (window / chunk_count / 64).max(1)
 }
 
 /// All chunks of ⌊Lc/N⌋ tokens, the first with what is left over.
@@ -81,7 +100,7 @@ struct Game {
 impl Game {
     fn new(window: usize, target: usize, chunk_count: usize) -> Game {
         let lengths = even_lengths(window, chunk_count);
-        let cell = (lengths[1] / 64).max(1);
+        let cell = cell(window, chunk_count);
         let (offset, cells) = (target % cell, target / cell);
         let always = lengths[0];
         let weight = |i: usize| if offset + (i + 1) * cell <= always { 0.0 } else { 1.0 };

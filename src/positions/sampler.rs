@@ -277,6 +277,13 @@ fn check_balanced(train_len: usize, target_len: usize, chunks: usize) -> Result<
         );
         return usage("--target-len", target_len, problem);
     }
+    if !Balance::is_quick(train_len, target_len, chunks) {
+        let problem = format!(
+            "--method balanced would take minutes to place that many chunks over a target of {target_len} tokens; take \
+             fewer, as 2 or 3, or lower --target-len"
+        );
+        return usage("--chunks", chunks, problem);
+    }
     Ok(())
 }
 

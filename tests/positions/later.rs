@@ -334,9 +334,13 @@ fn what_later_methods_cannot_draw_is_refused() {
     assert!(far.starts_with("--target-len 131072: --method balanced spreads rows of 64 tokens"), "{far}");
     assert!(far.contains("at most 32768, raise --train-len to at least 256, or take --method pose"), "{far}");
     assert!(refused(Method::Balanced, 64, 32769, 3).contains("at most 32768"));
-    for (train, target) in [(64, 32768), (256, 131072)] {
+    let many = refused(Method::Balanced, 2048, 1 << 20, 64);
+    assert!(many.starts_with("--chunks 64: --method balanced would take minutes"), "{many}");
+    for (train, target, count) in
+        [(64, 32768, 2), (64, 32768, 3), (2048, 1 << 20, 2), (2048, 1 << 20, 8), (2048, 1 << 15, 64)]
+    {
         // the furthest that each can: quick to say, and placed when the first row is drawn
-        sampler(Method::Balanced, train, target, 2);
+        sampler(Method::Balanced, train, target, count);
     }
     assert!(refused(Method::Axolotl, 2048, 4096, 1).starts_with("--chunks 1: --method axolotl skips"));
     assert!(refused(Method::Adaptive, 8, 4096, 9).contains("a window of 8 tokens"));
