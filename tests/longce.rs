@@ -243,7 +243,7 @@ fn a_stopped_run_goes_on_to_the_same() {
     dir.run(&format!("{RUN} --out unsaid")).ok();
     assert_eq!(dir.read("said/model.safetensors"), dir.read("unsaid/model.safetensors"));
     assert!(dir.lines("said/metrics.jsonl").iter().all(|line| line.get("weighted_loss").is_none()));
-    dir.run("train --resume --out unsaid --loss longce").refused(2, &["--lo", "unset"]);
+    dir.run("train --resume --out unsaid --loss longce").refused(2, &["--lo", "was started without it"]);
     // what weighing takes is planned
     dir.run("plan --preset tiny --train-len 64 --batch 2 --loss longce --json plan.json").ok();
     let plan = dir.json("plan.json");
