@@ -1,12 +1,12 @@
 //! LayerNorm and its gradient. As RMSNorm's (`norm`): sums along rows, those over tokens in blocks and in a fixed
 //! order.
 
+use super::Cpu;
 use super::buffer::Buf;
 use super::check;
 use super::isa::per_isa;
 use super::math::{CpuFloat, LANES, fma, sum_lanes};
-use super::scratch::grain;
-use super::{Cpu, norm, norm_block};
+use super::norm::Undo;
 use crate::backend::{Buffer, NormShape};
 use crate::error::Result;
 
@@ -36,43 +36,11 @@ impl<E: CpuFloat> Cpu<E> {
         });
         Ok(())
     }
+}
 
-    pub(super) fn layernorm_backward(
-        &self, dx: &mut Buf<E>, dw: Option<&mut Buf<f32>>, dy: &Buf<E>, x: &Buf<E>, stats: &Buf<f32>,
-        w: &Buf<E>, s: NormShape,
-    ) -> Result<()> {
-        let NormShape { tokens, width, .. } = s;
-        let all = tokens * width;
-        let mut operands = vec![
-            ("dx", dx.len(), all),
-            ("dy", dy.len(), all),
-            ("x", x.len(), all),
-            ("stats", stats.len(), 2 * tokens),
-            ("w", w.len(), width),
-        ];
-        operands.extend(dw.as_ref().map(|dw| ("dw", dw.len(), width)));
-        check::lengths("layernorm_backward", &operands)?;
-        if all == 0 {
-            return Ok(());
-        }
-        let (block, per_block) = (norm_block(tokens), grain(width));
-        let words = tokens.div_ceil(block) * per_block;
-        let mut scratch = self.arena.take(words);
-        let sums: &mut [f32] = bytemuck::cast_slice_mut(scratch.words(words));
-        let w = &w.as_slice()[..width];
-        let blocks = dx.as_mut_slice()[..all].chunks_mut(block * width).zip(sums.chunks_exact_mut(per_block));
-        let blocks = blocks.zip(dy.as_slice()[..all].chunks(block * width));
-        let blocks = blocks.zip(x.as_slice()[..all].chunks(block * width));
-        let blocks = blocks.zip(stats.as_slice()[..2 * tokens].chunks(2 * block));
-        self.workers.each(0.8 * all as f64, blocks, |((((dx, sum), dy), x), stats)| {
-            sum.fill(0.0);
-            backward(self.simd, dx, sum, dy, x, stats, w);
-        });
-        if let Some(dw) = dw {
-            norm::add_rows(self.simd, &mut dw.as_mut_slice()[..width], sums, per_block);
-        }
-        Ok(())
-    }
+impl<E: CpuFloat> Undo<E> {
+    pub const LAYER: Undo<E> =
+        Undo { name: "layernorm_backward", stats: ("stats", 2), ns: 0.8, rows: backward::<E> };
 }
 
 per_isa! {

@@ -48,6 +48,7 @@ use attention::source::Source;
 use attention::{Forward, ForwardPlan, backward};
 use isa::Simd;
 use matmul::pack::Packer;
+use norm::Undo;
 use pool::{Disjoint, Workers};
 use scratch::{Arena, grain};
 use std::marker::PhantomData;
@@ -125,11 +126,6 @@ impl<E: CpuFloat> Cpu<E> {
     }
 }
 
-/// Tokens of a block whose sums are kept apart, at most 64 blocks of at least 32; by the number of tokens alone.
-fn norm_block(tokens: usize) -> usize {
-    tokens.div_ceil(64).max(32)
-}
-
 /// Elements that a task of an element-wise operation takes at least.
 const RUN: usize = 8192;
 
@@ -180,7 +176,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
             ScratchFor::MatmulNt(s) => self.nt_words(s),
             ScratchFor::MatmulNn(s) => self.product_words(s.m, s.k, s.n, products::lines(&[], s.n)),
             ScratchFor::MatmulTn(s) => self.product_words(s.n, s.k, s.m, products::columns(&[], s.n)),
-            ScratchFor::NormBackward(s) => s.tokens.div_ceil(norm_block(s.tokens)) * grain(s.width),
+            ScratchFor::NormBackward(s) => s.tokens.div_ceil(norm::block(s.tokens)) * grain(s.width),
             ScratchFor::Attention(s) => self.forward_plan(s).scratch_words(),
             ScratchFor::AttentionInt8(s) => self.int8_plan(s).scratch_words(),
             ScratchFor::AttentionBackward(s) => self.backward_plan(s).scratch_words(),
@@ -248,60 +244,14 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     fn rmsnorm(
         &self, y: &mut Buf<E>, rstd: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, s: NormShape,
     ) -> Result<()> {
-        let NormShape { tokens, width, eps } = s;
-        let all = tokens * width;
-        check::lengths(
-            "rmsnorm",
-            &[("y", y.len(), all), ("rstd", rstd.len(), tokens), ("x", x.len(), all), ("w", w.len(), width)],
-        )?;
-        let cost = 0.3 * width as f64;
-        let run = self.workers.run_length(tokens, cost);
-        let chunk = (run * width).max(1);
-        let rows =
-            y.as_mut_slice()[..all].chunks_mut(chunk).zip(rstd.as_mut_slice()[..tokens].chunks_mut(run));
-        let rows = rows.zip(x.as_slice()[..all].chunks(chunk));
-        let w = &w.as_slice()[..width];
-        self.workers.each(cost * tokens as f64, rows, |((y, rstd), x)| {
-            norm::forward(self.simd, y, rstd, x, w, eps as f32);
-        });
-        Ok(())
+        Cpu::rmsnorm(self, y, rstd, x, w, s)
     }
 
     fn rmsnorm_backward(
         &self, dx: &mut Buf<E>, dw: Option<&mut Buf<f32>>, dy: &Buf<E>, x: &Buf<E>, rstd: &Buf<f32>,
         w: &Buf<E>, s: NormShape,
     ) -> Result<()> {
-        let NormShape { tokens, width, .. } = s;
-        let all = tokens * width;
-        let mut operands = vec![
-            ("dx", dx.len(), all),
-            ("dy", dy.len(), all),
-            ("x", x.len(), all),
-            ("rstd", rstd.len(), tokens),
-            ("w", w.len(), width),
-        ];
-        operands.extend(dw.as_ref().map(|dw| ("dw", dw.len(), width)));
-        check::lengths("rmsnorm_backward", &operands)?;
-        if all == 0 {
-            return Ok(());
-        }
-        let (block, per_block) = (norm_block(tokens), grain(width));
-        let words = tokens.div_ceil(block) * per_block;
-        let mut scratch = self.arena.take(words);
-        let sums: &mut [f32] = bytemuck::cast_slice_mut(scratch.words(words));
-        let w = &w.as_slice()[..width];
-        let blocks = dx.as_mut_slice()[..all].chunks_mut(block * width).zip(sums.chunks_exact_mut(per_block));
-        let blocks = blocks.zip(dy.as_slice()[..all].chunks(block * width));
-        let blocks = blocks.zip(x.as_slice()[..all].chunks(block * width));
-        let blocks = blocks.zip(rstd.as_slice()[..tokens].chunks(block));
-        self.workers.each(0.6 * all as f64, blocks, |((((dx, sum), dy), x), rstd)| {
-            sum.fill(0.0);
-            norm::backward(self.simd, dx, sum, dy, x, rstd, w);
-        });
-        if let Some(dw) = dw {
-            norm::add_rows(self.simd, &mut dw.as_mut_slice()[..width], sums, per_block);
-        }
-        Ok(())
+        self.undo_norm(&Undo::RMS, dx, dw, dy, x, rstd, w, s)
     }
 
     fn layernorm(
@@ -314,7 +264,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
         &self, dx: &mut Buf<E>, dw: Option<&mut Buf<f32>>, dy: &Buf<E>, x: &Buf<E>, stats: &Buf<f32>,
         w: &Buf<E>, s: NormShape,
     ) -> Result<()> {
-        Cpu::layernorm_backward(self, dx, dw, dy, x, stats, w, s)
+        self.undo_norm(&Undo::LAYER, dx, dw, dy, x, stats, w, s)
     }
 
     fn unit_rows(
