@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::positions::coverage::Coverage;
 use crate::report::{Axis, Bars, HeatMap, Page, Plot, Series};
 use crate::size::size_text;
+use crate::train::StepMetrics;
 
 /// Rows that the coverage of a run is counted over.
 const ROWS: usize = 4096;
@@ -98,7 +99,9 @@ impl Layout {
             Axis::linear("perplexity"),
             evals.collect(),
         )?;
-        self.bars("time", "Time of a step", "milliseconds", runs, |t| median_seconds(t).map(|s| 1e3 * s))?;
+        self.bars("time", "Time of a step", "milliseconds", runs, |t| {
+            StepMetrics::median_seconds(&t.steps).map(|s| 1e3 * s)
+        })?;
         self.bars("memory", "Peak memory of the training", "MiB", runs, |t| t.peak_bytes.map(mebibytes))
     }
 
@@ -272,7 +275,7 @@ fn summary_row(name: &str, t: &Training) -> Vec<String> {
         last.map_or_else(dash, |m| m.step.to_string()),
         last.map_or_else(dash, |m| m.tokens.to_string()),
         smoothed(t).last().map_or_else(dash, |(_, loss)| format!("{loss:.3}")),
-        median_seconds(t).map_or_else(dash, |s| format!("{s:.3}")),
+        StepMetrics::median_seconds(&t.steps).map_or_else(dash, |s| format!("{s:.3}")),
         t.peak_bytes.map_or_else(dash, |b| format!("{:.0}", mebibytes(b))),
         t.evals.last().map_or_else(dash, |(_, _, ppl)| format!("{ppl:.3}")),
     ]
@@ -282,16 +285,10 @@ fn mebibytes(bytes: f64) -> f64 {
     bytes / (1 << 20) as f64
 }
 
-fn median_seconds(t: &Training) -> Option<f64> {
-    let mut seconds: Vec<f64> = t.steps.iter().map(|m| m.seconds).collect();
-    seconds.sort_by(f64::total_cmp);
-    seconds.get(seconds.len() / 2).copied()
-}
-
 /// Means over groups of steps, each at the step in the middle of its group.
 fn smoothed(t: &Training) -> Vec<(f64, f64)> {
     let group = t.steps.len().div_ceil(LOSS_POINTS).max(1);
-    let mean = |steps: &[crate::train::StepMetrics]| {
+    let mean = |steps: &[StepMetrics]| {
         let middle = (steps[0].step + steps[steps.len() - 1].step) as f64 / 2.0;
         (middle, steps.iter().map(|m| m.loss).sum::<f64>() / steps.len() as f64)
     };

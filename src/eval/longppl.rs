@@ -13,6 +13,7 @@
 //! the same tokens. The authors' code averages over texts; here stand the mean over all key tokens and, beside it, the
 //! mean over texts with its error.
 
+use super::perplexity::bos_text;
 use super::windows::{Mode, Windows, losses};
 use super::{Partial, mean_and_error};
 use crate::backend::Backend;
@@ -107,7 +108,7 @@ impl LongPplProtocol {
     pub fn describe(&self) -> String {
         let LongPplProtocol { short, short_stride, min_gain, min_log_likelihood, .. } = self;
         let judge = if self.other_judge { "another model" } else { "the model itself" };
-        let bos = self.bos.map_or("no BOS".to_string(), |id| format!("BOS {id} opens each window"));
+        let bos = bos_text(self.bos, "opens each window");
         format!(
             "key tokens chosen by {judge}: log p(windows of {}, one every {}) - log p(window of {short} to {}) > {min_gain} and \
              log p(long) > {min_log_likelihood}; {bos}; LongPPL = exp(mean NLL over key tokens)",

@@ -24,6 +24,11 @@ pub enum Bos {
     Off,
 }
 
+/// Of a protocol: "no BOS", or "BOS 1 opens each window".
+pub(super) fn bos_text(bos: Option<u32>, does: &str) -> String {
+    bos.map_or("no BOS".into(), |id| format!("BOS {id} {does}"))
+}
+
 /// How perplexity is measured; printed with every result.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Protocol {
@@ -61,7 +66,7 @@ impl Protocol {
 
     /// One sentence for people.
     pub fn describe(&self) -> String {
-        let bos = self.bos.map_or("no BOS".to_string(), |id| format!("BOS {id} opens each window"));
+        let bos = bos_text(self.bos, "opens each window");
         match self.mode {
             Mode::Sliding => {
                 let stride = self.stride.map_or("half the window".to_string(), |s| s.to_string());

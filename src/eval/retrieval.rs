@@ -8,6 +8,7 @@
 
 use super::Partial;
 use super::kept::{Kept, chunk_ends};
+use super::perplexity::bos_text;
 use crate::backend::Backend;
 use crate::data::Tokenizer;
 use crate::error::Result;
@@ -185,7 +186,7 @@ pub(super) fn continuation(tokenizer: &Tokenizer, question: &str, answer: &str) 
 
 /// What opens a prompt, in words.
 pub(super) fn opening(bos: Option<u32>) -> String {
-    bos.map_or("no BOS".into(), |id| format!("BOS {id} opens each prompt"))
+    bos_text(bos, "opens each prompt")
 }
 
 /// Whether an answer begins with the key, and with no digit more.

@@ -7,6 +7,7 @@
 //! was never trained, the losses rise with o instead of falling. Differences are paired: each passage is compared with
 //! itself at offset 0, which is the passage alone.
 
+use super::perplexity::bos_text;
 use super::windows::finite;
 use super::{Partial, mean_and_error};
 use crate::backend::Backend;
@@ -73,7 +74,7 @@ impl ShiftProtocol {
     /// One sentence for people.
     pub fn describe(&self) -> String {
         let ShiftProtocol { passages, length, .. } = self;
-        let bos = self.bos.map_or("no BOS".to_string(), |id| format!("BOS {id} before what is read"));
+        let bos = bos_text(self.bos, "before what is read");
         format!(
             "{} of {length} tokens, {bos}; alone at positions offset, offset+1, ..., and after the \
              offset tokens before them; difference = mean over passages of NLL minus NLL at offset 0",

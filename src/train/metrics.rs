@@ -33,6 +33,15 @@ pub struct StepMetrics {
     pub tokens_per_second: f64,
 }
 
+impl StepMetrics {
+    /// Of a step; None where there are none.
+    pub fn median_seconds(steps: &[StepMetrics]) -> Option<f64> {
+        let mut seconds: Vec<f64> = steps.iter().map(|m| m.seconds).collect();
+        seconds.sort_by(f64::total_cmp);
+        seconds.get(seconds.len() / 2).copied()
+    }
+}
+
 /// A run from its (last) start to its end.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
@@ -186,9 +195,6 @@ impl Log {
 
     pub fn summary(self, recipe: &Recipe, plan: &Ledger, elapsed: Duration) -> Result<Summary> {
         let best_model = recipe.save_best.then(|| recipe.out.join(BEST)).filter(|path| path.is_dir());
-        let mut seconds: Vec<f64> = self.steps.iter().map(|m| m.seconds).collect();
-        seconds.sort_by(f64::total_cmp);
-        let median = seconds.get(seconds.len() / 2).copied();
         let mut speeds: Vec<f64> = self.steps.iter().map(|m| m.tokens_per_second).collect();
         speeds.sort_by(|a, b| b.total_cmp(a));
         Ok(Summary {
@@ -198,7 +204,7 @@ impl Log {
             first_loss: self.steps.first().map(|m| m.loss),
             last_loss: self.steps.last().map(|m| m.loss),
             seconds: elapsed.as_secs_f64(),
-            seconds_per_step: median,
+            seconds_per_step: StepMetrics::median_seconds(&self.steps),
             tokens_per_second: speeds.get(speeds.len() / 2).copied(),
             planned_bytes: plan.total(),
             peak_bytes: memory::resident_bytes().map(|(_, peak)| peak),
