@@ -230,46 +230,14 @@ impl<E: CudaFloat> Backend for Cuda<E> {
     fn rmsnorm(
         &self, y: &mut Buf<E>, rstd: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, s: NormShape,
     ) -> Result<()> {
-        let NormShape { tokens, width, eps } = s;
-        let all = tokens * width;
-        self.lengths(
-            "rmsnorm",
-            &[("y", y.len(), all), ("rstd", rstd.len(), tokens), ("x", x.len(), all), ("w", w.len(), width)],
-        )?;
-        let shared = 2 * width * size_of::<E>();
-        let grid =
-            Grid { blocks: [Self::norm_blocks(tokens, 16), 1, 1], threads: tiles::ROW_THREADS, shared };
-        let sizes = [self.int("rmsnorm", tokens)?, self.int("rmsnorm", width)?, Arg::float(eps)];
-        self.launch("rmsnorm", grid, &[&[y.arg(), rstd.arg(), x.arg(), w.arg()][..], &sizes].concat())
+        self.norm_about_zero(y, rstd, x, w, s)
     }
 
     fn rmsnorm_backward(
         &self, dx: &mut Buf<E>, dw: Option<&mut Buf<f32>>, dy: &Buf<E>, x: &Buf<E>, rstd: &Buf<f32>,
         w: &Buf<E>, s: NormShape,
     ) -> Result<()> {
-        let NormShape { tokens, width, .. } = s;
-        const OP: &str = "rmsnorm_backward";
-        let all = tokens * width;
-        let mut operands = vec![
-            ("dx", dx.len(), all),
-            ("dy", dy.len(), all),
-            ("x", x.len(), all),
-            ("rstd", rstd.len(), tokens),
-            ("w", w.len(), width),
-        ];
-        operands.extend(dw.as_ref().map(|dw| ("dw", dw.len(), width)));
-        self.lengths(OP, &operands)?;
-        if all == 0 {
-            return Ok(());
-        }
-        let scratch = self.arena.take(self.scratch_bytes(ScratchFor::NormBackward(s)))?;
-        let partial = scratch.arg();
-        let (blocks, shared) = (tiles::NORM_BACKWARD_BLOCKS, width * (4 + 3 * size_of::<E>()));
-        let grid = Grid { blocks: [blocks, 1, 1], threads: tiles::ROW_THREADS, shared };
-        let operands = [dx.arg(), partial, dy.arg(), x.arg(), rstd.arg(), w.arg()];
-        let sizes = [self.int(OP, tokens)?, self.int(OP, width)?];
-        self.launch(OP, grid, &[&operands[..], &sizes].concat())?;
-        dw.map_or(Ok(()), |dw| self.column_sum::<f32>(dw, partial, blocks, width))
+        self.undo_norm("rmsnorm_backward", (dx, dw), [dy, x], ("rstd", rstd, 1), w, s)
     }
 
     fn layernorm(
@@ -282,7 +250,7 @@ impl<E: CudaFloat> Backend for Cuda<E> {
         &self, dx: &mut Buf<E>, dw: Option<&mut Buf<f32>>, dy: &Buf<E>, x: &Buf<E>, stats: &Buf<f32>,
         w: &Buf<E>, s: NormShape,
     ) -> Result<()> {
-        self.norm_about_mean_backward(dx, dw, [dy, x], stats, w, s)
+        self.undo_norm("layernorm_backward", (dx, dw), [dy, x], ("stats", stats, 2), w, s)
     }
 
     fn unit_rows(

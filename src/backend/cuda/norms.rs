@@ -1,4 +1,4 @@
-//! LayerNorm and rows of unit length (`cuda/layernorm.cu`, `cuda/unit.cu`).
+//! RMSNorm, LayerNorm and rows of unit length (`cuda/norm.cu`, `cuda/layernorm.cu`, `cuda/unit.cu`).
 
 use super::buffer::Buf;
 use super::driver::{Arg, Grid};
@@ -12,7 +12,26 @@ fn rows_grid(rows: usize, shared: usize) -> Grid {
     Grid { blocks: [rows.min(STRIDING), 1, 1], threads: tiles::ROW_THREADS, shared }
 }
 
+/// A norm's statistics: what they are called, where they are, how many a token has.
+type Stats<'a> = (&'static str, &'a Buf<f32>, usize);
+
 impl<E: CudaFloat> Cuda<E> {
+    pub(super) fn norm_about_zero(
+        &self, y: &mut Buf<E>, rstd: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, s: NormShape,
+    ) -> Result<()> {
+        let NormShape { tokens, width, eps } = s;
+        const OP: &str = "rmsnorm";
+        let all = tokens * width;
+        let operands =
+            [("y", y.len(), all), ("rstd", rstd.len(), tokens), ("x", x.len(), all), ("w", w.len(), width)];
+        self.lengths(OP, &operands)?;
+        let operands = [y.arg(), rstd.arg(), x.arg(), w.arg()];
+        let sizes = [self.int(OP, tokens)?, self.int(OP, width)?, Arg::float(eps)];
+        let shared = 2 * width * size_of::<E>();
+        let grid = Grid { blocks: [Self::norm_blocks(tokens, 16), 1, 1], ..rows_grid(0, shared) };
+        self.launch(OP, grid, &[&operands[..], &sizes].concat())
+    }
+
     pub(super) fn norm_about_mean(
         &self, y: &mut Buf<E>, stats: &mut Buf<f32>, x: &Buf<E>, [w, bias]: [&Buf<E>; 2], s: NormShape,
     ) -> Result<()> {
@@ -36,22 +55,22 @@ impl<E: CudaFloat> Cuda<E> {
         self.launch(OP, grid, &[&operands[..], &sizes].concat())
     }
 
-    pub(super) fn norm_about_mean_backward(
-        &self, dx: &mut Buf<E>, dw: Option<&mut Buf<f32>>, [dy, x]: [&Buf<E>; 2], stats: &Buf<f32>,
-        w: &Buf<E>, s: NormShape,
+    /// The backward pass of either norm: `op` leaves sums over some tokens each, which are then added up.
+    pub(super) fn undo_norm(
+        &self, op: &'static str, (dx, dw): (&mut Buf<E>, Option<&mut Buf<f32>>), [dy, x]: [&Buf<E>; 2],
+        (stats_name, stats, per_token): Stats<'_>, w: &Buf<E>, s: NormShape,
     ) -> Result<()> {
         let NormShape { tokens, width, .. } = s;
-        const OP: &str = "layernorm_backward";
         let all = tokens * width;
         let mut operands = vec![
             ("dx", dx.len(), all),
             ("dy", dy.len(), all),
             ("x", x.len(), all),
-            ("stats", stats.len(), 2 * tokens),
+            (stats_name, stats.len(), per_token * tokens),
             ("w", w.len(), width),
         ];
         operands.extend(dw.as_ref().map(|dw| ("dw", dw.len(), width)));
-        self.lengths(OP, &operands)?;
+        self.lengths(op, &operands)?;
         if all == 0 {
             return Ok(());
         }
@@ -60,8 +79,8 @@ impl<E: CudaFloat> Cuda<E> {
         let shared = width * (4 + 3 * size_of::<E>());
         let grid = Grid { blocks: [blocks, 1, 1], ..rows_grid(0, shared) };
         let operands = [dx.arg(), partial, dy.arg(), x.arg(), stats.arg(), w.arg()];
-        let sizes = [self.int(OP, tokens)?, self.int(OP, width)?];
-        self.launch(OP, grid, &[&operands[..], &sizes].concat())?;
+        let sizes = [self.int(op, tokens)?, self.int(op, width)?];
+        self.launch(op, grid, &[&operands[..], &sizes].concat())?;
         dw.map_or(Ok(()), |dw| self.column_sum::<f32>(dw, partial, blocks, width))
     }
 
