@@ -36,11 +36,11 @@ fn spin(workers: &Workers, f: impl Fn(usize) -> f64 + Sync) -> f64 {
 }
 
 fn spin_f32(simd: Simd, rounds: usize) -> f64 {
-    let (sum, lanes) = match simd.isa() {
+    let (sum, elements) = match simd.isa() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a Simd of this ISA exists only where the CPU has it.
         Isa::Avx512 | Isa::Avx512Bf16 | Isa::Avx512Bf16Wide => unsafe {
-            (super::matmul::avx512::spin_f32(rounds), 12 * 16)
+            (super::matmul::avx512::spin_f32(rounds), super::matmul::avx512::SPUN * 16)
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
@@ -48,18 +48,20 @@ fn spin_f32(simd: Simd, rounds: usize) -> f64 {
         _ => (portable::spin_f32(rounds), 128),
     };
     std::hint::black_box(sum);
-    2.0 * rounds as f64 * f64::from(lanes)
+    2.0 * rounds as f64 * elements as f64
 }
 
 fn spin_bf16(simd: Simd, rounds: usize) -> f64 {
-    let sum = match simd.isa() {
+    let (sum, elements) = match simd.isa() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a Simd of this ISA exists only where the CPU has it.
-        Isa::Avx512Bf16 | Isa::Avx512Bf16Wide => unsafe { super::matmul::avx512::spin_bf16(rounds) },
+        Isa::Avx512Bf16 | Isa::Avx512Bf16Wide => unsafe {
+            (super::matmul::avx512::spin_bf16(rounds), super::matmul::avx512::SPUN * 32)
+        },
         isa => unreachable!("{isa} has no bf16 dot products"),
     };
     std::hint::black_box(sum);
-    2.0 * rounds as f64 * f64::from(12 * 32)
+    2.0 * rounds as f64 * elements as f64
 }
 
 /// Best of several passes over 256 MB.

@@ -179,38 +179,39 @@ pub(super) unsafe fn pair_rows(p: &PairRows) {
     }
 }
 
-/// Gives every accumulator its own value; equal ones the compiler would compute once, or shuffle about.
-#[target_feature(enable = "avx512f")]
-fn differ(acc: &mut [__m512]) {
-    for (i, acc) in acc.iter_mut().enumerate() {
-        *acc = _mm512_set1_ps(std::hint::black_box(i as f32));
-    }
+/// Accumulators of the loops below: two instructions a cycle that each take six need twelve and a few more, and the
+/// compiler keeps no more than sixteen of these in registers.
+pub(in crate::backend::cpu) const SPUN: usize = 14;
+
+macro_rules! spin {
+    ($(#[$doc:meta])* $name:ident, $features:literal, |$acc:ident, $x:ident| $mul_add:expr) => {
+        $(#[$doc])*
+        #[target_feature(enable = $features)]
+        pub(in crate::backend::cpu) fn $name(rounds: usize) -> f32 {
+            let $x = _mm512_set1_ps(std::hint::black_box(0.25));
+            // Each accumulator starts elsewhere: equal ones the compiler would compute once.
+            let starts: [[f32; 16]; SPUN] = std::hint::black_box(std::array::from_fn(|i| [i as f32; 16]));
+            let mut acc = [_mm512_setzero_ps(); SPUN];
+            for (acc, start) in acc.iter_mut().zip(&starts) {
+                // SAFETY: 16 floats are a vector.
+                *acc = unsafe { _mm512_loadu_ps(start.as_ptr()) };
+            }
+            for _ in 0..rounds {
+                for acc in &mut acc {
+                    let $acc = *acc;
+                    *acc = $mul_add;
+                }
+            }
+            acc.into_iter().map(|a| _mm512_reduce_add_ps(a)).sum()
+        }
+    };
 }
 
-/// Multiply-adds on registers alone, `rounds` x 12 of them: the yardstick of [`peak`](super::super::peak).
-#[target_feature(enable = "avx512f")]
-pub(in crate::backend::cpu) fn spin_f32(rounds: usize) -> f32 {
-    let (x, y) = (_mm512_set1_ps(0.5), _mm512_set1_ps(std::hint::black_box(0.25)));
-    let mut acc = [y; 12];
-    differ(&mut acc);
-    for _ in 0..rounds {
-        for a in &mut acc {
-            *a = _mm512_fmadd_ps(*a, x, y);
-        }
-    }
-    acc.into_iter().map(|a| _mm512_reduce_add_ps(a)).sum()
+spin! {
+    /// Multiply-adds on registers alone, `rounds` x [`SPUN`] of them: the yardstick of [`peak`](super::super::peak).
+    spin_f32, "avx512f", |acc, x| _mm512_fmadd_ps(acc, x, x)
 }
-
-/// The same with pairs of bf16.
-#[target_feature(enable = "avx512f,avx512bf16")]
-pub(in crate::backend::cpu) fn spin_bf16(rounds: usize) -> f32 {
-    let x = as_pairs(_mm512_set1_ps(std::hint::black_box(0.25)));
-    let mut acc = [_mm512_setzero_ps(); 12];
-    differ(&mut acc);
-    for _ in 0..rounds {
-        for a in &mut acc {
-            *a = _mm512_dpbf16_ps(*a, x, x);
-        }
-    }
-    acc.into_iter().map(|a| _mm512_reduce_add_ps(a)).sum()
+spin! {
+    /// The same with pairs of bf16.
+    spin_bf16, "avx512f,avx512bf16", |acc, x| _mm512_dpbf16_ps(acc, as_pairs(x), as_pairs(x))
 }
