@@ -1,8 +1,8 @@
 //! One seed of the experiment: its trainings and measures, and the file that keeps them.
 
-use crate::runs::{CREAM_TARGET, RUNS, Run, WINDOWS};
+use crate::runs::{CREAM_TARGET, RUNS, Run, TARGET, WINDOWS};
 use pose_engine::error::Result;
-use pose_engine::quickstart::recipe::{COST, COST_TARGETS, TARGET, WINDOW};
+use pose_engine::quickstart::recipe::{COST, COST_TARGETS, WINDOW};
 use pose_engine::quickstart::{self, Measured, Stage, Trained, Watch, Workshop, documents};
 use serde::{Deserialize, Serialize};
 use std::path::Path;

@@ -1,9 +1,9 @@
 //! A figure over several seeds: mean, and how far they are apart.
 
-use crate::runs::WINDOWS;
+use crate::runs::{TARGET, WINDOWS};
 use crate::seed::SeedResults;
 use pose_engine::quickstart::Measured;
-use pose_engine::quickstart::recipe::{TARGET, WINDOW};
+use pose_engine::quickstart::recipe::WINDOW;
 
 /// Values of one figure, one for each seed.
 pub struct Spread(pub Vec<f64>);

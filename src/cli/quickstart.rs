@@ -90,6 +90,7 @@ impl Watch for Bars {
 
 fn print_results(results: &Results) {
     let (headings, rows) = quickstart::table(results);
+    let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
     outln!();
     out!("{}", table(&headings, &rows));
     outln!();

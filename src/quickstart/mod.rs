@@ -20,7 +20,7 @@ use crate::backend::device::{DType, Device, dispatch};
 use crate::error::{Error, Result};
 use measure::MeasureJob;
 use recipe::{
-    COST, COST_TARGETS, EXTEND, MEASURED, METHODS, TARGET, TEST_DOCUMENTS, TRAIN_DOCUMENTS, WINDOW,
+    COST, COST_TARGETS, EXTEND, FACTOR, MEASURED, METHODS, TARGET, TEST_DOCUMENTS, TRAIN_DOCUMENTS, WINDOW,
 };
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -44,7 +44,7 @@ pub fn run(out: &Path, seed: u64, threads: usize, watch: &dyn Watch) -> Result<R
     let mut extended = Vec::new();
     for method in METHODS {
         let stage = Stage::extend(method, method, TARGET, EXTEND);
-        extended.push(train(&workshop, &format!("extend 16x: {method}"), &stage, watch)?);
+        extended.push(train(&workshop, &format!("extend {FACTOR}x: {method}"), &stage, watch)?);
         measured.push(measure(&workshop, method, method, &MEASURED, watch)?);
     }
     let mut costs = Vec::new();

@@ -1,7 +1,7 @@
 //! report.html: one self-contained page.
 
 use super::documents::Story;
-use super::recipe::{MEASURED, METHODS, TARGET, WINDOW};
+use super::recipe::{FACTOR, MEASURED, METHODS, TARGET, WINDOW};
 use super::results::Results;
 use crate::error::{Error, Result};
 use crate::report::{Axis, Page, Plot, Series};
@@ -30,18 +30,12 @@ fn colour(name: &str) -> usize {
 }
 
 /// Headings and rows of the table that ends the run, for the terminal and the page.
-pub fn table(results: &Results) -> (Vec<&'static str>, Vec<Vec<String>>) {
-    let headings = vec![
-        "model",
-        "ppl 1x",
-        "ppl 4x",
-        "ppl 16x",
-        "recall <64",
-        "64-256",
-        "256-1024",
-        "seconds",
-        "peak MiB",
-    ];
+pub fn table(results: &Results) -> (Vec<String>, Vec<Vec<String>>) {
+    let mut headings = vec!["model".to_string()];
+    headings.extend(MEASURED.map(|window| format!("ppl {}x", window / WINDOW)));
+    let (near, middle, far) = (WINDOW, 4 * WINDOW, TARGET);
+    headings.extend([format!("recall <{near}"), format!("{near}-{middle}"), format!("{middle}-{far}")]);
+    headings.extend(["seconds", "peak MiB"].map(String::from));
     let row = |name: &str| {
         let trained = if name == "before" { Some(&results.base) } else { results.trained(name) };
         let mut row = vec![title(name).to_string()];
@@ -57,22 +51,24 @@ pub fn table(results: &Results) -> (Vec<&'static str>, Vec<Vec<String>>) {
 }
 
 pub fn write(results: &Results, story: &Story, path: &Path) -> Result<()> {
-    let mut page = Page::new("PoSE in miniature: 64 words of training window, 1024 words of context");
+    let mut page = Page::new(&format!(
+        "PoSE in miniature: {WINDOW} words of training window, {TARGET} words of context"
+    ));
     page.paragraph(&format!(
         "A two-layer LLaMA-like model learned, in windows of {WINDOW} words, to recall facts from documents that come back \
-         to them. Then its context was extended 16 times in four ways, each with the same steps and batch. Seed {}; {:.0} \
+         to them. Then its context was extended {FACTOR} times in four ways, each with the same steps and batch. Seed {}; {:.0} \
          seconds in all.",
         results.seed, results.seconds
     ));
     page.list(results.claims().iter().map(|c| (c.text.as_str(), c.holds)));
     let (headings, rows) = table(results);
-    page.table(&headings, &rows);
-    page.paragraph(
+    page.table(&headings.iter().map(String::as_str).collect::<Vec<_>>(), &rows);
+    page.paragraph(&format!(
         "Recall: how often the model's likeliest word is the right one where only an earlier mention tells it, by how many \
-         words back the nearest mention is, in windows of 1024 words. Perplexity: sliding windows of 1x, 4x and 16x, stride \
+         words back the nearest mention is, in windows of {TARGET} words. Perplexity: sliding windows of 1x, 4x and {FACTOR}x, stride \
          half a window, on held-out documents. Seconds and peak memory: of each training, in a process of its own; the first \
-         row's are those of the base model's training from scratch.",
-    );
+         row's are those of the base model's training from scratch."
+    ));
     page.heading("Recall by distance");
     page.plot(&recall_plot(results))?;
     page.heading("Perplexity by window");
@@ -100,7 +96,7 @@ fn recall_plot(results: &Results) -> Plot {
         buckets.iter().filter(|b| b.asked > 0).map(|b| ((b.from + b.to) as f64 / 2.0, b.share())).collect()
     };
     Plot {
-        title: "Recall of a fact by its distance, in windows of 1024 words".into(),
+        title: format!("Recall of a fact by its distance, in windows of {TARGET} words"),
         x: Axis::doublings("words back to the nearest mention"),
         y: Axis::linear("share recalled").from_zero(),
         series: names()
@@ -114,7 +110,7 @@ fn perplexity_plot(results: &Results) -> Plot {
     let points = |name: &str| MEASURED.map(|window| (window as f64, results.ppl(name, window))).to_vec();
     Plot {
         title: format!(
-            "Perplexity by window (before extending: {:.0} at 16x)",
+            "Perplexity by window (before extending: {:.0} at {FACTOR}x)",
             results.ppl("before", TARGET)
         ),
         x: Axis::doublings("window (words)"),

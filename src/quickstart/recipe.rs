@@ -3,17 +3,17 @@
 /// Words of the base model's training window; a word is a token here.
 pub const WINDOW: usize = 64;
 /// How many times longer the context becomes.
-pub const FACTOR: usize = 16;
+pub const FACTOR: usize = 32;
 pub const TARGET: usize = WINDOW * FACTOR;
-/// Windows that are measured: 1x, 4x and 16x.
+/// Windows that are measured: 1x, 4x and 32x.
 pub const MEASURED: [usize; 3] = [WINDOW, 4 * WINDOW, TARGET];
 /// Target lengths at which time and memory of training are measured.
-pub const COST_TARGETS: [usize; 4] = [2 * WINDOW, 4 * WINDOW, 8 * WINDOW, TARGET];
+pub const COST_TARGETS: [usize; 5] = [2 * WINDOW, 4 * WINDOW, 8 * WINDOW, 16 * WINDOW, TARGET];
 
 /// Documents to train on, and their length in words.
 pub const TRAIN_DOCUMENTS: (u32, usize) = (600, 4096);
 /// Held-out documents, and their length in words.
-pub const TEST_DOCUMENTS: (u32, usize) = (48, 2048);
+pub const TEST_DOCUMENTS: (u32, usize) = (64, 2048);
 
 /// How a run of optimizer steps goes: AdamW at a peak rate, warmed up, then falling in a line to zero.
 #[derive(Clone, Copy, Debug)]

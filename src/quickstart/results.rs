@@ -1,7 +1,7 @@
 //! The figures of a quickstart, and what they say about the paper's claims.
 
 use super::measure::Measured;
-use super::recipe::{TARGET, WINDOW};
+use super::recipe::{FACTOR, TARGET, WINDOW};
 use super::stages::Trained;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -84,14 +84,14 @@ impl Results {
             },
             Claim {
                 text: format!(
-                    "after PoSE: recall is at least {:.1}% at every distance up to 16x",
+                    "after PoSE: recall is at least {:.1}% at every distance up to {FACTOR}x",
                     percent(after)
                 ),
                 holds: after >= 0.9,
             },
             Claim {
                 text: format!(
-                    "PoSE's perplexity at 16x is {:+.1}% from full-length training's, in {:.1}% of its time",
+                    "PoSE's perplexity at {FACTOR}x is {:+.1}% from full-length training's, in {:.1}% of its time",
                     percent(gap),
                     percent(time)
                 ),
@@ -99,7 +99,7 @@ impl Results {
             },
             Claim {
                 text: format!(
-                    "PoSE's memory varies by {:.1}% over target lengths from 2x to 16x",
+                    "PoSE's memory varies by {:.1}% over target lengths from 2x to {FACTOR}x",
                     percent(spread)
                 ),
                 holds: spread <= 0.03,

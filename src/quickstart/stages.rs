@@ -90,7 +90,7 @@ impl Stage {
             ("--warmup", warmup.to_string()),
             ("--schedule", "linear".into()),
             ("--content", "contiguous".into()),
-            ("--dtype", "f32".into()),
+            ("--dtype", "bf16".into()),
             ("--seed", seed.to_string()),
         ];
         if self.target_len > WINDOW {
