@@ -51,7 +51,7 @@ impl Staging {
         };
         let parent = parent_of(target);
         fs::create_dir_all(&parent).map_err(|e| Error::io(&parent, "making the directory", e))?;
-        clean_up(&parent, name);
+        clean_up(&parent, |of| of == name);
         if existing == Existing::Refuse {
             refuse_existing(target)?;
         }
@@ -126,16 +126,28 @@ pub(super) fn parent_of(path: &Path) -> PathBuf {
     }
 }
 
-/// Removes what dead processes left of earlier attempts at `parent/name`, and brings back a predecessor that was moved
-/// aside for a successor that never came. Nothing here is worth stopping for: a leftover is hidden and harmless.
-fn clean_up(parent: &Path, name: &str) {
+/// Removes a directory so that no reader meets a part of it: one rename hides it first.
+pub(super) fn discard(dir: &Path) -> Result<()> {
+    let removing = |e| Error::io(dir, "removing", e);
+    let name = dir.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    let hidden = parent_of(dir).join(format!(".{name}.tmp-{}", std::process::id()));
+    fs::rename(dir, &hidden).map_err(removing)?;
+    fs::remove_dir_all(&hidden).map_err(removing)
+}
+
+/// Removes what dead processes left in `parent`, of whatever name.
+pub(super) fn sweep(parent: &Path) {
+    clean_up(parent, |_| true);
+}
+
+/// Removes what dead processes left of earlier attempts at a name that is `wanted`, and brings back a predecessor that was
+/// moved aside for a successor that never came. Nothing here is worth stopping for: a leftover is hidden and harmless.
+fn clean_up(parent: &Path, wanted: impl Fn(&str) -> bool) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
         let file = entry.file_name();
-        let Some(rest) = file.to_str().and_then(|f| f.strip_prefix(&format!(".{name}."))) else { continue };
-        let (kind, pid) = rest.split_once('-').unwrap_or((rest, ""));
-        let Ok(pid) = pid.parse::<u32>() else { continue };
-        if is_running(pid) {
+        let Some((name, kind, pid)) = file.to_str().and_then(leftover) else { continue };
+        if !wanted(name) || is_running(pid) {
             continue;
         }
         let target = parent.join(name);
@@ -146,6 +158,13 @@ fn clean_up(parent: &Path, name: &str) {
             _ => {}
         }
     }
+}
+
+/// `.NAME.KIND-PID` in its parts.
+fn leftover(file: &str) -> Option<(&str, &str, u32)> {
+    let (name, rest) = file.strip_prefix('.')?.rsplit_once('.')?;
+    let (kind, pid) = rest.split_once('-')?;
+    Some((name, kind, pid.parse().ok()?))
 }
 
 /// Whether another process of this number lives. Our own number means a leftover: containers number from 1 every time,

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use std::fs;
 use std::path::Path;
 
-const READY: &str = "final.ready";
+pub(super) const READY: &str = "final.ready";
 
 /// Makes `fill`'s files the model in `out`, with a manifest of their own.
 ///

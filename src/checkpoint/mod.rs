@@ -10,12 +10,14 @@
 //! ```
 //!
 //! A directory is complete when its `manifest.json` is there and true: it is written last and holds every file's length
-//! and BLAKE3 hash. OUT belongs to one machine at a time.
+//! and BLAKE3 hash. OUT belongs to one process at a time, which holds OUT/.lock.
 
 mod adapter;
 mod atomic;
 mod convert;
+mod examine;
 mod final_model;
+mod lock;
 mod manifest;
 mod mapped;
 mod model;
@@ -28,13 +30,15 @@ mod weights;
 
 pub use adapter::{Adapter, write_adapter};
 pub use atomic::{Existing, Staging, is_occupied, refuse_existing};
+pub use examine::{Examined, examine};
 pub use final_model::{finish_publishing, publish};
+pub use lock::RunLock;
 pub use manifest::{Manifest, ManifestFile, verify};
 pub use mapped::map_file;
 pub use model::{SHARD_BYTES, copy_tokenizer, write_json, write_model, write_weights};
 pub use npy::NpyWriter;
 pub use params::{ModelTensors, bytes_of, dtype_of};
-pub use resume::{Best, Resume, ResumeState, Slot, Standing, slot_name, write_resume};
-pub use run_dir::{Latest, checkpoint_dir, latest};
+pub use resume::{Best, Resume, ResumeState, Slot, SpikeState, Standing, slot_name, write_resume};
+pub use run_dir::{BEST, Latest, checkpoint_dir, checkpoints, latest, prune};
 pub use tensors::{Bytes, Stored, TensorSource, TensorSpec, write_safetensors};
 pub use weights::Weights;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// Inside a checkpoint.
-const STATE: &str = "resume/state.json";
+pub(super) const STATE: &str = "resume/state.json";
 const TENSORS: &str = "resume/optimizer.safetensors";
 const FORMAT: u32 = 1;
 
@@ -32,6 +32,20 @@ pub struct ResumeState {
     /// Of a run that goes by its held-out text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standing: Option<Standing>,
+    /// Of a run that watches for spikes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spikes: Option<SpikeState>,
+}
+
+/// What a run knows of its losses, and what it has left out for their sake.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SpikeState {
+    /// Losses of the latest steps that were no spikes, oldest first.
+    pub losses: Vec<f64>,
+    /// Batches that rollbacks have passed over: step s reads the batch of s + passed.
+    pub passed: u64,
+    /// Updates left out in a row.
+    pub in_a_row: u64,
 }
 
 /// How a run stands with its held-out text.
@@ -53,8 +67,18 @@ pub struct Best {
 impl ResumeState {
     pub fn new(step: u64, tokens: u64, seed: u64, recipe: String) -> ResumeState {
         let written_by = concat!("pose-engine ", env!("CARGO_PKG_VERSION")).into();
-        let (distance_weights, standing) = (None, None);
-        ResumeState { format: FORMAT, written_by, step, tokens, seed, recipe, distance_weights, standing }
+        let (distance_weights, standing, spikes) = (None, None, None);
+        ResumeState {
+            format: FORMAT,
+            written_by,
+            step,
+            tokens,
+            seed,
+            recipe,
+            distance_weights,
+            standing,
+            spikes,
+        }
     }
 }
 
@@ -110,6 +134,22 @@ impl Resume {
     /// A directory without it (a model that was only published), an unknown format, or another recipe: going on with other
     /// settings is another run, and has to start from the model alone.
     pub fn open(checkpoint: &Path, recipe: &str) -> Result<Resume> {
+        let state = Resume::read_state(checkpoint)?;
+        if state.recipe != recipe {
+            return Err(Error::file(
+                checkpoint.join(STATE),
+                format!(
+                    "was written by a run with another recipe ({}, this one is {recipe}); run the same recipe, or start a \
+                     new run from this checkpoint as its model",
+                    state.recipe
+                ),
+            ));
+        }
+        Ok(Resume { state, tensors: Weights::open_file(&checkpoint.join(TENSORS))? })
+    }
+
+    /// Where the run of a checkpoint stands.
+    pub(super) fn read_state(checkpoint: &Path) -> Result<ResumeState> {
         let path = checkpoint.join(STATE);
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
@@ -129,16 +169,6 @@ impl Resume {
                 format!("has format {}, this program reads {FORMAT}", state.format),
             ));
         }
-        if state.recipe != recipe {
-            return Err(Error::file(
-                &path,
-                format!(
-                    "was written by a run with another recipe ({}, this one is {recipe}); run the same recipe, or start a \
-                     new run from this checkpoint as its model",
-                    state.recipe
-                ),
-            ));
-        }
-        Ok(Resume { state, tensors: Weights::open_file(&checkpoint.join(TENSORS))? })
+        Ok(state)
     }
 }

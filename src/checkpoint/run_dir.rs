@@ -1,10 +1,13 @@
 //! The checkpoints of a run, found by looking.
 
+use super::atomic::{discard, sweep};
 use super::manifest::verify;
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
 const PREFIX: &str = "checkpoint-";
+/// The model with the best perplexity, below the run's directory.
+pub const BEST: &str = "best";
 
 /// Where the checkpoint after `step` optimizer steps goes.
 pub fn checkpoint_dir(out: &Path, step: u64) -> PathBuf {
@@ -25,17 +28,9 @@ pub struct Latest {
 /// # Errors
 /// There are checkpoints, but none is complete: then going on from the start would hide a loss.
 pub fn latest(out: &Path) -> Result<Option<Latest>> {
-    let entries = match std::fs::read_dir(out) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io(out, "listing", e)),
-    };
-    let step_of = |name: &str| name.strip_prefix(PREFIX).and_then(|step| step.parse::<u64>().ok());
-    let mut found: Vec<(u64, PathBuf)> =
-        entries.flatten().filter_map(|e| Some((step_of(e.file_name().to_str()?)?, e.path()))).collect();
-    found.sort_unstable_by(|a, b| b.cmp(a));
+    let found = checkpoints(out)?;
     let mut skipped = Vec::new();
-    for (step, path) in found {
+    for (step, path) in found.into_iter().rev() {
         match verify(&path) {
             Ok(_) => return Ok(Some(Latest { step, path, skipped })),
             Err(error) => skipped.push(error),
@@ -47,4 +42,32 @@ pub fn latest(out: &Path) -> Result<Option<Latest>> {
             Err(Error::file(out, format!("has checkpoints, but none is complete; the newest: {newest}")))
         }
     }
+}
+
+/// The checkpoints in `out`, complete or not, by their steps, oldest first.
+pub fn checkpoints(out: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let entries = match std::fs::read_dir(out) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::io(out, "listing", e)),
+    };
+    let step_of = |name: &str| name.strip_prefix(PREFIX).and_then(|step| step.parse::<u64>().ok());
+    let mut found: Vec<(u64, PathBuf)> =
+        entries.flatten().filter_map(|e| Some((step_of(e.file_name().to_str()?)?, e.path()))).collect();
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Removes checkpoints of a run, and what dead processes left. The newest `last` stay, and those of steps that `every`
+/// divides.
+pub fn prune(out: &Path, last: usize, every: Option<u64>) -> Result<()> {
+    let found = checkpoints(out)?;
+    let old = found.len().saturating_sub(last);
+    for (step, path) in &found[..old] {
+        if !every.is_some_and(|every| step.is_multiple_of(every)) {
+            discard(path)?;
+        }
+    }
+    sweep(out);
+    Ok(())
 }

@@ -39,6 +39,7 @@ mod report;
 mod text;
 mod train;
 pub mod usage;
+mod verify;
 
 use crate::error::{Error, Result};
 use clap::{Parser, Subcommand};
@@ -84,6 +85,8 @@ enum Command {
     Report(report::Report),
     /// Add an adapter (LoRA) into the weights of its base model
     Merge(merge::Merge),
+    /// Hold the files of a checkpoint, or of all checkpoints of a run, to what was written
+    Verify(verify::Verify),
     /// Write the logits of given token ids at given positions, to compare with other software
     Logits(logits::Logits),
     /// Show what this build can run on, and why not on the rest
@@ -112,6 +115,7 @@ impl Cli {
             Command::Import(c) => c.run(),
             Command::Report(c) => c.run(),
             Command::Merge(c) => c.run(),
+            Command::Verify(c) => c.run(),
             Command::Logits(c) => c.run(),
             Command::Devices(c) => c.run(),
             Command::Completions(c) => c.run(),
@@ -136,6 +140,7 @@ impl Cli {
             Command::Import(c) => &c.common,
             Command::Report(c) => &c.common,
             Command::Merge(c) => &c.common,
+            Command::Verify(c) => &c.common,
             Command::Logits(c) => &c.common,
             Command::Devices(c) => &c.common,
             Command::Completions(c) => &c.common,

@@ -6,8 +6,8 @@
 mod settings;
 mod validate;
 
-pub use settings::{Recompute, Settings, Size};
-pub use validate::{Adapt, Recipe, Source};
+pub use settings::{OnSaveError, OnSpike, Recompute, Settings, Size};
+pub use validate::{Adapt, Keep, Recipe, Source, SpikeRule};
 
 use crate::error::{Error, Result};
 use std::path::Path;

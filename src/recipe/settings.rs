@@ -319,4 +319,53 @@ pub struct Settings {
     #[arg(long, value_name = "N", help_heading = "Run")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub save_every: Option<Size>,
+    /// Checkpoints that stay, the newest N; older ones are removed [default: all stay]
+    #[arg(long, value_name = "N", help_heading = "Run")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_last: Option<Size>,
+    /// Beside the newest, checkpoints whose step is a multiple of N stay too
+    #[arg(long, value_name = "N", help_heading = "Run")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_every: Option<Size>,
+    /// What a checkpoint that cannot be written does: stop ends the run, retry goes on and tries again after each step
+    /// [default: stop]
+    #[arg(long, help_heading = "Run")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_save_error: Option<OnSaveError>,
+    /// What a loss that leaps does: stop ends the run before the update, skip goes on without it, rollback goes back to the last
+    /// checkpoint and passes over the batches since [default: only a loss that is no number ends the run]
+    #[arg(long, help_heading = "Run")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_spike: Option<OnSpike>,
+    /// A leap: so many standard deviations above the mean of --spike-window steps [default: 6]
+    #[arg(long, value_name = "X", help_heading = "Run")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spike_z: Option<f64>,
+    /// Steps that a loss is compared with [default: 64]
+    #[arg(long, value_name = "N", help_heading = "Run")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spike_window: Option<Size>,
+}
+
+/// What a run does when its loss leaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnSpike {
+    /// End before the update.
+    Stop,
+    /// Leave the update out and go on.
+    Skip,
+    /// Go back to the last checkpoint and pass over the batches from there to the spike.
+    Rollback,
+}
+
+/// What a run does when a save fails: the disk is full, or gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnSaveError {
+    /// End, with the checkpoint before intact.
+    #[default]
+    Stop,
+    /// Train on and try again after every step, and after the last one until it succeeds.
+    Retry,
 }

@@ -1,6 +1,6 @@
 //! Settings → a recipe that can be run, or a sentence that says why not.
 
-use super::{Recompute, Settings, Size};
+use super::{OnSaveError, OnSpike, Recompute, Settings, Size};
 use crate::backend::device::DType;
 use crate::data::check_weights;
 use crate::error::{Error, Result};
@@ -29,6 +29,23 @@ pub struct Adapt {
     pub every: u64,
     /// Share of the rows that no probe takes from a distance.
     pub floor: f64,
+}
+
+/// Which checkpoints of a run stay: the newest `last`, and those of steps that `every` divides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    pub last: usize,
+    pub every: Option<u64>,
+}
+
+/// When a loss has leapt, and what is done then.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SpikeRule {
+    pub action: OnSpike,
+    /// Standard deviations above the mean of the steps before.
+    pub z: f64,
+    /// How many those are.
+    pub window: usize,
 }
 
 /// A training run, checked as a whole.
@@ -72,6 +89,10 @@ pub struct Recipe {
     pub save_best: bool,
     pub tensorboard: bool,
     pub save_every: Option<u64>,
+    /// None: all checkpoints stay.
+    pub keep: Option<Keep>,
+    pub on_save_error: OnSaveError,
+    pub on_spike: Option<SpikeRule>,
     /// The settings that this was made from, defaults filled in: what is printed and saved.
     pub settings: Settings,
 }
@@ -96,6 +117,38 @@ fn at_least_one(flag: &str, size: Size) -> Result<usize> {
 /// A number of steps or times, where one is given.
 fn counted(flag: &str, size: Option<Size>) -> Result<Option<u64>> {
     size.map(|n| at_least_one(flag, n)).transpose().map(|n| n.map(|n| n as u64))
+}
+
+/// Which checkpoints stay.
+fn keep(s: &Settings) -> Result<Option<Keep>> {
+    let every = counted("--keep-every", s.keep_every)?;
+    match (counted("--keep-last", s.keep_last)?, every) {
+        (None, None) => Ok(None),
+        (None, Some(n)) => {
+            let problem =
+                "says which checkpoints stay beside the newest; say how many of those with --keep-last";
+            Err(Error::usage("--keep-every", n, problem))
+        }
+        (Some(last), every) => Ok(Some(Keep { last: last as usize, every })),
+    }
+}
+
+fn on_spike(s: &Settings) -> Result<Option<SpikeRule>> {
+    let (z, window) = (s.spike_z, counted("--spike-window", s.spike_window)?);
+    let Some(action) = s.on_spike else {
+        let flag = z.map(|z| ("--spike-z", z.to_string()));
+        return match flag.or(window.map(|n| ("--spike-window", n.to_string()))) {
+            None => Ok(None),
+            Some((flag, value)) => {
+                Err(Error::usage(flag, value, "says what a spike is; say what it does: --on-spike skip"))
+            }
+        };
+    };
+    let window = window.unwrap_or(64) as usize;
+    if window < 2 {
+        return Err(Error::usage("--spike-window", window, "must be at least 2: one loss has no deviation"));
+    }
+    Ok(Some(SpikeRule { action, z: number("--spike-z", z.unwrap_or(6.0), 1.0, 1e6)?, window }))
 }
 
 impl Recipe {
@@ -161,6 +214,9 @@ impl Recipe {
             save_best: s.save_best.unwrap_or(false),
             tensorboard: s.tensorboard.unwrap_or(false),
             save_every: counted("--save-every", s.save_every)?,
+            keep: keep(&s)?,
+            on_save_error: s.on_save_error.unwrap_or_default(),
+            on_spike: on_spike(&s)?,
             settings: s,
         })
     }

@@ -4,11 +4,11 @@
 //! the masked CRC of it, all little-endian. The CRC is CRC-32C, masked by a rotation and a constant. An event is a
 //! protobuf message (tensorflow/core/util/event.proto); of its fields the ones below are written.
 
-use crate::error::{Error, Result};
+use super::growing::Growing;
+use crate::error::Result;
+use crate::recipe::OnSaveError;
 use prost::Message;
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// TensorBoard takes every file with "tfevents" in its name.
@@ -46,44 +46,40 @@ pub struct Value {
 
 /// Appends to the event file of a run.
 pub struct Events {
-    file: File,
-    path: PathBuf,
+    file: Growing,
 }
 
 impl Events {
     /// Continues after `steps_done`: events of later steps, which a killed run may have left, are dropped, and so is
     /// all from a record on that is torn.
-    pub fn open(directory: &Path, steps_done: u64) -> Result<Events> {
+    pub fn open(directory: &Path, steps_done: u64, on_error: OnSaveError) -> Result<Events> {
         let path = directory.join(NAME);
-        let old = std::fs::read(&path).unwrap_or_default();
-        let kept: Vec<Event> = read(&old)
-            .into_iter()
-            .filter(|event| event.summary.is_some() && steps_done > 0 && event.step <= steps_done as i64)
-            .collect();
-        let file = File::create(&path).map_err(|e| Error::io(&path, "creating the event file", e))?;
-        let mut events = Events { file, path };
-        let first = kept.first().map_or_else(now, |event| event.wall_time);
-        events.put(&Event {
-            wall_time: first,
-            step: 0,
-            file_version: Some(VERSION.into()),
-            summary: None,
-        })?;
-        kept.iter().try_for_each(|event| events.put(event))?;
-        Ok(events)
+        Ok(Events { file: Growing::begin(&path, &kept(&path, steps_done), on_error)? })
+    }
+
+    /// Drops the events of later steps.
+    pub fn drop_after(&mut self, step: u64) -> Result<()> {
+        let kept = kept(self.file.path(), step);
+        self.file.replace(&kept)
     }
 
     /// Numbers of a step, by name.
     pub fn scalars(&mut self, step: u64, values: &[(&str, f64)]) -> Result<()> {
         let value = |&(tag, value): &(&str, f64)| Value { tag: tag.into(), simple_value: Some(value as f32) };
         let summary = Some(Summary { value: values.iter().map(value).collect() });
-        self.put(&Event { wall_time: now(), step: step as i64, file_version: None, summary })
+        let event = Event { wall_time: now(), step: step as i64, file_version: None, summary };
+        self.file.put(&record(&event.encode_to_vec()))
     }
+}
 
-    fn put(&mut self, event: &Event) -> Result<()> {
-        let record = record(&event.encode_to_vec());
-        self.file.write_all(&record).map_err(|e| Error::io(&self.path, "writing events", e))
-    }
+/// The head of a file, and its events up to a step.
+fn kept(path: &Path, steps_done: u64) -> Vec<u8> {
+    let old = std::fs::read(path).unwrap_or_default();
+    let stays = |event: &Event| event.summary.is_some() && steps_done > 0 && event.step <= steps_done as i64;
+    let kept: Vec<Event> = read(&old).into_iter().filter(stays).collect();
+    let wall_time = kept.first().map_or_else(now, |event| event.wall_time);
+    let head = Event { wall_time, step: 0, file_version: Some(VERSION.into()), summary: None };
+    [head].iter().chain(&kept).flat_map(|event| record(&event.encode_to_vec())).collect()
 }
 
 fn now() -> f64 {
@@ -156,7 +152,7 @@ mod tests {
     #[test]
     fn what_is_torn_or_of_later_steps_goes() {
         let dir = tempfile::tempdir().unwrap();
-        let mut events = Events::open(dir.path(), 0).unwrap();
+        let mut events = Events::open(dir.path(), 0, OnSaveError::Stop).unwrap();
         for step in 1..=3 {
             events.scalars(step, &[("train/loss", step as f64)]).unwrap();
         }
@@ -168,11 +164,11 @@ mod tests {
         let mut flipped = whole.clone();
         flipped[60] ^= 1;
         assert!(steps(&flipped).len() < 4);
-        drop(Events::open(dir.path(), 2).unwrap());
+        drop(Events::open(dir.path(), 2, OnSaveError::Stop).unwrap());
         let kept = std::fs::read(&path).unwrap();
         assert_eq!(steps(&kept), [0, 1, 2]);
         assert_eq!(read(&kept)[1..], read(&whole)[1..3]);
-        drop(Events::open(dir.path(), 0).unwrap());
+        drop(Events::open(dir.path(), 0, OnSaveError::Stop).unwrap());
         assert_eq!(steps(&std::fs::read(&path).unwrap()), [0]);
     }
 }

@@ -1,17 +1,16 @@
 //! metrics.jsonl, a line for each step, and the summary of a run.
 
 use super::events::Events;
+use super::growing::Growing;
 use super::probe::Probe;
-use super::save::BEST;
-use crate::checkpoint::{Best, Standing};
+use super::spikes::Spike;
+use crate::checkpoint::{BEST, Best, Standing};
 use crate::error::{Error, Result};
 use crate::eval::WindowReport;
 use crate::memory::{self, Ledger};
 use crate::positions::DistanceWeights;
 use crate::recipe::Recipe;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -79,8 +78,7 @@ impl Summary {
 /// Appends to metrics.jsonl, and to the event file where there is one, as the run goes.
 pub struct Log {
     /// None where a finished run is only read.
-    file: Option<File>,
-    path: PathBuf,
+    file: Option<Growing>,
     events: Option<Events>,
     /// Of this start.
     steps: Vec<StepMetrics>,
@@ -90,23 +88,17 @@ pub struct Log {
 }
 
 impl Log {
-    /// Continues after `steps_done`: lines of later steps, which a killed run may have left, are dropped.
-    pub fn open(directory: &Path, steps_done: u64, standing: Standing, tensorboard: bool) -> Result<Log> {
+    /// Continues after `steps_done` and `passed` batches: lines of later steps and of later rollbacks, which a killed run may
+    /// have left, are dropped.
+    pub fn open(
+        directory: &Path, steps_done: u64, standing: Standing, passed: u64, recipe: &Recipe,
+    ) -> Result<Log> {
         let path = directory.join("metrics.jsonl");
-        let old = std::fs::read_to_string(&path).unwrap_or_default();
-        let step_of =
-            |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?.get("step")?.as_u64();
-        let kept: String = old
-            .lines()
-            // a run that begins anew writes of step 0 too
-            .filter(|l| step_of(l).is_some_and(|s| s <= steps_done && steps_done > 0))
-            .map(|l| format!("{l}\n"))
-            .collect();
-        let mut file = File::create(&path).map_err(|e| Error::io(&path, "creating the metrics file", e))?;
-        file.write_all(kept.as_bytes()).map_err(|e| Error::io(&path, "writing metrics", e))?;
-        let events = tensorboard.then(|| Events::open(directory, steps_done)).transpose()?;
+        let file = Growing::begin(&path, kept(&path, steps_done, passed).as_bytes(), recipe.on_save_error)?;
+        let events = || Events::open(directory, steps_done, recipe.on_save_error);
+        let events = recipe.tensorboard.then(events).transpose()?;
         let (best, file) = (standing.best, Some(file));
-        Ok(Log { file, path, events, steps: Vec::new(), done: steps_done, last_ppl: None, best })
+        Ok(Log { file, events, steps: Vec::new(), done: steps_done, last_ppl: None, best })
     }
 
     /// What a finished run wrote.
@@ -126,18 +118,13 @@ impl Log {
             lines.iter().filter_map(best_of).next_back(),
         );
         let done = steps.last().map_or(0, |m| m.step);
-        Ok(Log { file: None, path, events: None, steps, done, last_ppl, best })
+        Ok(Log { file: None, events: None, steps, done, last_ppl, best })
     }
 
     fn line(&mut self, value: &impl Serialize) -> Result<()> {
         let mut line = serde_json::to_string(value).expect("metrics are plain numbers");
         line.push('\n');
-        match &mut self.file {
-            Some(file) => {
-                file.write_all(line.as_bytes()).map_err(|e| Error::io(&self.path, "writing metrics", e))
-            }
-            None => Ok(()),
-        }
+        self.file.as_mut().map_or(Ok(()), |file| file.put(line.as_bytes()))
     }
 
     pub fn step(&mut self, metrics: &StepMetrics) -> Result<()> {
@@ -182,6 +169,29 @@ impl Log {
         self.line(&line)
     }
 
+    /// An update was left out.
+    pub fn skip(&mut self, spike: &Spike) -> Result<()> {
+        self.done = spike.step;
+        self.line(&spike_line("skip", spike.step, spike))
+    }
+
+    /// The run is at `step` again, and passes over batches: what was logged since is dropped.
+    pub fn roll_back(&mut self, step: u64, passed: u64, spike: &Spike) -> Result<()> {
+        self.done = step;
+        self.steps.retain(|m| m.step <= step);
+        if let Some(file) = &mut self.file {
+            let kept = kept(file.path(), step, passed);
+            file.replace(kept.as_bytes())?;
+        }
+        if let Some(events) = &mut self.events {
+            events.drop_after(step)?;
+        }
+        let mut line = spike_line("rollback", step, spike);
+        line["from"] = spike.step.into();
+        line["passed"] = passed.into();
+        self.line(&line)
+    }
+
     fn mark(&mut self, line: &mut serde_json::Value, step: u64, ppl: f64, best: bool) {
         if best {
             line["best"] = true.into();
@@ -193,7 +203,9 @@ impl Log {
         self.events.as_mut().map_or(Ok(()), |events| events.scalars(step, values))
     }
 
-    pub fn summary(self, recipe: &Recipe, plan: &Ledger, elapsed: Duration) -> Result<Summary> {
+    pub fn summary(mut self, recipe: &Recipe, plan: &Ledger, elapsed: Duration) -> Result<Summary> {
+        // metrics that were owed are the last thing to be without
+        self.file.as_mut().map_or(Ok(()), Growing::settle)?;
         let best_model = recipe.save_best.then(|| recipe.out.join(BEST)).filter(|path| path.is_dir());
         let mut speeds: Vec<f64> = self.steps.iter().map(|m| m.tokens_per_second).collect();
         speeds.sort_by(|a, b| b.total_cmp(a));
@@ -214,4 +226,21 @@ impl Log {
             out: recipe.out.clone(),
         })
     }
+}
+
+fn spike_line(action: &str, step: u64, spike: &Spike) -> serde_json::Value {
+    let Spike { loss, z, sample, .. } = spike;
+    // what is no number is null in JSON
+    serde_json::json!({ "step": step, "spike": action, "loss": loss, "z": z, "sample": sample })
+}
+
+/// The lines of a metrics file up to a step. A run that begins anew writes of step 0 too.
+fn kept(path: &Path, steps_done: u64, passed: u64) -> String {
+    let old = std::fs::read_to_string(path).unwrap_or_default();
+    let stays = |line: &&str| {
+        let Ok(line) = serde_json::from_str::<serde_json::Value>(line) else { return false };
+        let later = line["passed"].as_u64().is_some_and(|p| p > passed);
+        steps_done > 0 && !later && line["step"].as_u64().is_some_and(|s| s <= steps_done)
+    };
+    old.lines().filter(stays).map(|line| format!("{line}\n")).collect()
 }

@@ -1,12 +1,15 @@
 //! Training, on one page: open what the recipe names, plan the memory, then step by step.
 
 pub mod events;
+mod growing;
 mod held_out;
 mod metrics;
 mod optimizer;
 mod probe;
 mod save;
+mod saving;
 mod setup;
+mod spikes;
 mod step;
 
 pub use metrics::{StepMetrics, Summary};
@@ -14,11 +17,15 @@ pub use save::saved_settings;
 pub use setup::{Opened, OpenedModel, State, plan};
 
 use crate::backend::Backend;
+use crate::checkpoint::RunLock;
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::recipe::Recipe;
-use std::sync::atomic::{AtomicBool, Ordering};
+use saving::Saves;
+use spikes::{Rollbacks, Run};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
+use step::Stepped;
 
 /// Who looks on: the progress bar.
 pub trait Watch: Sync {
@@ -36,6 +43,7 @@ pub trait Watch: Sync {
 
 /// Runs a recipe to its end, or on from its last checkpoint with `resume`.
 pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch) -> Result<Summary> {
+    RunLock::refuse_held(&recipe.out)?;
     if !resume {
         save::refuse_occupied(&recipe.out)?;
     }
@@ -61,25 +69,37 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
         None => state.fill(b, recipe)?,
     }
     directory.begin(recipe)?;
-    let mut log = metrics::Log::open(directory.path(), state.steps_done, state.standing, recipe.tensorboard)?;
+    let mut log =
+        metrics::Log::open(directory.path(), state.steps_done, state.standing, state.spikes.passed, recipe)?;
     if state.steps_done == 0 {
         state.look_at_held_out(b, recipe, &mut opened, &mut log, watch)?;
     }
     let start = Instant::now();
+    let (mut saves, mut rollbacks) = (Saves::new(recipe, watch), Rollbacks::default());
     while !state.is_over(recipe) {
-        let metrics = state.step(b, recipe, &opened.loader, &directory)?;
-        watch.stepped(&metrics);
-        log.step(&metrics)?;
+        match state.step(b, recipe, &opened.loader, &directory)? {
+            Stepped::Done(metrics) => {
+                watch.stepped(&metrics);
+                log.step(&metrics)?;
+            }
+            Stepped::Spiked(spike) => {
+                let before = state.steps_done;
+                let run = Run { recipe, directory: &directory, watch };
+                state.answer(b, &spike, &run, &mut opened, &mut log, &mut rollbacks)?;
+                if state.steps_done <= before {
+                    continue;
+                }
+            }
+        }
         let best = state.look_at_held_out(b, recipe, &mut opened, &mut log, watch)?;
         if best && recipe.save_best {
-            directory.save_best(b, &state, recipe, &opened)?;
+            saves.best(b, &directory, &state, &opened)?;
         }
         let (done, last) = (state.steps_done, state.is_over(recipe));
-        let interrupted = watch.interrupted().is_some_and(|flag| flag.load(Ordering::Relaxed));
-        let due = recipe.save_every.is_some_and(|n| last || done.is_multiple_of(n));
-        if due || (interrupted && !last) {
-            let saved = directory.save_checkpoint(b, &state, recipe, &opened)?;
-            watch.note(&format!("step {done}: saved {}", saved.display()));
+        // asked once: a signal that comes while we save waits for the next step
+        let interrupted = saves.interrupted();
+        if saves.are_due(done, last) {
+            saves.checkpoint(b, &mut directory, &state, &opened)?;
         }
         if interrupted && !last {
             return Err(Error::Interrupted(format!(
@@ -89,8 +109,8 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
             )));
         }
     }
-    let warnings = directory.save_final(b, &mut state, recipe, &opened)?;
-    warnings.iter().for_each(|w| watch.note(w));
+    state.merge_adapters(b)?;
+    saves.publish(b, &directory, &state, &opened)?;
     let summary = log.summary(recipe, &dry, start.elapsed())?;
     summary.write(&recipe.out)?;
     Ok(summary)

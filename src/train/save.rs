@@ -4,8 +4,8 @@ use super::optimizer::{self, OptimizerTensors};
 use super::{Opened, State, Watch, probe};
 use crate::backend::Backend;
 use crate::checkpoint::{
-    Adapter, Existing, ModelTensors, Resume, ResumeState, SHARD_BYTES, Staging, Weights, checkpoint_dir,
-    finish_publishing, latest, publish, write_adapter, write_model, write_resume,
+    Adapter, BEST, Existing, ModelTensors, Resume, ResumeState, RunLock, SHARD_BYTES, Staging, Weights,
+    checkpoint_dir, finish_publishing, latest, publish, write_adapter, write_model, write_resume,
 };
 use crate::data::bytes_as_json;
 use crate::error::{Error, Result};
@@ -16,8 +16,6 @@ use crate::recipe::{Recipe, Settings, Size, Source};
 use std::path::{Path, PathBuf};
 
 const RECIPE: &str = "recipe.toml";
-/// The model with the best perplexity, below the run's directory.
-pub const BEST: &str = "best";
 
 /// The directory of a run.
 pub struct RunDirectory {
@@ -26,6 +24,8 @@ pub struct RunDirectory {
     fingerprint: String,
     latest: Option<PathBuf>,
     finished: bool,
+    /// Held from here to the end of the run; of a new run from when its directory is made.
+    lock: Option<RunLock>,
 }
 
 /// The recipe that the run in `out` was started with.
@@ -40,23 +40,25 @@ pub fn saved_settings(out: &Path) -> Result<Settings> {
 /// Refuses a directory that is in use, before any work is done for it.
 pub fn refuse_occupied(out: &Path) -> Result<()> {
     let occupied = match std::fs::read_dir(out) {
-        Ok(mut entries) => entries.next().is_some(),
+        Ok(entries) => entries.flatten().any(|entry| !RunLock::is_lock(&entry.file_name())),
         Err(_) => out.symlink_metadata().is_ok(),
     };
     if occupied { Err(super::setup::refuse_existing(out)) } else { Ok(()) }
 }
 
 impl RunDirectory {
-    /// Finds out where the run in a directory stands; changes nothing in it.
+    /// Finds out where the run in a directory stands; changes nothing in it but to take it for this process.
     ///
     /// # Errors
-    /// With `resume`, a recipe that would give other numbers than the one that the run was started with.
+    /// With `resume`, a run that another process has, or a recipe that would give other numbers than the one that the run was started with.
     pub fn find(recipe: &Recipe, opened: &Opened, resume: bool, watch: &dyn Watch) -> Result<RunDirectory> {
         let (out, fingerprint) = (recipe.out.clone(), fingerprint(recipe, opened));
         if !resume {
-            return Ok(RunDirectory { out, fingerprint, latest: None, finished: false });
+            return Ok(RunDirectory { out, fingerprint, latest: None, finished: false, lock: None });
         }
         let saved = saved_settings(&out)?;
+        let lock = RunLock::take(&out)?;
+        lock.stale().into_iter().for_each(|sentence| watch.note(sentence));
         same_numbers(recipe, &saved)?;
         finish_publishing(&out)?;
         let latest = latest(&out)?;
@@ -75,13 +77,19 @@ impl RunDirectory {
                            checkpoints with --save-every)";
             return Err(Error::usage("--resume", out.display(), problem));
         }
-        Ok(RunDirectory { out, fingerprint, latest: latest.map(|found| found.path), finished })
+        let latest = latest.map(|found| found.path);
+        Ok(RunDirectory { out, fingerprint, latest, finished, lock: Some(lock) })
     }
 
-    /// Makes the directory, or keeps the run's own, and saves the recipe in it.
-    pub fn begin(&self, recipe: &Recipe) -> Result<()> {
+    /// Makes the directory and takes it, or keeps the run's own, and saves the recipe in it.
+    pub fn begin(&mut self, recipe: &Recipe) -> Result<()> {
         std::fs::create_dir_all(&self.out)
             .map_err(|e| Error::io(&self.out, "making the run's directory", e))?;
+        if self.lock.is_none() {
+            self.lock = Some(RunLock::take(&self.out)?);
+            // another run may have come and gone since this one looked
+            refuse_occupied(&self.out)?;
+        }
         let (path, temp) = (self.out.join(RECIPE), self.out.join(".recipe.toml.tmp"));
         std::fs::write(&temp, recipe.to_toml())
             .and_then(|()| std::fs::rename(&temp, &path))
@@ -113,7 +121,8 @@ impl RunDirectory {
             ResumeState::new(state.steps_done, state.tokens_seen, recipe.seed, self.fingerprint.clone());
         let weights = recipe.adapt.map(|_| opened.loader.sampler().weights().0.to_vec());
         let standing = recipe.is_judged().then_some(state.standing);
-        let resume = ResumeState { distance_weights: weights, standing, ..resume };
+        let spikes = recipe.on_spike.map(|_| state.spikes.clone());
+        let resume = ResumeState { distance_weights: weights, standing, spikes, ..resume };
         write_resume(&staging, &resume, &OptimizerTensors::new(b, &state.adam, &state.model))?;
         staging.commit()?;
         self.latest = Some(target.clone());
@@ -129,14 +138,12 @@ impl RunDirectory {
         staging.commit().map(|_| ())
     }
 
-    /// Makes OUT itself the trained model. Returns what the user should know about it.
+    /// Makes OUT itself the trained model, into which adapters have been merged where that was asked for. Returns what the
+    /// user should know about it.
     pub fn save_final<B: Backend>(
-        &self, b: &B, state: &mut State<B>, recipe: &Recipe, opened: &Opened,
+        &self, b: &B, state: &State<B>, recipe: &Recipe, opened: &Opened,
     ) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
-        if let Some(merge) = &mut state.merge {
-            state.model.merge_own(b, merge)?;
-        }
         publish(&self.out, Existing::Replace, |staging| {
             warnings = write_hf(b, staging, state, recipe, opened, state.merge.is_some())?;
             Ok(())
@@ -157,6 +164,9 @@ fn numbers(recipe: &Recipe) -> Settings {
         eval_every: recipe.settings.eval_every.filter(|_| recipe.is_judged()),
         probe_every: recipe.settings.probe_every.filter(|_| recipe.is_judged()),
         save_every: None,
+        keep_last: None,
+        keep_every: None,
+        on_save_error: None,
         tensorboard: None,
         data: None,
         text_field: None,
@@ -275,6 +285,7 @@ impl<B: Backend> State<B> {
         self.steps_done = resume.state.step;
         self.tokens_seen = resume.state.tokens;
         self.standing = resume.state.standing.unwrap_or_default();
+        self.spikes = resume.state.spikes.clone().unwrap_or_default();
         watch.note(&format!("going on after step {} from {}", self.steps_done, checkpoint.display()));
         if self.is_over(recipe) && self.steps_done < recipe.schedule.steps {
             watch.note("--early-stop ended this run there; its model is saved again");

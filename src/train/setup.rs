@@ -2,7 +2,7 @@
 
 use super::{Watch, probe};
 use crate::backend::Backend;
-use crate::checkpoint::{Adapter, Standing, Weights};
+use crate::checkpoint::{Adapter, SpikeState, Standing, Weights};
 use crate::data::{Corpus, Cuts, LoadOptions, Loader, Share, Tokenizer};
 use crate::error::{Error, Result};
 use crate::eval::{self, Mode, Partial, Protocol, WindowReport};
@@ -154,6 +154,8 @@ pub struct State<B: Backend> {
     pub tokens_seen: u64,
     /// How the held-out text finds the run, where it goes by that.
     pub standing: Standing,
+    /// For a run that watches for spikes.
+    pub spikes: SpikeState,
 }
 
 impl<B: Backend> State<B> {
@@ -195,7 +197,8 @@ impl<B: Backend> State<B> {
         if !ledger.is_dry() {
             b.reserve_scratch(scratch)?;
         }
-        let (steps_done, tokens_seen, standing) = (0, 0, Standing::default());
+        let (steps_done, tokens_seen) = (0, 0);
+        let (standing, spikes) = (Standing::default(), SpikeState::default());
         Ok(State {
             model,
             grads,
@@ -208,6 +211,7 @@ impl<B: Backend> State<B> {
             steps_done,
             tokens_seen,
             standing,
+            spikes,
         })
     }
 
@@ -228,6 +232,14 @@ impl<B: Backend> State<B> {
                 self.model.initialise_adapters(b, recipe.seed)
             }
             Source::Architecture(_) | Source::Preset(_) => self.model.initialise(b, recipe.seed),
+        }
+    }
+
+    /// Adds the adapters into the model's own weights, where that was asked for; there is no training after it.
+    pub fn merge_adapters(&mut self, b: &B) -> Result<()> {
+        match &mut self.merge {
+            Some(merge) => self.model.merge_own(b, merge),
+            None => Ok(()),
         }
     }
 

@@ -1,6 +1,7 @@
 //! One optimizer step: micro-batches, gradient norm, update.
 
 use super::save::RunDirectory;
+use super::spikes::{self, Spike};
 use super::{State, StepMetrics};
 use crate::backend::Backend;
 use crate::data::Loader;
@@ -11,26 +12,34 @@ use crate::recipe::Recipe;
 use std::time::Instant;
 
 impl<B: Backend> State<B> {
-    /// Step `steps_done + 1`. A loss or gradient that is no number stops the run before the update.
+    /// Step `steps_done + 1`. A loss or gradient that is no number stops the run before the update, or is a spike like a
+    /// loss that leaps, in a run that watches for them.
     pub(super) fn step(
         &mut self, b: &B, recipe: &Recipe, loader: &Loader, directory: &RunDirectory,
-    ) -> Result<StepMetrics> {
+    ) -> Result<Stepped> {
         let start = Instant::now();
         let step = self.steps_done + 1;
-        let tokens = loader.scored(step, 0..recipe.rows_per_step() as u32);
+        let batch = step + self.spikes.passed;
+        let tokens = loader.scored(batch, 0..recipe.rows_per_step() as u32);
         self.grads.zero(b, &self.model.specs)?;
         let (mut losses, mut weighted) = (Vec::with_capacity(recipe.rows_per_step()), None);
         for micro in 0..recipe.grad_accum {
             let rows = (micro * recipe.batch) as u32..((micro + 1) * recipe.batch) as u32;
-            let done = self.micro_batch(b, loader, step, rows, tokens)?;
+            let done = self.micro_batch(b, loader, batch, rows, tokens)?;
             losses.extend(done.losses);
             weighted = done.weighted.map(|sum| sum + weighted.unwrap_or(0.0));
         }
         self.model.finish_gradients(b, &mut self.grads)?;
         let norm = AdamState::global_norm(b, &self.model, &self.grads)?;
         let loss = losses.iter().sum::<f64>() / tokens as f64;
-        if !loss.is_finite() || !norm.is_finite() {
-            return Err(broken(step, loss, norm, &losses, loader, directory));
+        let is_number = loss.is_finite() && norm.is_finite();
+        if let Some(rule) = &recipe.on_spike {
+            if let Some(z) = spikes::judge(&mut self.spikes, rule, if is_number { loss } else { f64::NAN }) {
+                let sample = worst_sample(batch, &losses, loader);
+                return Ok(Stepped::Spiked(Spike { step, loss, z, sample }));
+            }
+        } else if !is_number {
+            return Err(broken(step, loss, norm, worst_sample(batch, &losses, loader), directory));
         }
         let lr = recipe.schedule.rate(step);
         self.adam.step(b, &mut self.model, &self.grads, recipe.adam, step, lr, norm)?;
@@ -38,7 +47,7 @@ impl<B: Backend> State<B> {
         self.tokens_seen += tokens as u64;
         let seconds = start.elapsed().as_secs_f64();
         let tokens_per_second = tokens as f64 / seconds;
-        Ok(StepMetrics {
+        Ok(Stepped::Done(StepMetrics {
             step,
             loss,
             weighted_loss: weighted.map(|sum: f64| sum / tokens as f64),
@@ -47,7 +56,7 @@ impl<B: Backend> State<B> {
             tokens: self.tokens_seen,
             seconds,
             tokens_per_second,
-        })
+        }))
     }
 
     /// Forward and backward over some rows of the step. All `step_tokens` tokens of the step that have a target count
@@ -91,14 +100,23 @@ struct MicroBatch {
     weighted: Option<f64>,
 }
 
-/// The sentence for a loss or gradient that is no number: the step, the sample that did it, the last good checkpoint.
-fn broken(
-    step: u64, loss: f64, norm: f64, losses: &[f64], loader: &Loader, directory: &RunDirectory,
-) -> Error {
+/// What became of a step.
+pub(super) enum Stepped {
+    Done(StepMetrics),
+    /// Nothing was updated.
+    Spiked(Spike),
+}
+
+/// The first sample whose loss is no number, or that with the largest.
+fn worst_sample(batch: u64, losses: &[f64], loader: &Loader) -> String {
     let worst = |a: &(usize, &f64), b: &(usize, &f64)| a.1.abs().total_cmp(&b.1.abs());
     let row =
         losses.iter().enumerate().find(|(_, l)| !l.is_finite()).or(losses.iter().enumerate().max_by(worst));
-    let sample = loader.describe(step, row.map_or(0, |(row, _)| row as u32));
+    loader.describe(batch, row.map_or(0, |(row, _)| row as u32))
+}
+
+/// The sentence for a loss or gradient that is no number: the step, the sample that did it, the last good checkpoint.
+fn broken(step: u64, loss: f64, norm: f64, sample: String, directory: &RunDirectory) -> Error {
     let good = match directory.latest() {
         Some(path) => format!("the last good checkpoint is {}", path.display()),
         None => "there is no checkpoint yet".into(),

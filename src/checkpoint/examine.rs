@@ -1,0 +1,66 @@
+//! A checkpoint or a run, held to what was written: `pose-engine verify`.
+
+use super::final_model::READY;
+use super::manifest::{MANIFEST, verify};
+use super::resume::{self, Resume};
+use super::run_dir::{BEST, checkpoints};
+use super::weights::Weights;
+use crate::error::{Error, Result};
+use std::path::{Path, PathBuf};
+
+/// What one directory was found to be.
+#[derive(Debug)]
+pub struct Examined {
+    pub path: PathBuf,
+    pub files: usize,
+    pub bytes: u64,
+    /// The first thing that is wrong.
+    pub problem: Option<Error>,
+}
+
+/// Reads every file of the checkpoints in `dir` (of `dir` itself, where it is one) and holds them to their manifests; the
+/// headers of weights and the resume state are parsed as well.
+///
+/// # Errors
+/// Nothing in `dir` is a checkpoint or a model of this program.
+pub fn examine(dir: &Path) -> Result<Vec<Examined>> {
+    if !dir.is_dir() {
+        return Err(Error::file(dir, "is not a directory"));
+    }
+    let mut found: Vec<PathBuf> = checkpoints(dir)?.into_iter().map(|(_, path)| path).collect();
+    let others = [BEST, READY].map(|name| dir.join(name));
+    found.extend(others.into_iter().filter(|path| path.is_dir()));
+    if dir.join(MANIFEST).exists() {
+        found.push(dir.into());
+    }
+    if found.is_empty() {
+        return Err(Error::file(
+            dir,
+            "holds no checkpoint: there is no manifest.json in it, nor a checkpoint of a run",
+        ));
+    }
+    Ok(found.into_iter().map(examine_one).collect())
+}
+
+fn examine_one(path: PathBuf) -> Examined {
+    match verify(&path) {
+        Ok(manifest) => {
+            let bytes = manifest.files.iter().map(|f| f.bytes).sum();
+            let problem = parse(&path, &manifest).err();
+            Examined { path, files: manifest.files.len(), bytes, problem }
+        }
+        Err(problem) => Examined { path, files: 0, bytes: 0, problem: Some(problem) },
+    }
+}
+
+/// What has the right hash was not therefore written rightly.
+fn parse(path: &Path, manifest: &super::Manifest) -> Result<()> {
+    for file in manifest.files.iter().filter(|f| f.path.ends_with(".safetensors")) {
+        Weights::open_file(&path.join(&file.path))?;
+    }
+    if manifest.files.iter().any(|f| f.path == resume::STATE) {
+        Resume::read_state(path).map(|_| ())
+    } else {
+        Ok(())
+    }
+}
