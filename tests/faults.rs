@@ -235,3 +235,25 @@ fn a_directory_that_cannot_be_written_is_said_before_any_step() {
     disk.remount("ro");
     dir.run(&format!("{RUN} --steps 40 --out disk/m")).refused(1, &["disk/m", "Read-only file system"]);
 }
+
+#[test]
+fn everything_works_without_a_network() {
+    let dir = Dir::new();
+    // a network namespace of its own, in which not even the loopback is up
+    let within = |args: &str| {
+        let mut command = dir.command(args);
+        let mut outer = Command::new("unshare");
+        outer.args(["--map-root-user", "--net", "--"]).arg(command.get_program()).args(command.get_args());
+        outer.current_dir(dir.path(".")).env("POSE_CACHE", dir.path("cache"));
+        command = outer;
+        dir.finish(command, args)
+    };
+    if !Command::new("unshare").args(["--map-root-user", "--net", "true"]).status().is_ok_and(|s| s.success())
+    {
+        return skip("this user may not make a network namespace");
+    }
+    within(&format!("{RUN} --steps 2 --out m")).ok();
+    within("verify m").ok();
+    within("eval-ppl --model m --data a.txt --windows 64 --tokens 256 --quiet").ok();
+    within("generate --model m --prompt the --max-new-tokens 4 --quiet").ok();
+}
