@@ -33,7 +33,7 @@ impl Verify {
         match broken.first() {
             None => Ok(()),
             Some(first) => {
-                let all = format!("{} of {} are broken; the first: {first}", broken.len(), examined.len());
+                let all = format!("broken: {} of {}; the first: {first}", broken.len(), examined.len());
                 Err(Error::file(&self.dir, all))
             }
         }
@@ -41,8 +41,11 @@ impl Verify {
 }
 
 fn row(e: &Examined) -> Vec<String> {
-    let state = e.problem.as_ref().map_or("whole".into(), |_| "BROKEN".to_string());
-    vec![e.path.display().to_string(), e.files.to_string(), bytes_text(e.bytes as usize), state]
+    let path = e.path.display().to_string();
+    match &e.problem {
+        None => vec![path, e.files.to_string(), bytes_text(e.bytes as usize), "whole".into()],
+        Some(_) => vec![path, "-".into(), "-".into(), "BROKEN".into()],
+    }
 }
 
 fn as_json(e: &Examined) -> serde_json::Value {
