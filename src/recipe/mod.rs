@@ -3,11 +3,14 @@
 //! [`Settings`] is what was asked for (flags over a TOML file over defaults, syntax only); [`Recipe`] is what will be
 //! done, checked as a whole, and is saved with the run so that `--resume` continues the same one.
 
+mod checks;
+mod course;
 mod settings;
 mod validate;
 
+pub use course::{Adapt, Keep, SpikeRule};
 pub use settings::{OnSaveError, OnSpike, Recompute, Settings, Size};
-pub use validate::{Adapt, Keep, Recipe, Source, SpikeRule};
+pub use validate::{Recipe, Source};
 
 use crate::error::{Error, Result};
 use std::path::Path;

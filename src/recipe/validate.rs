@@ -1,6 +1,8 @@
 //! Settings → a recipe that can be run, or a sentence that says why not.
 
-use super::{OnSaveError, OnSpike, Recompute, Settings, Size};
+use super::checks::{at_least_one, counted, number};
+use super::course::{self, Adapt, Keep, SpikeRule};
+use super::{OnSaveError, Recompute, Settings, Size};
 use crate::backend::device::DType;
 use crate::data::check_weights;
 use crate::error::{Error, Result};
@@ -20,32 +22,6 @@ pub enum Source {
     Architecture(PathBuf),
     /// A built-in architecture with the byte tokenizer.
     Preset(String),
-}
-
-/// When and how far distances are drawn by what a probe finds.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Adapt {
-    /// Steps between probes.
-    pub every: u64,
-    /// Share of the rows that no probe takes from a distance.
-    pub floor: f64,
-}
-
-/// Which checkpoints of a run stay: the newest `last`, and those of steps that `every` divides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keep {
-    pub last: usize,
-    pub every: Option<u64>,
-}
-
-/// When a loss has leapt, and what is done then.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SpikeRule {
-    pub action: OnSpike,
-    /// Standard deviations above the mean of the steps before.
-    pub z: f64,
-    /// How many those are.
-    pub window: usize,
 }
 
 /// A training run, checked as a whole.
@@ -97,60 +73,6 @@ pub struct Recipe {
     pub settings: Settings,
 }
 
-/// A finite number within [low, high], or a sentence.
-fn number(flag: &str, value: f64, low: f64, high: f64) -> Result<f64> {
-    if value.is_finite() && value >= low && value <= high {
-        return Ok(value);
-    }
-    let range =
-        if high == f64::MAX { format!("of at least {low}") } else { format!("between {low} and {high}") };
-    Err(Error::usage(flag, value, format!("must be a finite number {range}")))
-}
-
-fn at_least_one(flag: &str, size: Size) -> Result<usize> {
-    if size.0 == 0 {
-        return Err(Error::usage(flag, 0, "must be at least 1"));
-    }
-    Ok(size.0)
-}
-
-/// A number of steps or times, where one is given.
-fn counted(flag: &str, size: Option<Size>) -> Result<Option<u64>> {
-    size.map(|n| at_least_one(flag, n)).transpose().map(|n| n.map(|n| n as u64))
-}
-
-/// Which checkpoints stay.
-fn keep(s: &Settings) -> Result<Option<Keep>> {
-    let every = counted("--keep-every", s.keep_every)?;
-    match (counted("--keep-last", s.keep_last)?, every) {
-        (None, None) => Ok(None),
-        (None, Some(n)) => {
-            let problem =
-                "says which checkpoints stay beside the newest; say how many of those with --keep-last";
-            Err(Error::usage("--keep-every", n, problem))
-        }
-        (Some(last), every) => Ok(Some(Keep { last: last as usize, every })),
-    }
-}
-
-fn on_spike(s: &Settings) -> Result<Option<SpikeRule>> {
-    let (z, window) = (s.spike_z, counted("--spike-window", s.spike_window)?);
-    let Some(action) = s.on_spike else {
-        let flag = z.map(|z| ("--spike-z", z.to_string()));
-        return match flag.or(window.map(|n| ("--spike-window", n.to_string()))) {
-            None => Ok(None),
-            Some((flag, value)) => {
-                Err(Error::usage(flag, value, "says what a spike is; say what it does: --on-spike skip"))
-            }
-        };
-    };
-    let window = window.unwrap_or(64) as usize;
-    if window < 2 {
-        return Err(Error::usage("--spike-window", window, "must be at least 2: one loss has no deviation"));
-    }
-    Ok(Some(SpikeRule { action, z: number("--spike-z", z.unwrap_or(6.0), 1.0, 1e6)?, window }))
-}
-
 impl Recipe {
     /// Checks everything that can be checked without opening a file. `need_out` is false for `plan`.
     pub fn validate(asked: &Settings, need_out: bool) -> Result<Recipe> {
@@ -175,7 +97,7 @@ impl Recipe {
             return Err(Error::usage("--rope-factor", s.rope_factor.unwrap_or(0.0), problem));
         }
         count_of_tokens(&s, sampler.window())?;
-        held_out(&s, need_out)?;
+        course::held_out(&s, need_out)?;
         let longce = longce(&s, sampler.window())?;
         let s = Settings {
             longce_short: longce.map(|how| Size(how.short)),
@@ -190,10 +112,10 @@ impl Recipe {
             data,
             text_field: s.text_field.clone().unwrap_or_default(),
             eval_data: s.eval_data.clone().unwrap_or_default(),
-            eval_tokens: eval_tokens(&s, sampler.target_len())?,
+            eval_tokens: course::eval_tokens(&s, sampler.target_len())?,
             sampler,
             split_ids: s.split_ids.clone(),
-            adapt: adapt(&s, need_out)?,
+            adapt: course::adapt(&s, need_out)?,
             rope,
             rope_factor,
             rope_theta: s.rope_theta,
@@ -214,9 +136,9 @@ impl Recipe {
             save_best: s.save_best.unwrap_or(false),
             tensorboard: s.tensorboard.unwrap_or(false),
             save_every: counted("--save-every", s.save_every)?,
-            keep: keep(&s)?,
+            keep: course::keep(&s)?,
             on_save_error: s.on_save_error.unwrap_or_default(),
-            on_spike: on_spike(&s)?,
+            on_spike: course::on_spike(&s)?,
             settings: s,
         })
     }
@@ -234,14 +156,6 @@ impl Recipe {
     /// The recipe as the TOML that would repeat it.
     pub fn to_toml(&self) -> String {
         toml::to_string(&self.settings).expect("settings are plain keys and values")
-    }
-}
-
-/// Tokens read of each held-out document; a single one has nothing to predict.
-fn eval_tokens(s: &Settings, target_len: usize) -> Result<usize> {
-    match s.eval_tokens {
-        Some(n) if n.0 < 2 => Err(Error::usage("--eval-tokens", n, "must be at least 2")),
-        asked => Ok(asked.map_or(target_len, |n| n.0)),
     }
 }
 
@@ -278,26 +192,6 @@ fn mix(s: &Settings, data: &[PathBuf]) -> Result<Option<Vec<f64>>> {
     Ok(Some(weights.clone()))
 }
 
-/// What goes by held-out text needs some, and needs to be told when to look.
-fn held_out(s: &Settings, need_data: bool) -> Result<()> {
-    let no_text = need_data && s.eval_data.as_ref().is_none_or(Vec::is_empty);
-    let early_stop = s.early_stop.map(|n| ("--early-stop", n.to_string()));
-    let save_best = s.save_best.filter(|on| *on).map(|_| ("--save-best", "true".to_string()));
-    let probe = s.probe_every.map(|n| ("--probe-every", n.to_string()));
-    let mut asked = early_stop.iter().chain(&save_best).chain(&probe);
-    if let Some((flag, value)) = asked.next().filter(|_| no_text) {
-        let problem = "goes by held-out text, and there is none; name some with --eval-data";
-        return Err(Error::usage(flag, value, problem));
-    }
-    if let Some((flag, value)) = early_stop.or(save_best).filter(|_| s.eval_every.or(s.probe_every).is_none())
-    {
-        let problem =
-            "goes by evaluations during the training; say how often: --eval-every 50, or --probe-every 50";
-        return Err(Error::usage(flag, value, problem));
-    }
-    Ok(())
-}
-
 fn source(s: &Settings) -> Result<Source> {
     let scratch = s.from_scratch.unwrap_or(false);
     match (&s.model, &s.preset) {
@@ -316,29 +210,6 @@ fn source(s: &Settings) -> Result<Source> {
 }
 
 /// Flags of one method are refused with the others, where they would do nothing.
-fn adapt(s: &Settings, need_data: bool) -> Result<Option<Adapt>> {
-    let (method, no_eval) =
-        (s.method.unwrap_or(Method::Pose), s.eval_data.as_ref().is_none_or(Vec::is_empty));
-    if method == Method::Adaptive && need_data && no_eval {
-        let problem = "--method adaptive goes by a probe on held-out text, and there is none; name some of at least the \
-                       target length";
-        return Err(Error::usage("--eval-data", "(missing)", problem));
-    }
-    match (method, s.adapt_every, s.adapt_floor) {
-        (Method::Adaptive, every, floor) => Ok(Some(Adapt {
-            every: at_least_one("--adapt-every", every.unwrap_or(Size(50)))? as u64,
-            floor: number("--adapt-floor", floor.unwrap_or(0.25), 0.0, 1.0)?,
-        })),
-        (_, None, None) => Ok(None),
-        (_, Some(every), _) => {
-            Err(Error::usage("--adapt-every", every, format!("is for --method adaptive and not {method}")))
-        }
-        (_, None, Some(floor)) => {
-            Err(Error::usage("--adapt-floor", floor, format!("is for --method adaptive and not {method}")))
-        }
-    }
-}
-
 fn sampler(s: &Settings) -> Result<Sampler> {
     let method = s.method.unwrap_or(Method::Pose);
     if let Some(ids) = &s.split_ids {
