@@ -21,7 +21,7 @@ use std::path::PathBuf;
 fn main() {
     // `cargo test --benches` asks for nothing
     let Some(out) = flag("--out").map(PathBuf::from) else {
-        println!("give --out DIR: the whole experiment takes some ten minutes a seed on 2 cores");
+        println!("give --out DIR: the whole experiment takes some four minutes a seed on 2 cores");
         return;
     };
     std::fs::create_dir_all(&out).expect("the directory of the results");

@@ -106,8 +106,8 @@ fn lock(file: &File, path: &Path) -> Result<()> {
     }
 }
 
-/// Whether `path` still names the opened file.
-fn is_at(file: &File, path: &Path) -> bool {
+/// Whether `path` still names the opened file: it may have been moved away, or removed, since.
+pub fn is_at(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     match (file.metadata(), path.metadata()) {
         (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),

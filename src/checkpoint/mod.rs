@@ -32,7 +32,7 @@ pub use adapter::{Adapter, write_adapter};
 pub use atomic::{Existing, Staging, is_occupied, refuse_existing};
 pub use examine::{Examined, examine};
 pub use final_model::{finish_publishing, publish};
-pub use lock::RunLock;
+pub use lock::{RunLock, is_at};
 pub use manifest::{Manifest, ManifestFile, verify};
 pub use mapped::map_file;
 pub use model::{SHARD_BYTES, copy_tokenizer, write_json, write_model, write_weights};

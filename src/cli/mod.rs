@@ -56,7 +56,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show PoSE at work in a few minutes: train a small model, extend it 16x, measure, write a report
+    /// Show PoSE at work in a few minutes: train a small model, extend it 32x, measure, write a report
     Quickstart(quickstart::Quickstart),
     /// Train a model: by PoSE, or with positions placed in one of eight other ways
     Train(train::Train),

@@ -9,7 +9,7 @@ use clap::Args;
 use std::cell::RefCell;
 use std::path::PathBuf;
 
-/// Show PoSE at work in a few minutes: train a small model, extend it 16x, measure, write a report
+/// Show PoSE at work in a few minutes: train a small model, extend it 32x, measure, write a report
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   pose-engine quickstart --out quickstart-out

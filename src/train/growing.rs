@@ -1,5 +1,6 @@
 //! A file that grows by records, whole ones: metrics.jsonl, the event file.
 
+use crate::checkpoint::is_at;
 use crate::error::{Error, Result};
 use crate::recipe::OnSaveError;
 use std::fs::{File, OpenOptions};
@@ -48,7 +49,7 @@ impl Growing {
     /// Writes what is owed.
     pub fn settle(&mut self) -> Result<()> {
         let writing = |e| Error::io(&self.path, "writing", e);
-        if self.is_moved() {
+        if !is_at(&self.file, &self.path) {
             // rotated away by whoever keeps logs short
             (self.file, self.whole) = open(&self.path)?;
         }
@@ -60,15 +61,6 @@ impl Growing {
         self.whole += self.owed.len() as u64;
         self.owed.clear();
         Ok(())
-    }
-
-    /// Whether the path names another file than ours, or none.
-    fn is_moved(&self) -> bool {
-        use std::os::unix::fs::MetadataExt;
-        match (self.file.metadata(), self.path.metadata()) {
-            (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) != (there.dev(), there.ino()),
-            _ => true,
-        }
     }
 }
 

@@ -98,7 +98,7 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
         let (done, last) = (state.steps_done, state.is_over(recipe));
         // asked once: a signal that comes while we save waits for the next step
         let interrupted = saves.interrupted();
-        if saves.are_due(done, last) {
+        if saves.are_due(done, last, interrupted) {
             saves.checkpoint(b, &mut directory, &state, &opened)?;
         }
         if interrupted && !last {

@@ -30,10 +30,10 @@ impl<'a> Saves<'a> {
         self.watch.interrupted().is_some_and(|flag| flag.load(Ordering::Relaxed))
     }
 
-    /// Whether a checkpoint is to be written after this step, the `last` or not.
-    pub fn are_due(&self, step: u64, last: bool) -> bool {
+    /// Whether a checkpoint is to be written after this step, the `last` or not, in a run that is `interrupted` or not.
+    pub fn are_due(&self, step: u64, last: bool, interrupted: bool) -> bool {
         let due = |n: u64| last || step.is_multiple_of(n);
-        self.owed || self.recipe.save_every.is_some_and(due) || (self.interrupted() && !last)
+        self.owed || self.recipe.save_every.is_some_and(due) || (interrupted && !last)
     }
 
     /// Writes a checkpoint, and removes those that need not stay.
