@@ -16,6 +16,7 @@ pub mod model;
 pub mod names;
 pub mod optim;
 pub mod positions;
+pub mod printable;
 pub mod quickstart;
 pub mod random;
 pub mod recipe;

@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use pose_engine::cli::{Cli, usage};
+use pose_engine::printable::sentence;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -9,14 +10,14 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(help) if usage::is_help(&help) => help.exit(),
         Err(error) => {
-            eprintln!("pose-engine: {}", usage::sentence(&error));
+            eprintln!("pose-engine: {}", sentence(&usage::sentence(&error)));
             return ExitCode::from(2);
         }
     };
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("pose-engine: {error}");
+            eprintln!("pose-engine: {}", sentence(&error.to_string()));
             ExitCode::from(error.exit_code())
         }
     }

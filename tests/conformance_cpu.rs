@@ -6,28 +6,70 @@ mod conformance;
 use conformance::Suite;
 use half::bf16;
 use pose_engine::backend::Backend;
-use pose_engine::backend::cpu::{Cpu, CpuFloat, Isa};
+use pose_engine::backend::cpu::{Cpu, CpuFloat, Guard, Isa};
 
-fn check<E: CpuFloat>()
+fn check<E: CpuFloat>(guard: Option<Guard>)
 where
     Cpu<E>: Backend<Act = E, Stat = f32>,
 {
     for isa in Isa::all() {
-        match Cpu::<E>::with_isa(2, isa) {
-            Ok(cpu) => Suite::new(&cpu, &format!("cpu {isa} {}", std::any::type_name::<E>())).run(),
-            Err(skipped) => println!("SKIPPED {isa}: {skipped}"),
-        }
+        let cpu = match (Cpu::<E>::with_isa(2, isa), guard) {
+            (Ok(cpu), None) => cpu,
+            (Ok(cpu), Some(guard)) => cpu.guarded(guard),
+            (Err(skipped), _) => {
+                println!("SKIPPED {isa}: {skipped}");
+                continue;
+            }
+        };
+        Suite::new(&cpu, &format!("cpu {isa} {} {guard:?}", std::any::type_name::<E>())).run();
     }
 }
 
 #[test]
 fn bf16_agrees_with_the_reference() {
-    check::<bf16>();
+    check::<bf16>(None);
 }
 
 #[test]
 fn f32_agrees_with_the_reference() {
-    check::<f32>();
+    check::<f32>(None);
+}
+
+/// Inputs end where a page begins that may not be touched, and outputs three elements before; the sizes of the suite have every tail.
+#[test]
+fn no_operation_reads_or_writes_behind_its_buffers() {
+    check::<bf16>(Some(Guard::Behind));
+    check::<f32>(Some(Guard::Behind));
+}
+
+#[test]
+fn no_operation_reads_or_writes_before_its_buffers() {
+    check::<bf16>(Some(Guard::Before));
+    check::<f32>(Some(Guard::Before));
+}
+
+/// What the two tests above rely on: in a process of its own, since that ends it.
+#[test]
+#[cfg(unix)]
+fn a_touch_beyond_a_guarded_buffer_ends_the_process() {
+    use std::os::unix::process::ExitStatusExt;
+    const WHICH: &str = "POSE_TEST_TOUCH";
+    let cpu = |guard| Cpu::<f32>::new(1).unwrap().guarded(guard);
+    if let Ok(which) = std::env::var(WHICH) {
+        let buf =
+            cpu(if which == "before" { Guard::Before } else { Guard::Behind }).alloc::<f32>(32).unwrap();
+        let (first, last) = (buf.as_slice().as_ptr(), &raw const buf.as_slice()[31]);
+        // SAFETY: none; that this read is caught is what the process is for.
+        let read = unsafe { if which == "before" { first.sub(1) } else { last.add(1) }.read_volatile() };
+        println!("read {read}");
+        return;
+    }
+    for which in ["before", "behind"] {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "a_touch_beyond_a_guarded_buffer_ends_the_process"]).env(WHICH, which);
+        let status = child.output().unwrap().status;
+        assert_eq!(status.signal(), Some(libc::SIGSEGV), "{which}: {status}");
+    }
 }
 
 fn same_bits<E: CpuFloat>()

@@ -257,3 +257,80 @@ fn everything_works_without_a_network() {
     within("eval-ppl --model m --data a.txt --windows 64 --tokens 256 --quiet").ok();
     within("generate --model m --prompt the --max-new-tokens 4 --quiet").ok();
 }
+
+/// Makes a command's disk fail, as tests/faulty says.
+fn faulty(mut command: Command, how: &str) -> Command {
+    // cargo leaves a dependency's shared library next to the test's executable
+    let library = std::env::current_exe().unwrap().parent().unwrap().join("libfaulty.so");
+    assert!(library.is_file(), "{} is missing", library.display());
+    command.env("LD_PRELOAD", library).env("FAULTY", how);
+    command
+}
+
+#[test]
+fn short_writes_and_reads_change_nothing() {
+    let dir = Dir::new();
+    dir.run(&format!("{RUN} --steps 3 --out whole")).ok();
+    for call in ["write", "read"] {
+        let args = format!("{RUN} --steps 3 --out {call}");
+        dir.finish(faulty(dir.command(&args), &format!("{call} short 0 {}", dir.path("").display())), &args)
+            .ok();
+        assert!(
+            dir.read(&format!("{call}/model.safetensors")) == dir.read("whole/model.safetensors"),
+            "{call}"
+        );
+        dir.run(&format!("verify {call}")).ok();
+    }
+}
+
+#[test]
+fn a_device_that_fails_is_said_and_costs_one_checkpoint() {
+    let dir = Dir::new();
+    dir.run(&format!("{RUN} --steps 5 --out whole")).ok();
+    for (i, (fault, said)) in [
+        ("write eio 0 checkpoint-000003", "writing"),
+        ("write enospc 2 checkpoint-000003", "No space left"),
+        ("fsync eio 0 checkpoint-000003", "forcing to disk"),
+        ("fsync eio 2 checkpoint-000003", "Input/output error"),
+        ("read eio 0 checkpoint-000003", "Input/output error"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let args = format!("{RUN} --steps 5 --out m{i}");
+        let ran =
+            dir.finish(faulty(dir.command(&args), fault), &args).refused(1, &["checkpoint-000003", said]);
+        assert_eq!(checkpoints(&dir, &format!("m{i}")), [1, 2], "{}", ran.all());
+        dir.run(&format!("verify m{i}")).ok();
+        dir.run(&format!("train --resume --out m{i} --quiet")).ok();
+        assert!(
+            dir.read(&format!("m{i}/model.safetensors")) == dir.read("whole/model.safetensors"),
+            "{fault}"
+        );
+    }
+}
+
+#[test]
+fn a_text_or_a_model_that_cannot_be_read_is_said() {
+    let dir = Dir::with_model();
+    for (args, fault, file) in [
+        ("eval-ppl --model m --windows 32 --data a.txt", "read eio 0 a.txt", "a.txt"),
+        ("eval-ppl --model m --windows 32 --data a.txt", "read eio 0 model.safetensors", "model.safetensors"),
+        ("generate --model m --prompt x", "read eio 0 config.json", "config.json"),
+    ] {
+        dir.finish(faulty(dir.command(args), fault), args).refused(1, &[file, "Input/output error"]);
+    }
+}
+
+#[test]
+fn a_model_that_vanishes_while_it_is_trained_is_said_at_the_next_save() {
+    let dir = Dir::with_model();
+    let args = "train --model m --data a.txt --train-len 64 --steps 100k --save-every 1 --keep-last 2 --quiet --out o";
+    let mut child = dir.start(args);
+    wait_for("checkpoint", &mut child, || !checkpoints(&dir, "o").is_empty());
+    std::fs::rename(dir.path("m"), dir.path("gone")).unwrap();
+    let ran = Ran::of(&child.wait_with_output().unwrap(), args).refused(1, &["m: is gone", "put it back"]);
+    let last = *checkpoints(&dir, "o").last().expect("a checkpoint is left");
+    dir.run(&format!("verify o/checkpoint-{last:06}")).ok();
+    assert!(dir.path(&format!("o/checkpoint-{last:06}/tokenizer.json")).exists(), "{}", ran.all());
+}

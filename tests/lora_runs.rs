@@ -150,8 +150,9 @@ fn an_adapter_of_another_model_is_refused() {
         dir.run(&format!("merge --adapter a --model {model} --out x")).refused(1, &other);
     }
     // one that PEFT saved says nothing of its base but the name
-    std::fs::remove_file(dir.path("a/base_model.json")).unwrap();
-    std::fs::remove_file(dir.path("a/config.json")).unwrap();
+    for file in ["base_model.json", "config.json", "manifest.json"] {
+        std::fs::remove_file(dir.path(&format!("a/{file}"))).unwrap();
+    }
     dir.run("merge --adapter a --model larger --out x")
         .refused(1, &["adapter for another model", "lora_", "[4, 64]"]);
     assert!(!dir.path("x").exists());

@@ -107,6 +107,7 @@ fn spikes_without_end_end_the_run() {
     };
     bytes[at..at + len].chunks_exact_mut(4).for_each(|b| b.copy_from_slice(&3e38f32.to_le_bytes()));
     dir.write("m/model.safetensors", bytes);
+    std::fs::remove_file(dir.path("m/manifest.json")).unwrap();
     let run = "train --model m --data a.txt --train-len 64 --steps 50 --dtype f32 --quiet --out broken";
     dir.run(&format!("{run} --on-spike skip")).refused(1, &["step 11", "so did the 10 before it"]);
 }

@@ -51,7 +51,7 @@ impl Staging {
         };
         let parent = parent_of(target);
         fs::create_dir_all(&parent).map_err(|e| Error::io(&parent, "making the directory", e))?;
-        clean_up(&parent, |of| of == name);
+        clean_up(&parent, |of, pid| of == name && !is_running(pid));
         if existing == Existing::Refuse {
             refuse_existing(target)?;
         }
@@ -135,19 +135,21 @@ pub(super) fn discard(dir: &Path) -> Result<()> {
     fs::remove_dir_all(&hidden).map_err(removing)
 }
 
-/// Removes what dead processes left in `parent`, of whatever name.
-pub(super) fn sweep(parent: &Path) {
-    clean_up(parent, |_| true);
+/// Removes what others left in a directory that is this process's alone, of whatever name: a process of the number in a name may
+/// live, but it is another one.
+pub(super) fn sweep(owned: &Path) {
+    clean_up(owned, |_, _| true);
 }
 
-/// Removes what dead processes left of earlier attempts at a name that is `wanted`, and brings back a predecessor that was
-/// moved aside for a successor that never came. Nothing here is worth stopping for: a leftover is hidden and harmless.
-fn clean_up(parent: &Path, wanted: impl Fn(&str) -> bool) {
+/// Removes what is `dead` (by the name that it was to have and the process that made it) of earlier attempts, and brings back
+/// a predecessor that was moved aside for a successor that never came. Nothing here is worth stopping for: a leftover is hidden
+/// and harmless.
+fn clean_up(parent: &Path, dead: impl Fn(&str, u32) -> bool) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
         let file = entry.file_name();
         let Some((name, kind, pid)) = file.to_str().and_then(leftover) else { continue };
-        if !wanted(name) || is_running(pid) {
+        if !dead(name, pid) {
             continue;
         }
         let target = parent.join(name);

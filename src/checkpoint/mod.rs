@@ -13,6 +13,7 @@
 //! and BLAKE3 hash. OUT belongs to one process at a time, which holds OUT/.lock.
 
 mod adapter;
+mod admit;
 mod atomic;
 mod convert;
 mod examine;
@@ -29,6 +30,7 @@ mod tensors;
 mod weights;
 
 pub use adapter::{Adapter, write_adapter};
+pub use admit::admit;
 pub use atomic::{Existing, Staging, is_occupied, refuse_existing};
 pub use examine::{Examined, examine};
 pub use final_model::{finish_publishing, publish};

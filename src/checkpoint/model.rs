@@ -124,7 +124,14 @@ fn split(source: &dyn TensorSource, shard_bytes: u64) -> Vec<Vec<usize>> {
 }
 
 /// Copies the tokenizer's files that `from` has. Returns their names; none at all is no error (a byte vocabulary has none).
+///
+/// # Errors
+/// A `from` that is gone, which a long run may find, or a refusal of the operating system.
 pub fn copy_tokenizer(staging: &Staging, from: &Path) -> Result<Vec<&'static str>> {
+    if !from.is_dir() {
+        let problem = "is gone, and the tokenizer's files are copied from it; put it back";
+        return Err(Error::file(from, problem));
+    }
     let mut copied = Vec::new();
     for name in TOKENIZER_FILES {
         let path = from.join(name);

@@ -58,7 +58,7 @@ pub fn checkpoints(out: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// Removes checkpoints of a run, and what dead processes left. The newest `last` stay, and those of steps that `every`
+/// Removes checkpoints of a run, which this process holds, and what earlier ones left. The newest `last` stay, and those of steps that `every`
 /// divides.
 pub fn prune(out: &Path, last: usize, every: Option<u64>) -> Result<()> {
     let found = checkpoints(out)?;

@@ -1,8 +1,9 @@
 //! Flags that several commands share, and what they open.
 
+use super::printed;
 use crate::backend::Backend;
 use crate::backend::device::{DType, Device};
-use crate::checkpoint::{Adapter, Weights};
+use crate::checkpoint::{Adapter, Weights, admit};
 use crate::data::{Corpus, Tokenizer};
 use crate::error::{Error, Result};
 use crate::eval::Partial;
@@ -31,7 +32,7 @@ impl Common {
     /// A note on standard error.
     pub fn note(&self, sentence: &str) {
         if !self.quiet {
-            eprintln!("{sentence}");
+            printed::note(sentence);
         }
     }
 }
@@ -173,8 +174,7 @@ pub struct OpenedReader {
 impl Reader {
     /// Reads config and tokenizer; `longest` is the longest text that will be read, by the flag that sets it.
     pub fn open(&self, longest: usize, flag: &str) -> Result<OpenedReader> {
-        let model = self.directory()?;
-        let adapter = Adapter::find(model)?;
+        let (model, adapter) = self.admitted()?;
         let dir = config_dir(model, adapter.as_ref())?;
         let config = Config::load(dir)?;
         let tokenizer =
@@ -185,8 +185,7 @@ impl Reader {
 
     /// For texts that come as token ids: a model without tokenizer files will do.
     pub fn open_for_ids(&self, longest: usize) -> Result<OpenedReader> {
-        let model = self.directory()?;
-        let adapter = Adapter::find(model)?;
+        let (model, adapter) = self.admitted()?;
         let config = Config::load(config_dir(model, adapter.as_ref())?)?;
         self.with_tokenizer(config, Tokenizer::bytes(), adapter, (longest, "--ids"))
     }
@@ -199,6 +198,17 @@ impl Reader {
     fn directory(&self) -> Result<&Path> {
         let missing = || Error::usage("--model", "(missing)", "name the directory of the model to read with");
         self.model.as_deref().ok_or_else(missing)
+    }
+
+    /// The model's directory and the adapter that it may be, held to what was written.
+    fn admitted(&self) -> Result<(&Path, Option<Adapter>)> {
+        let model = self.directory()?;
+        admit(model)?;
+        let adapter = Adapter::find(model)?;
+        if let Some(adapter) = &adapter {
+            admit(adapter.base()?)?;
+        }
+        Ok((model, adapter))
     }
 
     fn with_tokenizer(

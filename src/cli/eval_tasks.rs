@@ -3,6 +3,7 @@
 use super::common::{Common, Json, KvCache, OpenedReader, Reader, Resumable, Where};
 use super::output::{error_text, print_spent, table};
 use super::progress::Progress;
+use super::text::Compressed;
 use crate::backend::Backend;
 use crate::backend::device::{Job, dispatch};
 use crate::error::{Error, Result};
@@ -30,6 +31,8 @@ pub struct EvalTasks {
     /// Questions: .jsonl, one a line, also .gz or .zst
     #[arg(long, value_name = "FILE", required = true)]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    compressed: Compressed,
     /// Whose fields the lines have; prompts are worded as the LM evaluation harness does
     #[arg(long, value_enum, default_value_t = Format::Plain)]
     format: Format,
@@ -136,7 +139,7 @@ impl EvalTasks {
 
     fn questions(&self, path: Option<&PathBuf>, delimiter: &str) -> Result<Vec<Question>> {
         let missing = || Error::usage("--data", "(missing)", "name the file with the questions");
-        tasks::read(path.ok_or_else(missing)?, self.format, delimiter)
+        tasks::read(path.ok_or_else(missing)?, self.format, delimiter, self.compressed.max_decompressed)
     }
 
     fn prompts(&self, questions: &[Question], encoder: &Encoder<'_>) -> Result<Vec<Prompt>> {

@@ -9,10 +9,11 @@ use crate::index::TokenId;
 use crate::infer::{Sampling, generate};
 use crate::model::buffers::Reading;
 use crate::model::cache::CacheFormat;
+use crate::printable::printable;
 use crate::recipe::Size;
 use clap::Args;
 use serde_json::json;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 /// Continue a text
@@ -112,15 +113,25 @@ impl Job for GenerateJob<'_> {
         let reading = Reading { cache: self.cache, ..Reading::of(self.prompt.len() + self.most) };
         let (model, mut session) = self.opened.load(b, reading)?;
         let mut decoder = self.opened.tokenizer.decoder(true);
-        let mut out = std::io::stdout();
+        let tell = teller();
         // a closed pipe ends the text, not the program with an error
         let mut emit = |token: TokenId| {
             let piece = if self.stop.contains(&token) { String::new() } else { decoder.push(token)? };
-            Ok(out.write_all(piece.as_bytes()).and_then(|()| out.flush()).is_ok())
+            Ok(tell(&piece).is_ok())
         };
         let ids =
             generate(b, &model, &mut session, self.prompt, self.most, self.stop, &self.sampling, &mut emit)?;
-        outln!("{}", decoder.finish()?);
+        let _ = tell(&(decoder.finish()? + "\n"));
         Ok(ids)
+    }
+}
+
+/// Writes the text as it comes: into a file or a pipe the very text, to a terminal what does not steer it.
+fn teller() -> impl Fn(&str) -> std::io::Result<()> {
+    let terminal = std::io::stdout().is_terminal();
+    move |text: &str| {
+        let text = if terminal { printable(text) } else { text.into() };
+        let mut out = std::io::stdout();
+        out.write_all(text.as_bytes()).and_then(|()| out.flush())
     }
 }

@@ -4,7 +4,7 @@ use super::common::{Common, Where};
 use crate::backend::Backend;
 use crate::backend::device::{DType, Job, dispatch};
 use crate::checkpoint::{
-    Adapter, Existing, ModelTensors, SHARD_BYTES, Staging, Weights, refuse_existing, write_model,
+    Adapter, Existing, ModelTensors, SHARD_BYTES, Staging, Weights, admit, refuse_existing, write_model,
 };
 use crate::error::Result;
 use crate::memory::{self, Kind, Ledger};
@@ -38,11 +38,13 @@ pub struct Merge {
 impl Merge {
     pub fn run(self) -> Result<()> {
         refuse_existing(&self.out)?;
+        admit(&self.adapter)?;
         let adapter = Adapter::open(&self.adapter)?;
         let base = match &self.model {
             Some(dir) => dir.as_path(),
             None => adapter.base()?,
         };
+        admit(base)?;
         let weights = Weights::open(base)?;
         adapter.check_base(&weights)?;
         // an adapter that PEFT saved leaves the config and the tokenizer with the base model

@@ -3,16 +3,15 @@
 /// `print!` for a reader that may have gone: `pose-engine plan | head` ends quietly.
 macro_rules! out {
     ($($arg:tt)*) => {{
-        use std::io::Write as _;
-        let _ = write!(std::io::stdout(), $($arg)*);
+        $crate::cli::printed::out(format_args!($($arg)*));
     }};
 }
 
 /// [`out!`] and a line's end.
 macro_rules! outln {
+    () => { out!("\n") };
     ($($arg:tt)*) => {{
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stdout(), $($arg)*);
+        $crate::cli::printed::out(format_args!("{}\n", format_args!($($arg)*)));
     }};
 }
 
@@ -33,6 +32,7 @@ mod man;
 mod merge;
 mod output;
 mod plan;
+mod printed;
 mod progress;
 mod quickstart;
 mod report;

@@ -1,6 +1,8 @@
 //! Progress bars on standard error; where that is no terminal, a line now and then.
 
+use super::printed;
 use crate::eval::Trial;
+use crate::printable::printable;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::Mutex;
@@ -43,7 +45,8 @@ impl Progress {
         let all = self.bar.length() == Some(self.bar.position());
         if all || last.elapsed() >= LINE_EVERY {
             *last = Instant::now();
-            eprintln!("{} {}/{} {message}", self.label, self.bar.position(), self.bar.length().unwrap_or(0));
+            let (done, all) = (self.bar.position(), self.bar.length().unwrap_or(0));
+            printed::note(&format!("{} {done}/{all} {message}", self.label));
         }
     }
 
@@ -65,8 +68,8 @@ impl Progress {
     /// A sentence above the bar.
     pub fn note(&self, sentence: &str) {
         match &self.lines {
-            Some(_) => eprintln!("{sentence}"),
-            None => self.bar.println(sentence),
+            Some(_) => printed::note(sentence),
+            None => self.bar.println(printable(sentence)),
         }
     }
 
@@ -75,7 +78,8 @@ impl Progress {
         self.bar.abandon();
         if self.lines.is_some() {
             let seconds = self.bar.elapsed().as_secs_f64();
-            eprintln!("{} {} {} {seconds:.1} s", self.label, self.bar.position(), self.bar.message());
+            let (done, message) = (self.bar.position(), self.bar.message());
+            printed::note(&format!("{} {done} {message} {seconds:.1} s", self.label));
         }
     }
 

@@ -4,6 +4,7 @@ use super::common::{Common, OpenedReader};
 use crate::data::{Corpus, LoadOptions, Tokenizer};
 use crate::error::{Error, Result};
 use crate::recipe::Size;
+use crate::size::parse_bytes;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -16,6 +17,16 @@ pub struct Text {
     /// Field of a .jsonl line that holds the text
     #[arg(long, default_value = "text", value_name = "FIELD")]
     text_field: String,
+    #[command(flatten)]
+    compressed: Compressed,
+}
+
+/// `--max-decompressed`.
+#[derive(Debug, Args)]
+pub struct Compressed {
+    /// Most that a .gz or .zst file may become, as in 20GiB [default: 100 times its size, and 64 MiB at least]
+    #[arg(long, value_parser = parse_bytes, value_name = "SIZE")]
+    pub max_decompressed: Option<u64>,
 }
 
 /// Which of its documents, and how much of each.
@@ -51,7 +62,11 @@ impl Text {
     }
 
     pub fn load(&self, tokenizer: &Tokenizer, common: &Common) -> Result<Corpus> {
-        let options = LoadOptions { text_field: self.text_field.clone(), ..LoadOptions::default() };
+        let options = LoadOptions {
+            text_field: self.text_field.clone(),
+            max_decompressed: self.compressed.max_decompressed,
+            ..LoadOptions::default()
+        };
         let (corpus, warnings) = Corpus::load(&self.data, tokenizer, &options, None)?;
         warnings.iter().for_each(|w| common.note(w));
         Ok(corpus)

@@ -2,6 +2,7 @@
 
 use super::common::{Common, Json, Where};
 use super::output::{seconds_text, size_text};
+use super::printed;
 use super::progress::Progress;
 use crate::backend::Backend;
 use crate::backend::device::{Job, dispatch};
@@ -42,8 +43,8 @@ impl Train {
     pub fn run(self) -> Result<()> {
         let recipe = self.recipe(true)?;
         if !self.common.quiet {
-            eprintln!("recipe:");
-            recipe.to_toml().lines().for_each(|line| eprintln!("  {line}"));
+            printed::note("recipe:");
+            recipe.to_toml().lines().for_each(|line| printed::note(&format!("  {line}")));
         }
         let watch = Bar::new(&recipe, self.common.quiet);
         watch.catch_signals()?;
@@ -122,7 +123,7 @@ impl Bar {
 impl Watch for Bar {
     fn planned(&self, ledger: &Ledger) {
         if !self.quiet {
-            eprintln!("memory plan:\n{}", ledger.table(false));
+            printed::note(&format!("memory plan:\n{}", ledger.table(false)));
         }
     }
 

@@ -37,13 +37,21 @@ pub struct LoadOptions {
     pub bos: bool,
     /// Put the tokenizer's eos behind every document.
     pub eos: bool,
+    /// As [`Source::max_decompressed`].
+    pub max_decompressed: Option<u64>,
     /// Where tokens are kept ([`cache::default_dir`]); None to make them anew.
     pub cache_dir: Option<PathBuf>,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        LoadOptions { text_field: "text".into(), bos: false, eos: false, cache_dir: cache::default_dir() }
+        LoadOptions {
+            text_field: "text".into(),
+            bos: false,
+            eos: false,
+            max_decompressed: None,
+            cache_dir: cache::default_dir(),
+        }
     }
 }
 
@@ -66,7 +74,8 @@ impl Corpus {
         progress: Option<&(dyn Fn(Progress) + Sync)>,
     ) -> Result<(Corpus, Vec<String>)> {
         let job = Job::new(tokenizer, options)?;
-        let sources = documents::find(paths)?;
+        let mut sources = documents::find(paths)?;
+        sources.iter_mut().for_each(|source| source.max_decompressed = options.max_decompressed);
         let bytes = |source: &Source| std::fs::metadata(&source.path).map_or(0, |meta| meta.len());
         let (done, total) = (AtomicU64::new(0), sources.iter().map(bytes).sum());
         let load = |source: &Source| {

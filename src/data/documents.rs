@@ -1,6 +1,7 @@
 //! Files of text: .txt (one document a file) and .jsonl (one a line, in a named field), plain or as .gz or .zst.
 
 use crate::error::{Error, Result};
+use crate::size::bytes_text;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
@@ -33,6 +34,16 @@ pub struct Source {
     pub path: PathBuf,
     pub format: Format,
     pub compression: Compression,
+    /// Bytes that a compressed file may become; None: [`default_limit`].
+    pub max_decompressed: Option<u64>,
+}
+
+/// Bytes that a compressed file of `bytes` may become unless something else is asked for. Text becomes 2 to 10 times its file;
+/// files made to fill a memory become 1000 times and more.
+pub fn default_limit(bytes: u64) -> u64 {
+    const TIMES: u64 = 100;
+    const SMALL: u64 = 64 << 20;
+    bytes.saturating_mul(TIMES).max(SMALL)
 }
 
 /// One document as text.
@@ -114,7 +125,7 @@ impl Source {
             "jsonl" => Format::JsonLines,
             _ => return None,
         };
-        Some(Source { path: path.into(), format, compression })
+        Some(Source { path: path.into(), format, compression, max_decompressed: None })
     }
 
     /// What a document of this file is called in messages.
@@ -198,18 +209,27 @@ impl Source {
     }
 
     fn open(&self) -> Result<Box<dyn BufRead>> {
-        let file = File::open(&self.path).map_err(|e| Error::io(&self.path, "opening the file", e))?;
+        let opening = |e| Error::io(&self.path, "opening the file", e);
+        let file = File::open(&self.path).map_err(opening)?;
+        let bytes = file.metadata().map_err(opening)?.len();
         let file = BufReader::with_capacity(1 << 17, file);
+        let most = self.max_decompressed.unwrap_or_else(|| default_limit(bytes));
         Ok(match self.compression {
             Compression::None => Box::new(file),
             // Multi: a .gz file may consist of several streams one after the other.
-            Compression::Gzip => Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(file))),
-            Compression::Zstd => Box::new(BufReader::new(super::zstd::ZstdReader::new(file))),
+            Compression::Gzip => limited(flate2::bufread::MultiGzDecoder::new(file), most),
+            Compression::Zstd => limited(super::zstd::ZstdReader::new(file), most),
         })
     }
 
     /// A failed read: of a compressed file as a rule one that is damaged or not what its name says.
     fn unreadable(&self, error: std::io::Error) -> Error {
+        if error.kind() == std::io::ErrorKind::FileTooLarge {
+            let problem = format!(
+                "{error}, as files do that are made to fill a memory; where it is text, allow more with --max-decompressed"
+            );
+            return Error::file(&self.path, problem);
+        }
         let kind = match self.compression {
             Compression::None => return Error::io(&self.path, "reading the file", error),
             Compression::Gzip => "gzip",
@@ -232,6 +252,32 @@ impl Source {
             text.drain(..'\u{FEFF}'.len_utf8());
         }
         Ok(text)
+    }
+}
+
+/// A decompressor that fails once it has given more than `most` bytes.
+fn limited(decompressed: impl Read + 'static, most: u64) -> Box<dyn BufRead> {
+    Box::new(BufReader::new(Limited { inner: decompressed, most, left: most }))
+}
+
+struct Limited<R> {
+    inner: R,
+    most: u64,
+    left: u64,
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.inner.read(buf)?;
+        match self.left.checked_sub(read as u64) {
+            Some(left) => self.left = left,
+            None => {
+                let problem =
+                    format!("becomes more than {} when it is decompressed", bytes_text(self.most as usize));
+                return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, problem));
+            }
+        }
+        Ok(read)
     }
 }
 

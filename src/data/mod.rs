@@ -8,6 +8,7 @@ pub mod tokenizer;
 
 mod cuts;
 mod decoder;
+mod guarded;
 mod pack;
 mod shares;
 mod zstd;

@@ -1,6 +1,7 @@
 //! Text to tokens and back: a Hugging Face tokenizer.json, or bytes.
 
 use super::decoder::Decoder;
+use super::guarded::guarded;
 use crate::error::{Error, Result};
 use crate::index::TokenId;
 use serde_json::Value;
@@ -71,12 +72,9 @@ impl Tokenizer {
     ///
     /// Errors: what the `tokenizers` crate cannot use.
     pub fn from_json(json: &[u8], path: &Path) -> Result<Self> {
-        let refused = |e| Error::file(path, format!("not a tokenizer that can be used: {e}"));
-        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(refused)?;
-        // A file saved after fine-tuning may say to cut every text at 512 tokens, or to fill it up to them.
-        inner.with_truncation(None).map_err(refused)?.with_padding(None);
-        // The largest id, not the number of entries: ids may have gaps.
-        let vocab_size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        let refused = |e: String| Error::file(path, format!("not a tokenizer that can be used: {e}"));
+        let (inner, vocab_size) =
+            guarded(|| used(json)).map_err(refused)?.map_err(|e| refused(e.to_string()))?;
         if vocab_size == 0 {
             return Err(Error::file(path, "the tokenizer has no tokens"));
         }
@@ -122,9 +120,9 @@ impl Tokenizer {
         match &self.kind {
             Kind::Bytes => Ok(text.bytes().map(|b| TokenId(b.into())).collect()),
             Kind::HuggingFace(inner) => {
-                let encoding = inner.encode_fast(text, false);
-                let encoding =
-                    encoding.map_err(|e| Error::file(&self.path, format!("tokenizing failed: {e}")))?;
+                let failed = |e: String| Error::file(&self.path, format!("tokenizing failed: {e}"));
+                let encoding = guarded(|| inner.encode_fast(text, false)).map_err(failed)?;
+                let encoding = encoding.map_err(|e| failed(e.to_string()))?;
                 Ok(encoding.get_ids().iter().map(|&id| TokenId(id)).collect())
             }
         }
@@ -136,9 +134,12 @@ impl Tokenizer {
     pub fn decode(&self, tokens: &[TokenId], skip_special: bool) -> Result<String> {
         match &self.kind {
             Kind::Bytes => Ok(decode_bytes(tokens, skip_special)),
-            Kind::HuggingFace(inner) => inner
-                .decode(bytemuck::cast_slice(tokens), skip_special)
-                .map_err(|e| Error::file(&self.path, format!("decoding failed: {e}"))),
+            Kind::HuggingFace(inner) => {
+                let failed = |e: String| Error::file(&self.path, format!("decoding failed: {e}"));
+                let text =
+                    guarded(|| inner.decode(bytemuck::cast_slice(tokens), skip_special)).map_err(failed)?;
+                text.map_err(|e| failed(e.to_string()))
+            }
         }
     }
 
@@ -174,7 +175,8 @@ impl Tokenizer {
     pub fn adds_bos(&self) -> bool {
         match (&self.kind, self.bos) {
             (Kind::HuggingFace(inner), Some(bos)) => {
-                inner.encode_fast("a", true).is_ok_and(|e| e.get_ids().first() == Some(&bos) && e.len() > 1)
+                let encoding = guarded(|| inner.encode_fast("a", true));
+                encoding.is_ok_and(|e| e.is_ok_and(|e| e.get_ids().first() == Some(&bos) && e.len() > 1))
             }
             _ => false,
         }
@@ -216,6 +218,15 @@ impl Tokenizer {
         );
         Err(Error::file(&self.path, problem))
     }
+}
+
+/// A tokenizer and one more than its largest id (not the number of entries: ids may have gaps).
+fn used(json: &[u8]) -> tokenizers::Result<(tokenizers::Tokenizer, usize)> {
+    let mut inner = tokenizers::Tokenizer::from_bytes(json)?;
+    // A file saved after fine-tuning may say to cut every text at 512 tokens, or to fill it up to them.
+    inner.with_truncation(None)?.with_padding(None);
+    let vocab_size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+    Ok((inner, vocab_size))
 }
 
 fn no_tokenizer(dir: &Path) -> String {

@@ -11,8 +11,8 @@ pub mod reader;
 pub mod tokenizer;
 
 use crate::checkpoint::{
-    Bytes, Existing, SHARD_BYTES, Staging, Stored, TensorSource, TensorSpec, copy_tokenizer, is_occupied,
-    map_file, write_json, write_weights,
+    Bytes, Existing, SHARD_BYTES, Staging, Stored, TensorSource, TensorSpec, admit, copy_tokenizer,
+    is_occupied, map_file, write_json, write_weights,
 };
 use crate::error::{Error, Result};
 use crate::model::config::Dtype;
@@ -59,6 +59,7 @@ pub fn import(file: &Path, out: &Path, dtype: Dtype, tokenizer: Option<&Path>) -
             files.kind
         }
         Some(from) => {
+            admit(from)?;
             if !copy_tokenizer(&staging, from)?.contains(&"tokenizer.json") {
                 return Err(Error::usage("--tokenizer", from.display(), "has no tokenizer.json"));
             }

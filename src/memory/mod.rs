@@ -8,10 +8,11 @@ mod resident;
 mod split;
 mod table;
 
+pub use crate::size::bytes_text;
 pub use ledger::{Kind, Ledger, Row};
 pub use resident::{available_bytes, reset_peak, resident_bytes};
 pub use split::{Split, split_text};
-pub use table::{bytes_text, peak_text};
+pub use table::peak_text;
 
 use crate::backend::Backend;
 use crate::error::{Error, Result};

@@ -1,19 +1,8 @@
 //! The plan as text.
 
 use super::{Kind, Ledger};
+use crate::size::bytes_text;
 use std::fmt::Write;
-
-/// 1234567890 as "1.15 GiB".
-pub fn bytes_text(bytes: usize) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.2} {}", UNITS[unit]) }
-}
 
 /// What a run took beside what was planned for it.
 pub fn peak_text(peak: Option<usize>, planned: usize) -> String {

@@ -22,7 +22,7 @@ use std::path::Path;
 
 /// Bounds that keep every product of two sizes far from overflow.
 pub(super) const MOST_WIDTH: usize = 1 << 24;
-pub(super) const MOST_LAYERS: usize = 1 << 16;
+pub(super) const MOST_LAYERS: usize = 1 << 12;
 
 /// A model: family, sizes, rotation, special tokens. A value of this type has been through [`Config::check`], unless it
 /// was put together by hand.

@@ -6,7 +6,7 @@ use crate::model::lora::{Also, Target};
 use crate::optim::{Optimizer, ScheduleKind};
 use crate::positions::{ChunkLengths, Content, Method};
 use crate::rope::ScalingKind;
-use crate::size::{parse_count, parse_size};
+use crate::size::{parse_bytes, parse_count, parse_size};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::path::PathBuf;
 
@@ -97,6 +97,23 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
+/// An amount of memory in a recipe file: a number of bytes, or "20GiB".
+fn bytes_or_text<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(
+        untagged,
+        expecting = "not an amount of memory: write a number of bytes or a text, as in \"20GiB\""
+    )]
+    enum Either {
+        Number(u64),
+        Text(String),
+    }
+    match Either::deserialize(d)? {
+        Either::Number(n) => Ok(Some(n)),
+        Either::Text(text) => parse_bytes(&text).map(Some).map_err(serde::de::Error::custom),
+    }
+}
+
 /// What was asked for. Every key may be missing; flags win over a recipe file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -141,6 +158,10 @@ pub struct Settings {
     #[arg(long, value_name = "FIELD", help_heading = "Data")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text_field: Option<String>,
+    /// Most that a .gz or .zst file may become, as in 20GiB [default: 100 times its size, and 64 MiB at least]
+    #[arg(long, value_parser = parse_bytes, value_name = "SIZE", help_heading = "Data")]
+    #[serde(default, deserialize_with = "bytes_or_text", skip_serializing_if = "Option::is_none")]
+    pub max_decompressed: Option<u64>,
     /// Held-out text for perplexity at the target length during training
     #[arg(long, num_args = 1.., value_name = "PATH", help_heading = "Data")]
     #[serde(skip_serializing_if = "Option::is_none")]

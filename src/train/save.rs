@@ -170,6 +170,7 @@ fn numbers(recipe: &Recipe) -> Settings {
         tensorboard: None,
         data: None,
         text_field: None,
+        max_decompressed: None,
         model: None,
         recompute: None,
         lora_merge: None,

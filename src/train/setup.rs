@@ -2,7 +2,7 @@
 
 use super::{Watch, probe};
 use crate::backend::Backend;
-use crate::checkpoint::{Adapter, SpikeState, Standing, Weights};
+use crate::checkpoint::{Adapter, SpikeState, Standing, Weights, admit};
 use crate::data::{Corpus, Cuts, LoadOptions, Loader, Share, Tokenizer};
 use crate::error::{Error, Result};
 use crate::eval::{self, Mode, Partial, Protocol, WindowReport};
@@ -75,6 +75,7 @@ fn open_model(source: &Source) -> Result<(Config, Tokenizer)> {
     let (config, tokenizer) = match source {
         Source::Preset(name) => (Config::preset(name)?, Tokenizer::bytes()),
         Source::Checkpoint(dir) | Source::Architecture(dir) => {
+            admit(dir)?;
             if Adapter::find(dir)?.is_some() {
                 let problem =
                     "is an adapter and not a whole model; pose-engine merge makes one of it, to train on";
@@ -93,7 +94,11 @@ fn load_corpus(
     if paths.is_empty() {
         return Ok(Corpus::default());
     }
-    let options = LoadOptions { text_field: recipe.text_field.clone(), ..LoadOptions::default() };
+    let options = LoadOptions {
+        text_field: recipe.text_field.clone(),
+        max_decompressed: recipe.settings.max_decompressed,
+        ..LoadOptions::default()
+    };
     let (corpus, warnings) = Corpus::load(paths, tokenizer, &options, None)?;
     warnings.iter().for_each(|w| watch.note(w));
     Ok(corpus)

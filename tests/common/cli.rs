@@ -84,9 +84,11 @@ impl Dir {
         names
     }
 
+    /// The files of a model's directory, without the manifest that would betray a change.
     pub fn copy(&self, from: &str, to: &str) {
         std::fs::create_dir_all(self.path(to)).unwrap();
-        for entry in std::fs::read_dir(self.path(from)).unwrap().flatten().filter(|e| e.path().is_file()) {
+        let is_copied = |e: &std::fs::DirEntry| e.path().is_file() && e.file_name() != "manifest.json";
+        for entry in std::fs::read_dir(self.path(from)).unwrap().flatten().filter(is_copied) {
             std::fs::copy(entry.path(), self.path(to).join(entry.file_name())).unwrap();
         }
     }

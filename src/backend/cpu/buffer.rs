@@ -1,5 +1,6 @@
 //! Memory of the CPU backend: zeroed, aligned to a cache line, without `unsafe`.
 
+use super::guard::{Guard, Guarded};
 use crate::backend::{Buffer, Element};
 use bytemuck::{Pod, Zeroable};
 #[cfg(target_os = "linux")]
@@ -23,6 +24,7 @@ const MAPPED: usize = 128 << 10;
 enum Storage {
     Lines(Vec<Line>),
     Mapped(MmapMut),
+    Guarded(Guarded),
 }
 
 impl Storage {
@@ -43,6 +45,7 @@ impl Storage {
         match self {
             Storage::Lines(lines) => bytemuck::cast_slice(lines),
             Storage::Mapped(map) => map,
+            Storage::Guarded(guarded) => guarded.bytes(),
         }
     }
 
@@ -50,6 +53,7 @@ impl Storage {
         match self {
             Storage::Lines(lines) => bytemuck::cast_slice_mut(lines),
             Storage::Mapped(map) => map,
+            Storage::Guarded(guarded) => guarded.bytes_mut(),
         }
     }
 }
@@ -65,9 +69,21 @@ pub struct Buf<T> {
 impl<T: Element> Buf<T> {
     /// `len` zeros. Long ones come zeroed from the system and are not touched here.
     pub fn zeroed(len: usize) -> Self {
+        Buf { memory: Storage::zeroed(Self::lines(len)), len, kind: PhantomData }
+    }
+
+    /// The same between forbidden pages, the rest of the last cache line filled with what is no number.
+    pub fn guarded(len: usize, guard: Guard) -> Self {
+        let lines = Self::lines(len);
+        let Some(mut guarded) = Guarded::zeroed(lines * LINE, guard) else { return Self::zeroed(len) };
+        guarded.bytes_mut()[len * std::mem::size_of::<T>()..].fill(0xFF);
+        Buf { memory: Storage::Guarded(guarded), len, kind: PhantomData }
+    }
+
+    /// Cache lines of `len` elements.
+    fn lines(len: usize) -> usize {
         const { assert!(LINE.is_multiple_of(std::mem::size_of::<T>()), "elements must tile a cache line") };
-        let lines = (len * std::mem::size_of::<T>()).div_ceil(LINE);
-        Buf { memory: Storage::zeroed(lines), len, kind: PhantomData }
+        (len * std::mem::size_of::<T>()).div_ceil(LINE)
     }
 
     /// A copy of `values`.

@@ -14,6 +14,7 @@ mod attention;
 mod buffer;
 mod check;
 mod gelu;
+mod guard;
 mod head;
 mod isa;
 mod kv;
@@ -34,6 +35,7 @@ mod swiglu;
 mod unit;
 
 pub use buffer::Buf;
+pub use guard::Guard;
 pub use isa::Isa;
 pub use math::CpuFloat;
 
@@ -62,6 +64,8 @@ pub struct Cpu<E> {
     packer: Packer,
     workers: Workers,
     arena: Arena,
+    /// For tests: where a forbidden page lies beside each buffer.
+    guard: Option<Guard>,
     kind: PhantomData<E>,
 }
 
@@ -75,7 +79,14 @@ impl<E: CpuFloat> Cpu<E> {
     pub fn with_isa(threads: usize, isa: Isa) -> Result<Self> {
         let simd = Simd::new(isa)?;
         let workers = Workers::new(threads)?;
-        Ok(Cpu { simd, packer: Packer::of::<E>(simd), workers, arena: Arena::new(), kind: PhantomData })
+        let packer = Packer::of::<E>(simd);
+        Ok(Cpu { simd, packer, workers, arena: Arena::new(), guard: None, kind: PhantomData })
+    }
+
+    /// The same with every buffer, and the scratch memory, against a page that may not be touched: what reads or writes beyond the
+    /// end ends the process. For tests; an allocation takes two system calls more.
+    pub fn guarded(self, guard: Guard) -> Self {
+        Cpu { arena: Arena::guarded(guard), guard: Some(guard), ..self }
     }
 
     pub fn isa(&self) -> Isa {
@@ -135,7 +146,10 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     type Buf<T: Element> = Buf<T>;
 
     fn alloc<T: Element>(&self, len: usize) -> Result<Buf<T>> {
-        Ok(Buf::zeroed(len))
+        Ok(match self.guard {
+            None => Buf::zeroed(len),
+            Some(guard) => Buf::guarded(len, guard),
+        })
     }
 
     fn upload<T: Element>(&self, dst: &mut Buf<T>, at: usize, src: &[T]) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Working memory: one arena, taken whole by the operation that runs and carved into pieces by it.
 
 use super::buffer::Buf;
+use super::guard::Guard;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -20,11 +21,23 @@ pub(super) struct Arena {
 }
 
 #[derive(Debug)]
-pub(super) struct Memory(Option<Buf<f32>>);
+pub(super) struct Memory {
+    buf: Option<Buf<f32>>,
+    guard: Option<Guard>,
+}
 
 impl Arena {
     pub(super) fn new() -> Self {
-        Arena { memory: Mutex::new(Memory(None)), high_water: AtomicUsize::new(0) }
+        Arena::with(None)
+    }
+
+    /// As [`Buf::guarded`].
+    pub(super) fn guarded(guard: Guard) -> Self {
+        Arena::with(Some(guard))
+    }
+
+    fn with(guard: Option<Guard>) -> Self {
+        Arena { memory: Mutex::new(Memory { buf: None, guard }), high_water: AtomicUsize::new(0) }
     }
 
     /// Makes room for operations that take up to `words`.
@@ -52,15 +65,20 @@ impl Arena {
 
 impl Memory {
     fn grow(&mut self, words: usize) {
-        if self.0.as_ref().is_none_or(|buf| buf.as_slice().len() < words) {
-            self.0 = None; // the old memory is given back before the new is taken
-            self.0 = Some(Buf::zeroed(words));
+        // a guarded one is as long as each operation asks for
+        let fits = |buf: &Buf<f32>| buf.as_slice().len() >= words && (self.guard.is_none() || words == 0);
+        if !self.buf.as_ref().is_some_and(fits) {
+            self.buf = None; // the old memory is given back before the new is taken
+            self.buf = Some(match self.guard {
+                None => Buf::zeroed(words),
+                Some(guard) => Buf::guarded(words, guard),
+            });
         }
     }
 
     /// The first `words` of it; content is whatever the last operation left.
     pub(super) fn words(&mut self, words: usize) -> &mut [u32] {
-        match &mut self.0 {
+        match &mut self.buf {
             Some(buf) => &mut bytemuck::cast_slice_mut(buf.as_mut_slice())[..words],
             None => &mut [],
         }

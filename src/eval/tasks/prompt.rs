@@ -54,11 +54,13 @@ impl Prompt {
     }
 }
 
-/// The questions of a .jsonl file (also .gz, .zst).
+/// The questions of a .jsonl file (also .gz, .zst, which may become `max_decompressed` bytes, as in [`documents::Source`]).
 ///
 /// # Errors
 /// A file of another kind, a line that is no question of this format (with its number).
-pub fn read(path: &Path, format: Format, delimiter: &str) -> Result<Vec<Question>> {
+pub fn read(
+    path: &Path, format: Format, delimiter: &str, max_decompressed: Option<u64>,
+) -> Result<Vec<Question>> {
     let source = documents::find(&[PathBuf::from(path)])?.into_iter().next();
     let source = source.filter(|s| s.path == path && s.format == documents::Format::JsonLines);
     let Some(source) = source else {
@@ -67,6 +69,7 @@ pub fn read(path: &Path, format: Format, delimiter: &str) -> Result<Vec<Question
             "is not a task file: .jsonl, with a question on each line (also .gz or .zst)",
         ));
     };
+    let source = documents::Source { max_decompressed, ..source };
     let mut questions = Vec::new();
     source.read_objects(&mut |line, object| {
         let question = format.question(&object, delimiter);

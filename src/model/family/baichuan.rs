@@ -39,6 +39,14 @@ fn read(f: &mut Fields<'_>) -> Result<Config> {
     }
     f.take(LENGTH);
     let config = shared::read(f, &FAMILY, Arch { unit_head: true, ..Arch::LLAMA }, None)?;
+    // its file has no keys for these, so they could not be saved
+    if config.num_key_value_heads != config.num_attention_heads
+        || config.head_dim * config.num_attention_heads != config.hidden_size
+    {
+        return Err(f.error(
+            "num_key_value_heads or head_dim: Baichuan has as many keys as queries, in heads of hidden_size / num_attention_heads",
+        ));
+    }
     let unit_head = config.vocab_size != FIRST_VOCAB;
     Ok(Config { arch: Arch { unit_head, ..config.arch }, ..config })
 }

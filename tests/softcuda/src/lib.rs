@@ -12,6 +12,7 @@ pub mod program;
 pub mod ptx;
 
 pub use counters::Counters;
+pub use driver::ptx_of_fatbin;
 pub use exec::{Launch, Options, launch};
 pub use fault::{Fault, FaultKind};
 pub use memory::Memory;

@@ -11,3 +11,9 @@ mod fatbin;
 mod report;
 mod settings;
 mod state;
+
+/// The PTX texts in a fat binary; None where it is damaged or compressed.
+pub fn ptx_of_fatbin(binary: &[u8]) -> Option<Vec<String>> {
+    let found = fatbin::entries(binary).ok()?;
+    Some(found.into_iter().map(|ptx| ptx.text).collect())
+}

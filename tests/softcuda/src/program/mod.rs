@@ -401,7 +401,9 @@ fn place_variables(text: &ptx::Text, memory: &Memory) -> Result<BTreeMap<String,
                 function.map(|i| FUNCTION_WINDOW + 16 * i as u64).or(globals.get(name).map(|g| g.0));
             let address = address
                 .ok_or_else(|| refuse(format!("{name}, which {} begins with, is not known", v.name)))?;
-            content[*at as usize..][..8].copy_from_slice(&address.wrapping_add(*offset as u64).to_le_bytes());
+            let place = content.get_mut(*at as usize..*at as usize + 8);
+            let place = place.ok_or_else(|| refuse(format!("{} is longer than it says", v.name)))?;
+            place.copy_from_slice(&address.wrapping_add(*offset as u64).to_le_bytes());
         }
         memory.write(globals[&v.name].0, &content).map_err(|e| refuse(e.to_string()))?;
     }

@@ -4,16 +4,24 @@ use super::lexer::{Token, tokens};
 use super::scope::Scope;
 use super::{Function, Instruction, Operand, PtxError, Space, Text, Variable};
 
+/// Bounds that no compiler comes near and that keep a damaged text from taking all memory, or the whole stack.
+const MOST_ALIGNMENT: u64 = 1 << 16;
+const MOST_BYTES: u64 = 1 << 28;
+const MOST_REGISTERS: u64 = 1 << 16;
+const MOST_DEPTH: usize = 64;
+
 struct Parser {
     tokens: Vec<(Token, u32)>,
     at: usize,
+    /// Of braces and brackets around what is read.
+    depth: usize,
 }
 
 type Result<T> = std::result::Result<T, PtxError>;
 
 /// Reads a module.
 pub fn parse(text: &str) -> Result<Text> {
-    let mut p = Parser { tokens: tokens(text), at: 0 };
+    let mut p = Parser { tokens: tokens(text), at: 0, depth: 0 };
     let mut out = Text::default();
     while p.at < p.tokens.len() {
         p.top(&mut out)?;
@@ -128,7 +136,13 @@ impl Parser {
         loop {
             let word = self.word()?;
             if word == ".align" {
-                align = number(&self.word()?).unwrap_or(1) as u32;
+                align = match number(&self.word()?) {
+                    Some(n) if n.is_power_of_two() && n <= MOST_ALIGNMENT => n as u32,
+                    _ => {
+                        return self
+                            .error(format!("an alignment that is no power of two up to {MOST_ALIGNMENT}"));
+                    }
+                };
             } else if let Some(bytes) = type_bytes(&word).filter(|_| word.starts_with('.')) {
                 element = bytes;
             } else if word.starts_with('.') {
@@ -150,17 +164,20 @@ impl Parser {
     }
 
     fn named(&mut self, space: Space, name: String, element: u32, align: u32) -> Result<Variable> {
-        let mut count = 1;
+        let mut bytes = u64::from(element);
         while self.sign('[') {
             if self.sign(']') {
-                count = 0;
+                bytes = 0;
             } else {
-                count *= number(&self.word()?).unwrap_or(0) as u32;
+                bytes = bytes.saturating_mul(number(&self.word()?).unwrap_or(0));
                 self.expect(']')?;
             }
         }
+        if bytes > MOST_BYTES {
+            return self.error(format!("{name} takes {bytes} bytes, and at most {MOST_BYTES} are possible"));
+        }
         let mut out =
-            Variable { name, space, bytes: element * count, align, content: Vec::new(), links: Vec::new() };
+            Variable { name, space, bytes: bytes as u32, align, content: Vec::new(), links: Vec::new() };
         if self.sign('=') {
             self.initial(&mut out, element)?;
         }
@@ -170,11 +187,13 @@ impl Parser {
     /// `{1, -2, name, generic(name)+4}` or one of these; lists may be in lists.
     fn initial(&mut self, out: &mut Variable, element: u32) -> Result<()> {
         if self.sign('{') {
-            while !self.sign('}') {
-                self.initial(out, element)?;
-                self.sign(',');
-            }
-            return Ok(());
+            return self.within(|parser| {
+                while !parser.sign('}') {
+                    parser.initial(out, element)?;
+                    parser.sign(',');
+                }
+                Ok(())
+            });
         }
         let negative = self.sign('-');
         let word = self.word()?;
@@ -188,7 +207,10 @@ impl Parser {
             }
             None => return self.error(format!("initial value {word}")),
         };
-        out.content.extend(&value.to_le_bytes()[..element as usize]);
+        match value.to_le_bytes().get(..element as usize) {
+            Some(bytes) => out.content.extend(bytes),
+            None => return self.error("an initial value of more than 8 bytes"),
+        }
         Ok(())
     }
 
@@ -237,10 +259,10 @@ impl Parser {
                 return Ok(f);
             }
             let directive = self.word()?;
-            let mut product = 1;
+            let mut product = 1u32;
             while let Some(Token::Word(w)) = self.peek() {
                 let Some(n) = number(w) else { break };
-                product *= n as u32;
+                product = product.saturating_mul(n as u32);
                 self.at += 1;
                 self.sign(',');
             }
@@ -257,6 +279,9 @@ impl Parser {
         let (mut scopes, mut source) = (vec![Scope::default()], 0);
         while !scopes.is_empty() {
             if self.sign('{') {
+                if scopes.len() == MOST_DEPTH {
+                    return self.error(format!("blocks are nested more than {MOST_DEPTH} deep"));
+                }
                 scopes.push(Scope::of(f));
             } else if self.sign('}') {
                 let scope = scopes.pop();
@@ -301,6 +326,9 @@ impl Parser {
                 // what may be called is told by the call
                 Some(Token::Word(w)) if w == ".callprototype" || w == ".calltargets" => {
                     while !self.sign(';') {
+                        if self.peek().is_none() {
+                            return self.error("the text ends in a prototype");
+                        }
                         self.at += 1;
                     }
                 }
@@ -330,6 +358,9 @@ impl Parser {
             if self.sign('<') {
                 let count = number(&self.word()?).unwrap_or(0);
                 self.expect('>')?;
+                if count.saturating_add(f.registers.len() as u64) > MOST_REGISTERS {
+                    return self.error(format!("more than {MOST_REGISTERS} registers"));
+                }
                 f.registers.extend((0..count).map(|i| (format!("{name}{i}"), kind.clone())));
             } else {
                 f.registers.push((name, kind.clone()));
@@ -344,31 +375,42 @@ impl Parser {
         &mut self, f: &mut Function, guard: Option<(String, bool)>, op: String, source: u32,
     ) -> Result<()> {
         let line = self.line();
-        let mut operands = Vec::new();
-        while !self.sign(';') {
-            operands.push(self.operand()?);
-            self.sign(',');
-        }
+        let operands = self.operands(';')?;
         f.body.push(Instruction { line, source, guard, op, operands });
         Ok(())
     }
 
+    /// Operands up to a closing sign.
+    fn operands(&mut self, close: char) -> Result<Vec<Operand>> {
+        let mut parts = Vec::new();
+        while !self.sign(close) {
+            parts.push(self.operand()?);
+            self.sign(',');
+        }
+        Ok(parts)
+    }
+
+    /// One level deeper: what is nested without end would end the stack.
+    fn within<T>(&mut self, parse: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        if self.depth == MOST_DEPTH {
+            return self.error(format!("nested more than {MOST_DEPTH} deep"));
+        }
+        self.depth += 1;
+        let parsed = parse(self);
+        self.depth -= 1;
+        parsed
+    }
+
     fn operand(&mut self) -> Result<Operand> {
+        self.within(Self::operand_within)
+    }
+
+    fn operand_within(&mut self) -> Result<Operand> {
         if self.sign('{') {
-            let mut parts = Vec::new();
-            while !self.sign('}') {
-                parts.push(self.operand()?);
-                self.sign(',');
-            }
-            return Ok(Operand::Vector(parts));
+            return self.operands('}').map(Operand::Vector);
         }
         if self.sign('(') {
-            let mut parts = Vec::new();
-            while !self.sign(')') {
-                parts.push(self.operand()?);
-                self.sign(',');
-            }
-            return Ok(Operand::List(parts));
+            return self.operands(')').map(Operand::List);
         }
         if self.sign('[') {
             let base = self.operand()?;
@@ -377,7 +419,7 @@ impl Parser {
                 let negative = self.sign('-');
                 let word = self.word()?;
                 let Some(value) = number(&word) else { return self.error(format!("offset {word}")) };
-                offset = if negative { -(value as i64) } else { value as i64 };
+                offset = if negative { (value as i64).wrapping_neg() } else { value as i64 };
             }
             self.expect(']')?;
             return Ok(Operand::Address(Box::new(base), offset));

@@ -50,10 +50,11 @@ impl Names {
         let (last, middle) = words.split_last()?;
         let pair = last.ends_with("x2");
         let t = Type::named(last.trim_end_matches("x2")).filter(|t| t.float())?;
-        if !middle[1..].iter().all(|w| MODIFIERS.contains(w)) || o.len() > 4 {
+        let middle = middle.get(1..)?;
+        if !middle.iter().all(|w| MODIFIERS.contains(w)) || o.len() > 4 {
             return None;
         }
-        let has = |name: &str| middle[1..].contains(&name);
+        let has = |name: &str| middle.contains(&name);
         if has("relu") && words[0] != "fma" {
             return None;
         }
@@ -81,11 +82,11 @@ impl Names {
             return self.alu(op.f, t, &refs);
         }
         let source = |i: usize| o.get(i).map_or(Some(Src::Num(0)), |o| self.src(o));
-        Some(Code::Float { op, d: self.register(&o[0])?, a: source(1)?, b: source(2)?, c: source(3)? })
+        Some(Code::Float { op, d: self.register(o.first()?)?, a: source(1)?, b: source(2)?, c: source(3)? })
     }
 
     pub(super) fn test(&self, words: &[&str], o: &[Operand]) -> Option<Code> {
-        let what = match words[1] {
+        let what = match *words.get(1)? {
             "finite" => Test::Finite,
             "infinite" => Test::Infinite,
             "number" => Test::Number,
@@ -94,13 +95,13 @@ impl Names {
             "subnormal" => Test::Subnormal,
             _ => return None,
         };
-        self.alu(Function::Test(what), Type::named(words[2])?, &[&o[0], &o[1]])
+        self.alu(Function::Test(what), Type::named(words.get(2)?)?, &[o.first()?, o.get(1)?])
     }
 
     /// What a comparison is combined with: function, predicate, whether that is negated.
     fn combined(&self, words: &[&str], c: Option<&Operand>) -> Option<Option<(Function, Src, bool)>> {
         let Some(c) = c else { return Some(None) };
-        let how = match words[2] {
+        let how = match *words.get(2)? {
             "and" => Function::And,
             "or" => Function::Or,
             "xor" => Function::Xor,
@@ -111,14 +112,14 @@ impl Names {
     }
 
     pub(super) fn setp(&self, words: &[&str], o: &[Operand]) -> Option<Code> {
-        let f = Function::comparison(words[1])?;
+        let f = Function::comparison(words.get(1)?)?;
         let last = words.last()?;
         let (pair, ftz) = (last.ends_with("x2"), words.contains(&"ftz"));
-        let (p, q) = match &o[0] {
+        let (p, q) = match o.first()? {
             Operand::Pair(p, q) => (self.register(p)?, self.register(q)),
             p => (self.register(p)?, None),
         };
-        let (a, b, with) = (self.src(&o[1])?, self.src(&o[2])?, self.combined(words, o.get(3))?);
+        let (a, b, with) = (self.src(o.get(1)?)?, self.src(o.get(2)?)?, self.combined(words, o.get(3))?);
         if pair {
             let t = Type::named(last.trim_end_matches("x2"))?;
             return Some(Code::CompareInto { f, t, pair, ftz, into: Into::Predicates(p, q), a, b, with });
@@ -127,16 +128,16 @@ impl Names {
     }
 
     pub(super) fn set(&self, words: &[&str], o: &[Operand]) -> Option<Code> {
-        let f = Function::comparison(words[1])?;
+        let f = Function::comparison(words.get(1)?)?;
         let &[.., to, from] = words else { return None };
         let pair = from.ends_with("x2");
         let (t, ftz, d) =
-            (Type::named(from.trim_end_matches("x2"))?, words.contains(&"ftz"), self.register(&o[0])?);
+            (Type::named(from.trim_end_matches("x2"))?, words.contains(&"ftz"), self.register(o.first()?)?);
         let into = match Type::named(to.trim_end_matches("x2"))? {
             one if one.float() => Into::One(d, one),
             _ => Into::Mask(d),
         };
-        let (a, b, with) = (self.src(&o[1])?, self.src(&o[2])?, self.combined(words, o.get(3))?);
+        let (a, b, with) = (self.src(o.get(1)?)?, self.src(o.get(2)?)?, self.combined(words, o.get(3))?);
         Some(Code::CompareInto { f, t, pair, ftz, into, a, b, with })
     }
 
@@ -171,9 +172,9 @@ impl Names {
         let plain = !(how.ftz || how.sat || how.relu || how.finite || how.tf32);
         if plain && pair && how.round == Round::Nearest && how.from == Type::F32 {
             let f = if how.to == Type::Bf16 { Function::PackBf16 } else { Function::PackF16 };
-            return self.alu(f, Type::U32, &[&o[0], &o[1], &o[2]]);
+            return self.alu(f, Type::U32, &[o.first()?, o.get(1)?, o.get(2)?]);
         }
-        let (d, a) = (self.register(&o[0])?, self.src(&o[1])?);
+        let (d, a) = (self.register(o.first()?)?, self.src(o.get(1)?)?);
         let nearest = how.round == Round::Nearest || !how.to.float();
         if plain && !pair && (nearest || how.to == how.from) {
             let f = if how.to == how.from && (round.is_none() || !how.integral) {
@@ -183,7 +184,7 @@ impl Names {
             };
             return Some(Code::Alu { f, t: how.to, from: how.from, d, a, b: Src::Num(0), c: Src::Num(0) });
         }
-        let b = if pair { self.src(&o[2])? } else { Src::Num(0) };
+        let b = if pair { self.src(o.get(2)?)? } else { Src::Num(0) };
         Some(Code::Convert { how, d, a, b })
     }
 }

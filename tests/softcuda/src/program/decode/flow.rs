@@ -11,12 +11,12 @@ impl Names {
             _ => None,
         };
         if words[0] == "bra" {
-            return Some(Code::Branch { to: label(&o[0])? });
+            return Some(Code::Branch { to: label(o.first()?)? });
         }
         let Operand::Symbol(table) = o.get(1)? else { return None };
         let targets =
             self.tables.get(table)?.iter().map(|l| self.labels.get(l).copied()).collect::<Option<_>>()?;
-        Some(Code::BranchTable { index: self.src(&o[0])?, targets })
+        Some(Code::BranchTable { index: self.src(o.first()?)?, targets })
     }
 
     /// `call (results), function, (arguments), prototype;` all but the function may be missing.

@@ -26,24 +26,24 @@ impl Names {
         let f = match words[0] {
             "add" | "addc" => Carry::Add,
             "sub" | "subc" => Carry::Sub,
-            "mad" | "madc" if words[1] == "lo" => Carry::MadLow,
-            "mad" | "madc" if words[1] == "hi" => Carry::MadHigh,
+            "mad" | "madc" if words.get(1) == Some(&"lo") => Carry::MadLow,
+            "mad" | "madc" if words.get(1) == Some(&"hi") => Carry::MadHigh,
             _ => return None,
         };
         let source = |i: usize| o.get(i).map_or(Some(Src::Num(0)), |o| self.src(o));
         let x = [source(1)?, source(2)?, source(3)?];
         let (reads, sets) = (words[0].ends_with('c'), words.contains(&"cc"));
-        Some(Code::Carry { f, t, d: self.register(&o[0])?, x, reads, sets })
+        Some(Code::Carry { f, t, d: self.register(o.first()?)?, x, reads, sets })
     }
 
     pub(super) fn is_in_space(&self, words: &[&str], o: &[Operand]) -> Option<Code> {
-        let (start, end) = match words[1].split("::").next()? {
+        let (start, end) = match words.get(1)?.split("::").next()? {
             "shared" => (SHARED_WINDOW, LOCAL_WINDOW),
             "local" => (LOCAL_WINDOW, BASE),
             "global" => (BASE, u64::MAX),
             _ => return None,
         };
-        self.alu(Function::Integer(Integer::InWindow { start, end }), Type::U64, &[&o[0], &o[1]])
+        self.alu(Function::Integer(Integer::InWindow { start, end }), Type::U64, &[o.first()?, o.get(1)?])
     }
 }
 
@@ -62,8 +62,8 @@ fn rare(words: &[&str], t: Type) -> Option<(Integer, Type)> {
             Integer::Pair { f, signed: last == "s16x2", relu: has("relu") }
         }
         "sad" => Integer::Sad,
-        "mul24" | "mad24" if words[1] == "lo" => Integer::Low24,
-        "mul24" | "mad24" if words[1] == "hi" && !has("sat") => Integer::High24,
+        "mul24" | "mad24" if words.get(1) == Some(&"lo") => Integer::Low24,
+        "mul24" | "mad24" if words.get(1) == Some(&"hi") && !has("sat") => Integer::High24,
         "add" if has("sat") && t == Type::S32 => Integer::AddSat,
         "sub" if has("sat") && t == Type::S32 => Integer::SubSat,
         "mad" if has("sat") && has("hi") && t == Type::S32 => Integer::MadHighSat,
@@ -72,11 +72,11 @@ fn rare(words: &[&str], t: Type) -> Option<(Integer, Type)> {
         "bfind" => Integer::FindHighest { shift: has("shiftamt") },
         "fns" => Integer::FindNth,
         "dp4a" => Integer::Dot4 { signed: [signed(1), signed(2)] },
-        "dp2a" => Integer::Dot2 { signed: [signed(2), signed(3)], high: words[1] == "hi" },
+        "dp2a" => Integer::Dot2 { signed: [signed(2), signed(3)], high: words.get(1) == Some(&"hi") },
         "szext" => Integer::Extend { wrap },
         "bmsk" => Integer::Mask { wrap },
         "cnot" => Integer::IsZero,
-        "prmt" if words.len() == 3 => Integer::PermuteMode(PermuteMode::named(words[2])?),
+        "prmt" if words.len() == 3 => Integer::PermuteMode(PermuteMode::named(words.get(2)?)?),
         // the type before the last is that of the result
         "slct" => {
             let t = Type::named(words[words.len() - 2])?;
@@ -111,7 +111,7 @@ fn common(words: &[&str], o: &[Operand]) -> Option<Function> {
         "not" => Function::Not,
         "shl" => Function::ShiftLeft,
         "shr" => Function::ShiftRight,
-        "shf" if words[1] == "l" => Function::FunnelLeft { wrap: has("wrap") },
+        "shf" if words.get(1) == Some(&"l") => Function::FunnelLeft { wrap: has("wrap") },
         "shf" => Function::FunnelRight { wrap: has("wrap") },
         "bfe" => Function::ExtractBits,
         "prmt" if words.len() == 2 => Function::Permute,

@@ -8,16 +8,16 @@ use crate::ptx::Operand;
 impl Names {
     pub(super) fn matrix(&self, words: &[&str], o: &[Operand]) -> Option<Code> {
         let has = |name: &str| words[1..].contains(&name);
-        match (words[0], words[1]) {
+        match (words[0], *words.get(1)?) {
             ("ldmatrix" | "stmatrix", _) if !has("m8n8") || !words.ends_with(&["b16"]) => None,
             ("ldmatrix", _) => Some(Code::LoadMatrix {
-                to: self.vector(&o[0])?.into_iter().collect::<Option<Vec<_>>>()?,
-                place: self.place(Area::Shared, &o[1])?,
+                to: self.vector(o.first()?)?.into_iter().collect::<Option<Vec<_>>>()?,
+                place: self.place(Area::Shared, o.get(1)?)?,
                 transposed: has("trans"),
             }),
             ("stmatrix", _) => Some(Code::StoreMatrix {
-                from: self.sources(&o[1])?,
-                place: self.place(Area::Shared, &o[0])?,
+                from: self.sources(o.get(1)?)?,
+                place: self.place(Area::Shared, o.first()?)?,
                 transposed: has("trans"),
             }),
             ("wmma", "load" | "store") => self.fragment_access(words, o),
@@ -29,12 +29,12 @@ impl Names {
     fn mma(&self, words: &[&str], o: &[Operand]) -> Option<Code> {
         let types = words.ends_with(&["row", "col", "f32", "bf16", "bf16", "f32"])
             || words.ends_with(&["row", "col", "f32", "f16", "f16", "f32"]);
-        if words[0] != "mma" || words[3] != "m16n8k16" || !types {
+        if words[0] != "mma" || words.get(3) != Some(&"m16n8k16") || !types {
             return None;
         }
-        let d: Vec<u32> = self.vector(&o[0])?.into_iter().collect::<Option<_>>()?;
-        let (a, c) = (self.four(&o[1])?, self.four(&o[3])?);
-        let b = self.sources(&o[2])?.try_into().ok()?;
+        let d: Vec<u32> = self.vector(o.first()?)?.into_iter().collect::<Option<_>>()?;
+        let (a, c) = (self.four(o.get(1)?)?, self.four(o.get(3)?)?);
+        let b = self.sources(o.get(2)?)?.try_into().ok()?;
         Some(Code::Mma { half: words.contains(&"f16"), d: d.try_into().ok()?, a, b, c })
     }
 
@@ -60,8 +60,8 @@ impl Names {
             return None;
         }
         let product = Product { shape, elements: [a, b, c, d], saturate: words.contains(&"satfinite") };
-        let to: Vec<u32> = self.vector(&o[0])?.into_iter().collect::<Option<_>>()?;
-        let from = [self.sources(&o[1])?, self.sources(&o[2])?, self.sources(&o[3])?];
+        let to: Vec<u32> = self.vector(o.first()?)?.into_iter().collect::<Option<_>>()?;
+        let from = [self.sources(o.get(1)?)?, self.sources(o.get(2)?)?, self.sources(o.get(3)?)?];
         let counts = [from[0].len(), from[1].len(), from[2].len(), to.len()];
         (0..4)
             .all(|i| counts[i].is_multiple_of(product.fragment(i).registers().max(1)))
@@ -69,7 +69,7 @@ impl Names {
     }
 
     fn fragment_access(&self, words: &[&str], o: &[Operand]) -> Option<Code> {
-        let part = match words[2] {
+        let part = match *words.get(2)? {
             "a" => Part::A,
             "b" => Part::B,
             "c" | "d" => Part::C,
@@ -88,15 +88,15 @@ impl Names {
             None => crate::program::Src::Num(if by_column { rows } else { columns } as u64),
         };
         let area = self.area(words);
-        if words[1] == "store" {
-            let (from, place) = (self.sources(&o[1])?, self.place(area, &o[0])?);
+        if words.get(1) == Some(&"store") {
+            let (from, place) = (self.sources(o.get(1)?)?, self.place(area, o.first()?)?);
             return Some(Code::StoreFragment { fragment, from, place, stride, by_column });
         }
-        let to: Vec<u32> = self.vector(&o[0])?.into_iter().collect::<Option<_>>()?;
+        let to: Vec<u32> = self.vector(o.first()?)?.into_iter().collect::<Option<_>>()?;
         if !to.len().is_multiple_of(fragment.registers()) {
             return None;
         }
-        Some(Code::LoadFragment { fragment, to, place: self.place(area, &o[1])?, stride, by_column })
+        Some(Code::LoadFragment { fragment, to, place: self.place(area, o.get(1)?)?, stride, by_column })
     }
 }
 

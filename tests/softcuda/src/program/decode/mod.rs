@@ -47,8 +47,8 @@ struct Layout {
 
 impl Layout {
     fn place(&mut self, v: &Variable) -> u32 {
-        let at = self.bytes.next_multiple_of(v.align.max(1));
-        self.bytes = at + v.bytes;
+        let at = self.bytes.checked_next_multiple_of(v.align.max(1)).unwrap_or(u32::MAX);
+        self.bytes = at.saturating_add(v.bytes);
         at
     }
 }
@@ -245,22 +245,20 @@ impl Names {
             "ret" | "exit" => Some(Code::Exit),
             "trap" => Some(Code::Trap),
             "bar" | "barrier" if has("warp") => Some(Code::WarpBarrier),
-            "bar" | "barrier" if has("sync") && o.len() == 1 && o[0] == Operand::Number(0) => {
-                Some(Code::Barrier)
-            }
+            "bar" | "barrier" if has("sync") && matches!(o, [Operand::Number(0)]) => Some(Code::Barrier),
             "bar" | "barrier" if has("red") => self.barrier_vote(words, o),
             "membar" | "fence" | "prefetch" | "nanosleep" => Some(Code::Nothing),
             "bfi" => {
                 let [a, b, from, len] =
-                    [self.src(&o[1])?, self.src(&o[2])?, self.src(&o[3])?, self.src(&o[4])?];
-                Some(Code::Insert { t: kind?, d: self.register(&o[0])?, a, b, from, len })
+                    [self.src(o.get(1)?)?, self.src(o.get(2)?)?, self.src(o.get(3)?)?, self.src(o.get(4)?)?];
+                Some(Code::Insert { t: kind?, d: self.register(o.first()?)?, a, b, from, len })
             }
             "setp" => self.setp(words, o),
             "set" => self.set(words, o),
             "testp" => self.test(words, o),
             "isspacep" => self.is_in_space(words, o),
             "match" | "redux" => self.gathering(words, kind?, o),
-            "activemask" => Some(Code::ActiveMask { d: self.register(&o[0])? }),
+            "activemask" => Some(Code::ActiveMask { d: self.register(o.first()?)? }),
             "cvt" => self.convert(words, o),
             "shfl" => self.shuffle(words, o),
             "vote" => self.vote(words, o),
@@ -279,7 +277,7 @@ impl Names {
             _ => 0,
         };
         let f = if words.contains(&"to") { Function::Sub } else { Function::Add };
-        let (d, a) = (self.register(&o[0])?, self.src(&o[1])?);
+        let (d, a) = (self.register(o.first()?)?, self.src(o.get(1)?)?);
         Some(Code::Alu { f, t: Type::U64, from: Type::U64, d, a, b: Src::Num(window), c: Src::Num(0) })
     }
 
@@ -289,7 +287,7 @@ impl Names {
             f,
             t,
             from: t,
-            d: self.register(o[0])?,
+            d: self.register(o.first()?)?,
             a: source(1)?,
             b: source(2)?,
             c: source(3)?,
@@ -312,60 +310,68 @@ impl Names {
     fn access(&self, words: &[&str], t: Type, o: &[Operand]) -> Option<Code> {
         let area = self.area(words);
         if words[0] == "st" {
-            Some(Code::Store { from: self.sources(&o[1])?, t, place: self.place(area, &o[0])? })
+            Some(Code::Store { from: self.sources(o.get(1)?)?, t, place: self.place(area, o.first()?)? })
         } else {
-            Some(Code::Load { to: self.vector(&o[0])?, t, place: self.place(area, &o[1])? })
+            Some(Code::Load { to: self.vector(o.first()?)?, t, place: self.place(area, o.get(1)?)? })
         }
     }
 
     fn mov(&self, t: Type, o: &[Operand]) -> Option<Code> {
-        if let Operand::Vector(parts) = &o[1] {
-            let bits = t.bits() / parts.len() as u32;
-            return Some(Code::Pack { d: self.register(&o[0])?, parts: self.sources(&o[1])?, bits });
+        if let Operand::Vector(parts) = o.get(1)? {
+            let bits = t.bits().checked_div(parts.len() as u32)?;
+            return Some(Code::Pack { d: self.register(o.first()?)?, parts: self.sources(o.get(1)?)?, bits });
         }
-        if let Operand::Vector(parts) = &o[0] {
-            let bits = t.bits() / parts.len() as u32;
-            return Some(Code::Unpack { parts: self.vector(&o[0])?, bits, a: self.src(&o[1])? });
+        if let Operand::Vector(parts) = o.first()? {
+            let bits = t.bits().checked_div(parts.len() as u32)?;
+            return Some(Code::Unpack { parts: self.vector(o.first()?)?, bits, a: self.src(o.get(1)?)? });
         }
-        if let Operand::Register(name) = &o[1]
+        if let Operand::Register(name) = o.get(1)?
             && let Some(what) = special(name)
         {
-            return Some(Code::Special { d: self.register(&o[0])?, what });
+            return Some(Code::Special { d: self.register(o.first()?)?, what });
         }
-        if let Operand::Symbol(name) = &o[1]
+        if let Operand::Symbol(name) = o.get(1)?
             && let Some((at, _)) = self.frame.get(name)
         {
-            return Some(Code::FrameAddress { d: self.register(&o[0])?, offset: (*at).into() });
+            return Some(Code::FrameAddress { d: self.register(o.first()?)?, offset: (*at).into() });
         }
-        self.alu(Function::Move, t, &[&o[0], &o[1]])
+        self.alu(Function::Move, t, &[o.first()?, o.get(1)?])
     }
 
     fn shuffle(&self, words: &[&str], o: &[Operand]) -> Option<Code> {
-        let how = match words[2] {
+        let how = match *words.get(2)? {
             "up" => Shuffle::Up,
             "down" => Shuffle::Down,
             "bfly" => Shuffle::Butterfly,
             "idx" => Shuffle::Index,
             _ => return None,
         };
-        let (d, p) = match &o[0] {
+        let (d, p) = match o.first()? {
             Operand::Pair(d, p) => (self.register(d)?, Some(self.register(p)?)),
             d => (self.register(d)?, None),
         };
-        let [a, b, c, mask] = [self.src(&o[1])?, self.src(&o[2])?, self.src(&o[3])?, self.src(&o[4])?];
+        let [a, b, c, mask] =
+            [self.src(o.get(1)?)?, self.src(o.get(2)?)?, self.src(o.get(3)?)?, self.src(o.get(4)?)?];
         Some(Code::Shuffle { how, d, p, a, b, c, mask })
     }
 
     fn vote(&self, words: &[&str], o: &[Operand]) -> Option<Code> {
-        let how = match words[2] {
+        let how = match *words.get(2)? {
             "all" => Vote::All,
             "any" => Vote::Any,
             "uni" => Vote::Uniform,
             "ballot" => Vote::Ballot,
             _ => return None,
         };
-        let (a, negated) = if let Operand::Negated(a) = &o[1] { (&**a, true) } else { (&o[1], false) };
-        Some(Code::Vote { how, d: self.register(&o[0])?, a: self.src(a)?, negated, mask: self.src(&o[2])? })
+        let (a, negated) =
+            if let Operand::Negated(a) = o.get(1)? { (&**a, true) } else { (o.get(1)?, false) };
+        Some(Code::Vote {
+            how,
+            d: self.register(o.first()?)?,
+            a: self.src(a)?,
+            negated,
+            mask: self.src(o.get(2)?)?,
+        })
     }
 
     fn barrier_vote(&self, words: &[&str], o: &[Operand]) -> Option<Code> {
@@ -409,26 +415,28 @@ impl Names {
             "f32" if f == Function::Add && area != Area::Shared => Function::AddFlushed,
             _ => f,
         };
-        let (d, rest) = if words[0] == "atom" { (Some(self.register(&o[0])?), &o[1..]) } else { (None, o) };
+        let (d, rest) =
+            if words[0] == "atom" { (Some(self.register(o.first()?)?), &o[1..]) } else { (None, o) };
         let c = rest.get(2).map_or(Some(Src::Num(0)), |c| self.src(c))?;
-        Some(Code::Atomic { f, t, d, place: self.place(area, &rest[0])?, b: self.src(&rest[1])?, c })
+        Some(Code::Atomic { f, t, d, place: self.place(area, rest.first()?)?, b: self.src(rest.get(1)?)?, c })
     }
 
     fn copy(&self, words: &[&str], o: &[Operand]) -> Option<Code> {
         match words {
             ["cp", "async", "commit_group"] => Some(Code::AsyncCommit),
             ["cp", "async", "wait_all"] => Some(Code::AsyncWaitAll),
-            ["cp", "async", "wait_group"] => match o[0] {
+            ["cp", "async", "wait_group"] => match *o.first()? {
                 Operand::Number(n) => Some(Code::AsyncWait(n as u32)),
                 _ => None,
             },
             ["cp", "async", "ca" | "cg", ..] => {
-                let Operand::Number(bytes) = o[2] else { return None };
+                let Operand::Number(bytes) = *o.get(2)? else { return None };
                 let used = match o.get(3) {
                     Some(used) => Some(self.src(used)?),
                     None => None,
                 };
-                let (to, from) = (self.place(Area::Shared, &o[0])?, self.place(Area::Global, &o[1])?);
+                let (to, from) =
+                    (self.place(Area::Shared, o.first()?)?, self.place(Area::Global, o.get(1)?)?);
                 Some(Code::AsyncCopy { to, from, bytes: bytes as u32, used })
             }
             _ => None,
@@ -438,7 +446,7 @@ impl Names {
     fn arithmetic(&self, words: &[&str], t: Type, o: &[Operand]) -> Option<Code> {
         let float = t.float() || words.iter().any(|w| matches!(*w, "f16x2" | "bf16x2" | "f32x2"));
         match words[0] {
-            "copysign" => self.alu(Function::CopySign, t, &[&o[0], &o[1], &o[2]]),
+            "copysign" => self.alu(Function::CopySign, t, &[o.first()?, o.get(1)?, o.get(2)?]),
             "selp" | "slct" => self.integer(words, t, o),
             _ if float => self.float(words, o),
             _ => self.integer(words, t, o),
@@ -447,15 +455,15 @@ impl Names {
 
     /// `match.any.sync.b32 d, a, mask`, `match.all.sync.b32 d|p, a, mask`, `redux.sync.add.s32 d, a, mask`
     fn gathering(&self, words: &[&str], t: Type, o: &[Operand]) -> Option<Code> {
-        let (d, p) = match &o[0] {
+        let (d, p) = match o.first()? {
             Operand::Pair(d, p) => (self.register(d)?, Some(self.register(p)?)),
             d => (self.register(d)?, None),
         };
-        let (a, mask) = (self.src(&o[1])?, self.src(&o[2])?);
+        let (a, mask) = (self.src(o.get(1)?)?, self.src(o.get(2)?)?);
         if words[0] == "match" {
-            return Some(Code::Match { d, p, t, a, mask, all: words[1] == "all" });
+            return Some(Code::Match { d, p, t, a, mask, all: words.get(1) == Some(&"all") });
         }
-        let f = match words[2] {
+        let f = match *words.get(2)? {
             "add" => Function::Add,
             "min" => Function::Min,
             "max" => Function::Max,

@@ -1,0 +1,227 @@
+//! Models and texts from strangers: what they could do with names, links, sizes and content, and what is said instead. That no
+//! damaged file ends a reader in any other way is what tests/hostile shows.
+
+mod common;
+
+use common::cli::{Dir, words};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::os::unix::fs::symlink;
+
+/// A safetensors file with this header, and as many zeros as it takes.
+fn safetensors(header: Value, bytes: usize) -> Vec<u8> {
+    let header = header.to_string().into_bytes();
+    [&(header.len() as u64).to_le_bytes()[..], &header, &vec![0; bytes]].concat()
+}
+
+fn tensor(shape: Value, offsets: [u64; 2]) -> Value {
+    json!({ "dtype": "F32", "shape": shape, "data_offsets": offsets })
+}
+
+/// Puts a file into a copy of the model and reads with it.
+#[track_caller]
+fn refuse_file(dir: &Dir, name: &str, bytes: impl AsRef<[u8]>, parts: &[&str]) {
+    dir.copy("m", "bad");
+    if name.ends_with("index.json") {
+        std::fs::remove_file(dir.path("bad/model.safetensors")).unwrap();
+    }
+    dir.write(&format!("bad/{name}"), bytes);
+    dir.run("generate --model bad --prompt x").refused(1, parts);
+    std::fs::remove_dir_all(dir.path("bad")).unwrap();
+}
+
+#[test]
+fn shards_stay_in_their_directory() {
+    let dir = Dir::with_model();
+    std::fs::copy(dir.path("m/model.safetensors"), dir.path("outside.safetensors")).unwrap();
+    let outside = dir.path("outside.safetensors").display().to_string();
+    for shard in ["../outside.safetensors", &outside, "./../outside.safetensors", "", "."] {
+        let index = json!({ "weight_map": { "model.norm.weight": shard } });
+        refuse_file(
+            &dir,
+            "model.safetensors.index.json",
+            index.to_string(),
+            &["is no file of this directory"],
+        );
+    }
+}
+
+#[test]
+fn links_out_of_a_models_directory_are_refused() {
+    let dir = Dir::with_model();
+    dir.write("secret.txt", "a key of the user's");
+    for name in ["tokenizer_config.json", "chat_template.jinja", "vocab.txt", "model.safetensors"] {
+        dir.copy("m", "bad");
+        let _ = std::fs::remove_file(dir.path(&format!("bad/{name}")));
+        symlink(dir.path("secret.txt"), dir.path(&format!("bad/{name}"))).unwrap();
+        for command in
+            ["generate --model bad --prompt x", "train --model bad --data a.txt --train-len 32 --out o"]
+        {
+            dir.run(command).refused(1, &[name, "is a link to", "secret.txt, outside its directory"]);
+        }
+        std::fs::remove_dir_all(dir.path("bad")).unwrap();
+    }
+    // a link within is nobody's harm
+    dir.copy("m", "good");
+    std::fs::rename(dir.path("good/config.json"), dir.path("good/config-1.json")).unwrap();
+    symlink("config-1.json", dir.path("good/config.json")).unwrap();
+    dir.run("generate --model good --prompt x --max-new-tokens 1").ok();
+}
+
+#[test]
+fn the_cache_of_the_hub_is_read_through_its_links() {
+    let dir = Dir::with_model();
+    dir.copy("m", "hub/blobs");
+    std::fs::create_dir_all(dir.path("hub/snapshots/abc")).unwrap();
+    for entry in std::fs::read_dir(dir.path("hub/blobs")).unwrap().flatten() {
+        let name = entry.file_name();
+        let link = dir.path("hub/snapshots/abc").join(&name);
+        symlink(std::path::Path::new("../../blobs").join(&name), link).unwrap();
+    }
+    dir.run("generate --model hub/snapshots/abc --prompt x --max-new-tokens 1").ok();
+}
+
+#[test]
+fn tensors_share_nothing_and_fit_their_file() {
+    let dir = Dir::with_model();
+    let of = |tensors: Value, bytes: usize| safetensors(tensors, bytes);
+    let huge = u64::MAX / 2;
+    for (what, file) in [
+        ("overlapping", of(json!({"a": tensor(json!([2]), [0, 8]), "b": tensor(json!([2]), [4, 12])}), 12)),
+        ("in one place", of(json!({"a": tensor(json!([2]), [0, 8]), "b": tensor(json!([2]), [0, 8])}), 8)),
+        ("a hole", of(json!({"a": tensor(json!([1]), [4, 8])}), 8)),
+        ("sizes that overflow", of(json!({"a": tensor(json!([huge, 8]), [0, 8])}), 8)),
+        ("offsets that overflow", of(json!({"a": tensor(json!([2]), [huge, u64::MAX])}), 8)),
+        ("more than the file", of(json!({"a": tensor(json!([1u64 << 40]), [0, 1u64 << 42])}), 8)),
+        ("a header of 2^63 bytes", (1u64 << 63).to_le_bytes().to_vec()),
+    ] {
+        println!("{what}");
+        refuse_file(&dir, "model.safetensors", file, &["model.safetensors", "fetch it again"]);
+    }
+    let twice = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}"#;
+    let file = [&(twice.len() as u64).to_le_bytes()[..], twice.as_bytes(), &[0; 16]].concat();
+    refuse_file(&dir, "model.safetensors", file, &["model.safetensors"]);
+}
+
+#[test]
+fn pickled_weights_are_refused_with_the_way_out() {
+    let dir = Dir::with_model();
+    dir.copy("m", "bad");
+    std::fs::rename(dir.path("bad/model.safetensors"), dir.path("bad/pytorch_model.bin")).unwrap();
+    dir.run("generate --model bad --prompt x").refused(1, &["pickles can run code", "save_pretrained"]);
+}
+
+#[test]
+fn a_model_that_was_changed_is_not_used() {
+    let dir = Dir::with_model();
+    let mut weights = dir.read("m/model.safetensors");
+    let last = weights.len() - 1;
+    weights[last] ^= 1;
+    dir.write("m/model.safetensors", weights);
+    for command in [
+        "generate --model m --prompt x",
+        "eval-ppl --model m --data a.txt --windows 32",
+        "train --model m --data a.txt --train-len 32 --steps 1 --out o",
+        "plan eval-ppl --model m --windows 32",
+    ] {
+        let parts = [
+            "m/model.safetensors",
+            "its hash differs",
+            "where you changed it yourself, remove the manifest.json",
+        ];
+        dir.run(command).refused(1, &parts);
+    }
+    std::fs::remove_file(dir.path("m/manifest.json")).unwrap();
+    dir.run("generate --model m --prompt x --max-new-tokens 1").ok();
+}
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(text).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn a_decompression_bomb_is_refused_before_it_fills_the_memory() {
+    let dir = Dir::with_model();
+    let bomb = gzip(&vec![b'a'; 70 << 20]);
+    assert!(bomb.len() < 100_000, "{}", bomb.len());
+    dir.write("bomb.txt.gz", &bomb);
+    dir.write("bomb.jsonl.gz", &bomb);
+    for file in ["bomb.txt.gz", "bomb.jsonl.gz"] {
+        let parts = [file, "becomes more than 64.00 MiB", "--max-decompressed"];
+        dir.run(&format!("eval-ppl --model m --windows 32 --data {file}")).refused(1, &parts);
+        dir.run(&format!("train --preset tiny --train-len 32 --out o --data {file}")).refused(1, &parts);
+    }
+    dir.run("eval-tasks --model m --data bomb.jsonl.gz")
+        .refused(1, &["becomes more than", "--max-decompressed"]);
+    // the user's own bound, either way
+    dir.write("text.txt.gz", gzip(words(20_000).as_bytes()));
+    let read = "eval-ppl --model m --windows 32 --tokens 64 --data text.txt.gz";
+    dir.run(&format!("{read} --max-decompressed 10kB")).refused(1, &["becomes more than 9.77 KiB"]);
+    dir.run(read).ok();
+    dir.run(&format!("{read} --max-decompressed 20MB")).ok();
+    let train = "train --preset tiny --train-len 32 --steps 1 --quiet --data text.txt.gz";
+    dir.write("r.toml", "max-decompressed = \"1GiB\"\n");
+    dir.run(&format!("{train} --out o --config r.toml")).ok();
+    dir.run("eval-ppl --model m --data a.txt --max-decompressed 3parsec")
+        .refused(2, &["--max-decompressed", "3parsec"]);
+}
+
+#[test]
+fn nothing_that_is_printed_steers_the_terminal() {
+    let dir = Dir::with_model();
+    let name = "a\u{1b}[2J\u{202e}b.txt";
+    dir.write(name, words(2000));
+    let steers = |text: &str| text.contains(['\u{1b}', '\u{202e}', '\r', '\u{9b}']);
+    let mut command = dir.command("eval-ppl --model m --windows 32 --tokens 64 --data");
+    let ran = dir
+        .finish(
+            {
+                command.arg(name);
+                command
+            },
+            name,
+        )
+        .ok();
+    assert!(!steers(&ran.stdout) && !steers(&ran.stderr), "{}", ran.all());
+    let mut command = dir.command("train --preset tiny --out o --train-len 4k --data");
+    let ran = dir.finish(
+        {
+            command.arg(name);
+            command
+        },
+        name,
+    );
+    assert!(ran.code != Some(0) && ran.stderr.contains("\\u{1b}[2J\\u{202e}b.txt"), "{}", ran.all());
+    // a model's own words in an error
+    let config = |config: &mut Value| config["model_type"] = json!("x\u{1b}]0;y\u{7}\nz");
+    dir.copy("m", "bad");
+    let mut json = dir.json("m/config.json");
+    config(&mut json);
+    dir.write("bad/config.json", json.to_string());
+    dir.run("generate --model bad --prompt x").refused(1, &["x\\u{1b}]0;y\\u{7}\\nz"]);
+}
+
+/// In a process of its own, since that ends it.
+#[test]
+fn a_mapped_file_that_is_cut_short_ends_with_a_sentence() {
+    const FILE: &str = "POSE_TEST_CUT";
+    if let Some(path) = std::env::var_os(FILE).map(std::path::PathBuf::from) {
+        let mapped = pose_engine::checkpoint::map_file(&path).unwrap();
+        let kept = pose_engine::checkpoint::map_file(&path.with_extension("kept")).unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(10).unwrap();
+        let sum: u64 = kept.iter().chain(mapped.iter()).map(|&b| u64::from(b)).sum();
+        println!("read on, to {sum}");
+        return;
+    }
+    let dir = Dir::new();
+    dir.write("cut", vec![1; 100_000]);
+    dir.write("cut.kept", vec![1; 100_000]);
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "a_mapped_file_that_is_cut_short_ends_with_a_sentence"]);
+    let output = child.env(FILE, dir.path("cut")).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cut: became shorter while it was read") && !said.contains("cut.kept"), "{said}");
+}
