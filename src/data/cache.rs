@@ -100,15 +100,15 @@ pub fn write(dir: &Path, key: Key, entries: &[Entry]) -> io::Result<()> {
     Ok(())
 }
 
-/// The tokens that were written under `key`, checked against their hash.
-pub fn read(dir: &Path, key: Key) -> Lookup {
+/// The tokens that were written under `key`, checked against their hash; all below `vocab_size`, whatever the hash says.
+pub fn read(dir: &Path, key: Key, vocab_size: usize) -> Lookup {
     let path = key.path(dir);
     let file = match File::open(&path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Lookup::Absent,
         Err(e) => return Lookup::Corrupt(e.to_string()),
     };
-    match read_checked(&file, key) {
+    match read_checked(&file, key, vocab_size) {
         Ok(entries) => Lookup::Hit(entries),
         Err(e) => Lookup::Corrupt(e.to_string()),
     }
@@ -118,7 +118,7 @@ fn wrong<T>(what: &'static str) -> io::Result<T> {
     Err(io::Error::new(io::ErrorKind::InvalidData, what))
 }
 
-fn read_checked(file: &File, key: Key) -> io::Result<Vec<Entry>> {
+fn read_checked(file: &File, key: Key, vocab_size: usize) -> io::Result<Vec<Entry>> {
     let bytes = file.metadata()?.len();
     let mut reader = BufReader::with_capacity(1 << 17, file);
     if bytes < HEADER_BYTES {
@@ -146,6 +146,9 @@ fn read_checked(file: &File, key: Key) -> io::Result<Vec<Entry>> {
         reader.read_exact(bytemuck::cast_slice_mut(&mut tokens))?;
         hasher.update(bytemuck::cast_slice(&tokens));
         tokens.iter_mut().for_each(|token| token.0 = u32::from_le(token.0));
+        if tokens.iter().any(|token| token.0 as usize >= vocab_size) {
+            return wrong("it has token ids that the tokenizer has not");
+        }
         entries.push(Entry { line, tokens });
     }
     if *hasher.finalize().as_bytes() != hash {

@@ -208,7 +208,7 @@ impl<'a> Job<'a> {
         };
         let key = Key::of(source, self.tokenizer, &self.options.text_field, self.bos, self.eos)
             .map_err(|e| Error::io(&source.path, "reading the file", e))?;
-        match cache::read(dir, key) {
+        match cache::read(dir, key, self.tokenizer.vocab_size()) {
             Lookup::Hit(entries) => return Ok(Loaded { entries, warnings }),
             Lookup::Absent => (),
             Lookup::Corrupt(why) => {

@@ -182,15 +182,17 @@ macro_rules! per_isa {
             }
             match simd.isa() {
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: a Simd of this ISA exists only where the CPU has these features (Simd::new).
                 $crate::backend::cpu::isa::Isa::Avx512
                 | $crate::backend::cpu::isa::Isa::Avx512Bf16
-                | $crate::backend::cpu::isa::Isa::Avx512Bf16Wide => unsafe {
-                    avx512::<$($($g),*)?>($($arg),*)
-                },
+                | $crate::backend::cpu::isa::Isa::Avx512Bf16Wide => {
+                    // SAFETY: a Simd of this ISA exists only where the CPU has these features (Simd::new).
+                    unsafe { avx512::<$($($g),*)?>($($arg),*) }
+                }
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: as above.
-                $crate::backend::cpu::isa::Isa::Avx2 => unsafe { avx2::<$($($g),*)?>($($arg),*) },
+                $crate::backend::cpu::isa::Isa::Avx2 => {
+                    // SAFETY: as above.
+                    unsafe { avx2::<$($($g),*)?>($($arg),*) }
+                }
                 _ => $body::<$($($g,)*)? false>($($arg),*),
             }
         }

@@ -112,7 +112,7 @@ fn token_cache(desk: &Desk, bytes: &[u8]) {
     let path = key.path(desk.path());
     let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
     desk.lay(name, bytes);
-    let _ = cache::read(desk.path(), key);
+    let _ = cache::read(desk.path(), key, 258);
     if bytes.len() >= HEADER {
         let mut sealed = bytes.to_vec();
         let stem = name.trim_end_matches(".tokens").as_bytes().chunks_exact(2);
@@ -124,7 +124,7 @@ fn token_cache(desk: &Desk, bytes: &[u8]) {
         let hash = blake3::hash(&sealed[HEADER..]);
         sealed[64..96].copy_from_slice(hash.as_bytes());
         desk.lay(name, &sealed);
-        let _ = cache::read(desk.path(), key);
+        let _ = cache::read(desk.path(), key, 258);
     }
 }
 

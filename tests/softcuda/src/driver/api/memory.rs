@@ -165,15 +165,17 @@ pub unsafe extern "C" fn cuMemcpy(dst: Ptr, src: Ptr, bytes: usize) -> Status {
     let Ok(driver) = driver() else { return Code::NotInitialised as u32 };
     let range = driver.settings.memory * 4;
     let on_device = |at: Ptr| at.wrapping_sub(BASE) < range;
-    // SAFETY: the caller's memory; the same contracts.
     match (on_device(dst), on_device(src)) {
         (true, true) => cuMemcpyDtoD_v2(dst, src, bytes),
+        // SAFETY: the caller's memory, in this direction; the same contract.
         (true, false) => unsafe { cuMemcpyHtoD_v2(dst, src as *const c_void, bytes) },
+        // SAFETY: as above.
         (false, true) => unsafe { cuMemcpyDtoH_v2(dst as *mut c_void, src, bytes) },
-        (false, false) => unsafe {
-            std::ptr::copy(src as *const u8, dst as *mut u8, bytes);
+        (false, false) => {
+            // SAFETY: as above, both of them the caller's.
+            unsafe { std::ptr::copy(src as *const u8, dst as *mut u8, bytes) };
             0
-        },
+        }
     }
 }
 
@@ -219,9 +221,10 @@ pub unsafe extern "C" fn cuPointerGetAttribute(data: *mut c_void, attribute: c_u
     call(|| {
         let device = driver()?.here()?;
         device.memory.check(at, 1).map_err(|_| Code::InvalidValue)?;
-        // SAFETY: the caller's pointer to what the attribute's type is.
         match attribute {
+            // SAFETY: the caller's pointer to what the attribute's type is.
             2 => unsafe { put(data.cast::<c_uint>(), 2) },
+            // SAFETY: as above.
             9 => unsafe { put(data.cast::<c_int>(), driver()?.current()? as c_int) },
             _ => Err(Code::NotSupported),
         }
