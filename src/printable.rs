@@ -5,8 +5,10 @@ use std::borrow::Cow;
 
 /// Characters that steer a terminal or the direction of text, but for line's end and tab.
 fn steers(c: char) -> bool {
-    let direction = matches!(c, '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
-    direction || (c.is_control() && c != '\n' && c != '\t')
+    let direction =
+        matches!(c, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+    let line = matches!(c, '\u{2028}' | '\u{2029}');
+    direction || line || (c.is_control() && c != '\n' && c != '\t')
 }
 
 /// The text with every steering character spelled out, as `\u{1b}`.

@@ -35,7 +35,8 @@ fn f32_agrees_with_the_reference() {
     check::<f32>(None);
 }
 
-/// Inputs end where a page begins that may not be touched, and outputs three elements before; the sizes of the suite have every tail.
+/// The last cache line of every buffer ends where a page begins that may not be touched; what is left of that line is filled with what
+/// is no number, which a result would show, and outputs have three elements more, which must stay. The suite's sizes have every tail.
 #[test]
 fn no_operation_reads_or_writes_behind_its_buffers() {
     check::<bf16>(Some(Guard::Behind));

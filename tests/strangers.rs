@@ -61,6 +61,33 @@ fn links_out_of_a_models_directory_are_refused() {
         }
         std::fs::remove_dir_all(dir.path("bad")).unwrap();
     }
+    // shards may have any name, and lie deeper
+    for (shard, link) in [("w.dat", "w.dat"), ("sub/w.safetensors", "sub")] {
+        dir.copy("m", "bad");
+        std::fs::remove_file(dir.path("bad/model.safetensors")).unwrap();
+        let target = if link == "sub" { dir.path("") } else { dir.path("secret.txt") };
+        symlink(target, dir.path("bad").join(link)).unwrap();
+        std::fs::copy(dir.path("m/model.safetensors"), dir.path("w.safetensors")).unwrap();
+        let index = json!({ "weight_map": { "model.norm.weight": shard } });
+        dir.write("bad/model.safetensors.index.json", index.to_string());
+        dir.run("generate --model bad --prompt x").refused(1, &["is a link to", "outside its directory"]);
+        std::fs::remove_dir_all(dir.path("bad")).unwrap();
+    }
+    // what is no file at all would be read without end
+    for (name, target) in [("config.json", "/dev/zero"), (".py", "/dev/zero")] {
+        dir.copy("m", "bad");
+        let _ = std::fs::remove_file(dir.path("bad").join(name));
+        symlink(target, dir.path("bad").join(name)).unwrap();
+        dir.run("generate --model bad --prompt x").refused(1, &[name, "is a link to /dev/zero"]);
+        std::fs::remove_dir_all(dir.path("bad")).unwrap();
+    }
+    dir.copy("m", "bad");
+    symlink("/dev/zero", dir.path("bad/x")).unwrap();
+    let file = json!({ "path": "x", "bytes": 0, "blake3": "" });
+    let manifest = json!({ "format": "pose-engine manifest 1", "written_by": "", "files": [file] });
+    dir.write("bad/manifest.json", manifest.to_string());
+    let ran = dir.run("verify bad");
+    assert!(ran.code == Some(1) && ran.stderr.contains("is no file"), "{}", ran.all());
     // a link within is nobody's harm
     dir.copy("m", "good");
     std::fs::rename(dir.path("good/config.json"), dir.path("good/config-1.json")).unwrap();
@@ -168,23 +195,63 @@ fn a_decompression_bomb_is_refused_before_it_fills_the_memory() {
         .refused(2, &["--max-decompressed", "3parsec"]);
 }
 
+/// A frame of RLE blocks: four bytes for 128 KiB each, and a header that has the decoder remember 1 GiB before it gives out a byte.
+fn zstd_bomb(window: u8, blocks: usize) -> Vec<u8> {
+    let mut bytes = vec![0x28, 0xB5, 0x2F, 0xFD, 0, window];
+    for block in 0..blocks {
+        let head = (128u32 << 10 << 3) | 1 << 1 | u32::from(block + 1 == blocks);
+        bytes.extend(&head.to_le_bytes()[..3]);
+        bytes.push(b'a');
+    }
+    bytes
+}
+
+#[test]
+fn a_zstd_frame_remembers_no_more_than_the_zstd_tool_would() {
+    let dir = Dir::with_model();
+    dir.write("wide.txt.zst", zstd_bomb(20 << 3, 8000));
+    let read = "eval-ppl --model m --windows 32 --tokens 64 --data";
+    dir.run(&format!("{read} wide.txt.zst")).refused(1, &["wide.txt.zst", "a window of 1073741824 bytes"]);
+    dir.write("long.txt.zst", zstd_bomb(10 << 3, 8000));
+    dir.run(&format!("{read} long.txt.zst")).refused(1, &["long.txt.zst", "becomes more than 64.00 MiB"]);
+    dir.write("good.txt.zst", zstd_bomb(10 << 3, 2));
+    dir.run(&format!("{read} good.txt.zst")).ok();
+}
+
+#[test]
+fn a_manifest_of_other_software_is_none_of_ours() {
+    let dir = Dir::with_model();
+    dir.copy("m", "web");
+    dir.write("web/manifest.json", r#"{"name": "an app", "icons": []}"#);
+    dir.run("generate --model web --prompt x --max-new-tokens 1").ok();
+    dir.write("web/manifest.json", "{");
+    dir.run("generate --model web --prompt x").refused(1, &["web/manifest.json", "is not a manifest"]);
+}
+
 #[test]
 fn nothing_that_is_printed_steers_the_terminal() {
     let dir = Dir::with_model();
     let name = "a\u{1b}[2J\u{202e}b.txt";
     dir.write(name, words(2000));
     let steers = |text: &str| text.contains(['\u{1b}', '\u{202e}', '\r', '\u{9b}']);
-    let mut command = dir.command("eval-ppl --model m --windows 32 --tokens 64 --data");
-    let ran = dir
-        .finish(
-            {
-                command.arg(name);
-                command
-            },
-            name,
-        )
-        .ok();
-    assert!(!steers(&ran.stdout) && !steers(&ran.stderr), "{}", ran.all());
+    // in a table, of a directory
+    let model = "m\u{1b}[2J\u{202e}\nx";
+    dir.copy("m", model);
+    std::fs::copy(dir.path("m/manifest.json"), dir.path(model).join("manifest.json")).unwrap();
+    let mut command = dir.command("verify");
+    command.arg(model);
+    let ran = dir.finish(command, model).ok();
+    assert!(ran.stdout.contains("m\\u{1b}[2J\\u{202e}") && !steers(&ran.stdout), "{}", ran.all());
+    // in a note: a cache that cannot be written
+    dir.write("file\u{1b}[2J", "no directory");
+    let mut command = dir.command("eval-ppl --model m --windows 32 --tokens 64 --data a.txt");
+    command.env("POSE_CACHE", dir.path("file\u{1b}[2J"));
+    let ran = dir.finish(command, "eval-ppl").ok();
+    assert!(
+        ran.stderr.contains("file\\u{1b}[2J: tokens are not cached") && !steers(&ran.stderr),
+        "{}",
+        ran.all()
+    );
     let mut command = dir.command("train --preset tiny --out o --train-len 4k --data");
     let ran = dir.finish(
         {
@@ -223,5 +290,5 @@ fn a_mapped_file_that_is_cut_short_ends_with_a_sentence() {
     let output = child.env(FILE, dir.path("cut")).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("cut: became shorter while it was read") && !said.contains("cut.kept"), "{said}");
+    assert!(said.contains("cut: can no longer be read") && !said.contains("cut.kept"), "{said}");
 }

@@ -1,30 +1,38 @@
 //! What is asked of a model's directory before anything in it is used: that it holds what was written there, and nothing that lies
 //! elsewhere.
 
-use super::manifest::{MANIFEST, Manifest, verify_file};
+use super::manifest::{FORMATS, MANIFEST, Manifest, verify_file};
 use super::resume::STATE;
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
-/// Endings of the files that are read from such a directory, or copied with the model.
-const READ: [&str; 6] = ["json", "safetensors", "txt", "model", "jinja", "py"];
-
-/// Refuses a directory with a file that is not what its manifest says, where it has one, and one whose files are links to somewhere
-/// else: a link in a directory from a stranger may name any file of the user's, which would be copied with the model.
+/// Refuses a directory with a file that is not what its manifest says, where it has one of ours, and one whose files are links to
+/// somewhere else: a link in a directory from a stranger may name any file of the user's, which would be copied with the model.
 ///
 /// # Errors
-/// The first such file. A directory without a manifest, as other software writes them, is taken as it is.
+/// The first such file. A directory without our manifest, as other software writes them, is taken as it is.
 pub fn admit(dir: &Path) -> Result<()> {
     inside(dir)?;
-    if !dir.join(MANIFEST).exists() {
+    if !is_ours(&dir.join(MANIFEST)) {
         return Ok(());
     }
     let resume = Path::new(STATE).parent();
     let manifest = Manifest::load(dir)?;
     for file in manifest.files.iter().filter(|f| Path::new(&f.path).parent() != resume) {
-        verify_file(&dir.join(&file.path), file).map_err(changed)?;
+        let path = dir.join(&file.path);
+        lies_in(dir, &path)?;
+        verify_file(&path, file).map_err(changed)?;
     }
     Ok(())
+}
+
+/// Other software has files of this name too; one of ours that is damaged may be any text.
+fn is_ours(manifest: &Path) -> bool {
+    let Ok(text) = std::fs::read_to_string(manifest) else { return manifest.exists() };
+    match serde_json::from_str::<serde_json::Value>(&text) {
+        Ok(json) => json["format"].as_str().is_some_and(|format| format.starts_with(FORMATS)),
+        Err(_) => true,
+    }
 }
 
 fn changed(error: Error) -> Error {
@@ -38,30 +46,39 @@ fn changed(error: Error) -> Error {
     }
 }
 
-/// Whether all that is read of `dir` lies in it, or where the cache of the Hugging Face hub keeps the files of
-/// `snapshots/REVISION`: in `blobs`, two levels up.
+/// Whether the directory's own files are files, and lie in it. What is in directories below it is asked when it is opened.
 fn inside(dir: &Path) -> Result<()> {
-    let Ok(home) = dir.canonicalize() else { return Ok(()) };
-    let snapshots = home.parent().filter(|parent| parent.file_name().is_some_and(|name| name == "snapshots"));
-    let blobs = snapshots.and_then(Path::parent).map(|repository| repository.join("blobs"));
-    let entries = std::fs::read_dir(&home).map_err(|e| Error::io(dir, "listing the directory", e))?;
-    let mut links: Vec<PathBuf> = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|e| Error::io(dir, "listing the directory", e))?.path();
-        let is_read = path.extension().and_then(|e| e.to_str()).is_some_and(|e| READ.contains(&e));
-        if is_read && path.is_symlink() {
-            links.push(path);
-        }
-    }
-    links.sort();
-    for link in links {
-        // a link to nothing is found where the file is read
-        let Ok(target) = link.canonicalize() else { continue };
-        if !target.starts_with(&home) && !blobs.as_ref().is_some_and(|blobs| target.starts_with(blobs)) {
-            let problem =
-                format!("is a link to {}, outside its directory; put the file itself here", target.display());
-            return Err(Error::file(link, problem));
+    let listing = |e| Error::io(dir, "listing the directory", e);
+    // no directory at all is found where its first file is read
+    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
+    let mut paths: Vec<PathBuf> =
+        entries.map(|entry| Ok(entry.map_err(listing)?.path())).collect::<Result<_>>()?;
+    paths.sort();
+    for path in paths.iter().filter(|path| !path.is_dir()) {
+        lies_in(dir, path)?;
+        if path.exists() && !path.is_file() {
+            return Err(Error::file(
+                path,
+                "is neither a file nor a directory, as a model's directory has them",
+            ));
         }
     }
     Ok(())
+}
+
+/// Whether a path below a model's directory leads into it through all links, or to where the cache of the Hugging Face hub keeps the
+/// files of `snapshots/REVISION`: in `blobs`, two levels up.
+///
+/// # Errors
+/// It leads elsewhere. One that leads nowhere is found where it is read.
+pub(super) fn lies_in(dir: &Path, path: &Path) -> Result<()> {
+    let (Ok(home), Ok(target)) = (dir.canonicalize(), path.canonicalize()) else { return Ok(()) };
+    let snapshots = home.parent().filter(|parent| parent.file_name().is_some_and(|name| name == "snapshots"));
+    let blobs = snapshots.and_then(Path::parent).map(|repository| repository.join("blobs"));
+    if target.starts_with(&home) || blobs.is_some_and(|blobs| target.starts_with(blobs)) {
+        return Ok(());
+    }
+    let problem =
+        format!("is a link to {}, outside its directory; put the file itself here", target.display());
+    Err(Error::file(path, problem))
 }

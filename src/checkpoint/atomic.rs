@@ -135,10 +135,10 @@ pub(super) fn discard(dir: &Path) -> Result<()> {
     fs::remove_dir_all(&hidden).map_err(removing)
 }
 
-/// Removes what others left in a directory that is this process's alone, of whatever name: a process of the number in a name may
-/// live, but it is another one.
-pub(super) fn sweep(owned: &Path) {
-    clean_up(owned, |_, _| true);
+/// Removes what dead processes left in `parent`. Names that are `ours` are staged by no one else, as those of a run by the process
+/// that holds it: of these a process with the number in the name may live, but it is another one.
+pub(super) fn sweep(parent: &Path, ours: impl Fn(&str) -> bool) {
+    clean_up(parent, |name, pid| ours(name) || !is_running(pid));
 }
 
 /// Removes what is `dead` (by the name that it was to have and the process that made it) of earlier attempts, and brings back

@@ -4,10 +4,13 @@ use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::Read;
 use std::path::{Component, Path};
 
 pub(super) const MANIFEST: &str = "manifest.json";
 const FORMAT: &str = "pose-engine manifest 1";
+/// What the formats of all versions begin with.
+pub(super) const FORMATS: &str = "pose-engine manifest";
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -67,6 +70,10 @@ impl Manifest {
                 format!("has format \"{}\", this program reads \"{FORMAT}\"", manifest.format),
             ));
         }
+        let mut paths = BTreeSet::new();
+        if let Some(file) = manifest.files.iter().find(|f| !paths.insert(f.path.as_str())) {
+            return Err(Error::file(&path, format!("names \"{}\" twice", file.path)));
+        }
         if let Some(file) = manifest.files.iter().find(|f| !is_below(&f.path)) {
             return Err(Error::file(
                 &path,
@@ -113,7 +120,8 @@ fn hash(path: &Path) -> Result<(u64, String)> {
     let file = File::open(path).map_err(reading)?;
     let bytes = file.metadata().map_err(reading)?.len();
     let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(file).map_err(reading)?;
+    // a byte more than there should be is enough to see, and some things never end
+    hasher.update_reader(file.take(bytes.saturating_add(1))).map_err(reading)?;
     Ok((bytes, hasher.finalize().to_hex().to_string()))
 }
 
@@ -131,7 +139,8 @@ pub fn verify(dir: &Path) -> Result<Manifest> {
 
 pub(super) fn verify_file(path: &Path, file: &ManifestFile) -> Result<()> {
     let length = match std::fs::metadata(path) {
-        Ok(found) => found.len(),
+        Ok(found) if found.is_file() => found.len(),
+        Ok(_) => return Err(Error::file(path, "is no file, though the manifest names it as one")),
         Err(_) => return Err(Error::file(path, "is missing, though the manifest names it")),
     };
     if length != file.bytes {

@@ -1,7 +1,7 @@
 //! Files seen as memory: the one place where a file is mapped.
 //!
 //! What another process cuts off a mapped file is no longer there, and touching it raises SIGBUS, which ends a process without a
-//! word. The handler here says which file it was, and ends the process with exit code 1.
+//! word; so does a page that the disk fails to give. The handler here says which file it was, and ends the process with exit code 1.
 
 use crate::error::{Error, Result};
 use memmap2::{Mmap, MmapOptions};
@@ -53,7 +53,6 @@ pub fn map_file(path: &Path) -> Result<Mapped> {
 }
 
 /// The handler, and the mappings that it knows.
-#[cfg(unix)]
 mod shortened {
     use std::path::Path;
     use std::ptr::null_mut;
@@ -63,6 +62,8 @@ mod shortened {
     /// A mapping: bytes from `start` to `end`, where `end` is not 0.
     struct Slot {
         taken: AtomicUsize,
+        /// Odd while the rest is changed, and another number after every change.
+        version: AtomicUsize,
         start: AtomicUsize,
         end: AtomicUsize,
         message: AtomicPtr<Vec<u8>>,
@@ -72,6 +73,7 @@ mod shortened {
     static SLOTS: [Slot; 64] = [const {
         Slot {
             taken: AtomicUsize::new(0),
+            version: AtomicUsize::new(0),
             start: AtomicUsize::new(0),
             end: AtomicUsize::new(0),
             message: AtomicPtr::new(null_mut()),
@@ -89,21 +91,25 @@ mod shortened {
         let free = |slot: &Slot| slot.taken.compare_exchange(0, 1, SeqCst, SeqCst).is_ok();
         let at = SLOTS.iter().position(free)?;
         let sentence = crate::printable::sentence(&format!(
-            "pose-engine: {}: became shorter while it was read, so its content is not known; restore it and run again",
+            "pose-engine: {}: can no longer be read: another program made it shorter, or its disk failed; restore it and run again",
             path.display()
         ));
         let (slot, start) = (&SLOTS[at], map.as_ptr() as usize);
+        slot.version.fetch_add(1, SeqCst);
         slot.message.store(Box::into_raw(Box::new((sentence + "\n").into_bytes())), SeqCst);
         slot.start.store(start, SeqCst);
         slot.end.store(start + map.len(), SeqCst);
+        slot.version.fetch_add(1, SeqCst);
         Some(Known(at))
     }
 
     impl Drop for Known {
         fn drop(&mut self) {
             let slot = &SLOTS[self.0];
+            slot.version.fetch_add(1, SeqCst);
             slot.end.store(0, SeqCst);
             let message = slot.message.swap(null_mut(), SeqCst);
+            slot.version.fetch_add(1, SeqCst);
             // SAFETY: it came from Box::into_raw in `know`, and nobody else takes it: the slot is ours. The handler reads it
             // only for a touch of this mapping, and whoever touches it borrows it, so that it is not being dropped.
             drop(unsafe { Box::from_raw(message) });
@@ -127,9 +133,14 @@ mod shortened {
         // SAFETY: with SA_SIGINFO the system passes a valid description.
         let address = unsafe { (*info).si_addr() } as usize;
         for slot in &SLOTS {
-            if slot.start.load(SeqCst) <= address && address < slot.end.load(SeqCst) {
-                // SAFETY: the thread that we interrupt borrows the mapping, so the slot and its message are there to stay; the
-                // process ends here without running anything else.
+            let version = slot.version.load(SeqCst);
+            let range = slot.start.load(SeqCst)..slot.end.load(SeqCst);
+            // bounds of one mapping, and not of two of which one took the other's slot
+            let whole = version.is_multiple_of(2) && slot.version.load(SeqCst) == version;
+            if whole && range.contains(&address) {
+                // SAFETY: these are the bounds of a mapping that is there, and mappings share no address, so it is the one that
+                // the thread which we interrupt borrows: the slot and its message are there to stay. The process ends here
+                // without running anything else.
                 unsafe {
                     if let Some(message) = slot.message.load(SeqCst).as_ref() {
                         libc::write(2, message.as_ptr().cast(), message.len());
@@ -138,17 +149,10 @@ mod shortened {
                 }
             }
         }
-        // SAFETY: signal may be called here. The access is tried again at return, and ends the process the usual way.
-        unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
-    }
-}
-
-#[cfg(not(unix))]
-mod shortened {
-    #[derive(Debug)]
-    pub(super) struct Known;
-
-    pub(super) fn know(_: &[u8], _: &std::path::Path) -> Option<Known> {
-        None
+        // SAFETY: both may be called here. The signal waits until we return, and then ends the process the usual way.
+        unsafe {
+            libc::signal(libc::SIGBUS, libc::SIG_DFL);
+            libc::raise(libc::SIGBUS);
+        }
     }
 }

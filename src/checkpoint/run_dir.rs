@@ -1,6 +1,7 @@
 //! The checkpoints of a run, found by looking.
 
 use super::atomic::{discard, sweep};
+use super::final_model::READY;
 use super::manifest::verify;
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -68,6 +69,6 @@ pub fn prune(out: &Path, last: usize, every: Option<u64>) -> Result<()> {
             discard(path)?;
         }
     }
-    sweep(out);
+    sweep(out, |name| name.starts_with(PREFIX) || name == BEST || name == READY);
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Reading weights: one `model.safetensors` or several under an index, as f32, a window at a time.
 
+use super::admit::lies_in;
 use super::convert::{to_f32, unravel};
 use super::manifest::is_below;
 use super::mapped::map;
@@ -285,6 +286,7 @@ fn open_shards(dir: &Path, index: &Path) -> Result<Weights> {
                     "is missing, though model.safetensors.index.json names it; fetch it again",
                 ));
             }
+            lies_in(dir, &path)?;
             weights.add_file(&path, |tensor| map.get(tensor).and_then(Value::as_str) == Some(shard))?;
         }
     }

@@ -12,6 +12,7 @@ use crate::memory::{self, Kind, Ledger};
 use crate::model::buffers::Reading;
 use crate::model::cache::CacheFormat;
 use crate::model::{Config, Merge, Model};
+use crate::printable;
 use crate::rope::{self, Rope, ScalingKind};
 use clap::Args;
 use serde_json::json;
@@ -32,7 +33,7 @@ impl Common {
     /// A note on standard error.
     pub fn note(&self, sentence: &str) {
         if !self.quiet {
-            printed::note(sentence);
+            printed::note(&printable::sentence(sentence));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::printed;
 use crate::eval::Trial;
-use crate::printable::printable;
+use crate::printable;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::Mutex;
@@ -67,9 +67,10 @@ impl Progress {
 
     /// A sentence above the bar.
     pub fn note(&self, sentence: &str) {
+        let sentence = printable::sentence(sentence);
         match &self.lines {
-            Some(_) => printed::note(sentence),
-            None => self.bar.println(printable(sentence)),
+            Some(_) => printed::note(&sentence),
+            None => self.bar.println(sentence),
         }
     }
 

@@ -6,9 +6,12 @@ use crate::positions::coverage::Coverage;
 use crate::report::{Axis, Bars, HeatMap, Page, Plot, Series};
 use crate::size::size_text;
 use crate::train::StepMetrics;
+use std::collections::HashMap;
 
 /// Rows that the coverage of a run is counted over.
 const ROWS: usize = 4096;
+/// Bytes that drawing them may take: a run from elsewhere may have any target.
+const MOST_DRAWN: usize = 1 << 30;
 /// Points of a curve of losses; a mean over a group of steps each.
 const LOSS_POINTS: usize = 80;
 /// Points of a curve of coverage.
@@ -228,6 +231,9 @@ impl Layout {
     fn coverage(&mut self, runs: &[Run<'_>]) -> Result<()> {
         let curve = |&(i, name, training): &Run<'_>| {
             let recipe = training.recipe.as_ref()?;
+            if Coverage::drawing_bytes(&recipe.sampler, ROWS) > MOST_DRAWN {
+                return None;
+            }
             let drawn = Coverage::drawn(&recipe.sampler, recipe.seed, ROWS);
             let step = drawn.probability.len().div_ceil(COVERAGE_POINTS);
             let points = drawn.probability.iter().enumerate().skip(1).step_by(step);
@@ -317,9 +323,10 @@ fn needle_map(name: &str, cells: &[Needle]) -> HeatMap {
     let mut depths: Vec<f64> = cells.iter().map(|c| c.depth).collect();
     depths.sort_by(f64::total_cmp);
     depths.dedup();
-    let at = |length: usize, depth: f64| {
-        cells.iter().find(|c| c.length == length && c.depth == depth).map(|c| c.accuracy)
-    };
+    // the first of a place, as there is one of each
+    let found: HashMap<(usize, u64), f64> =
+        cells.iter().rev().map(|c| ((c.length, c.depth.to_bits()), c.accuracy)).collect();
+    let at = |length: usize, depth: f64| found.get(&(length, depth.to_bits())).copied();
     HeatMap {
         title: format!("Needles found: {name}"),
         x: "tokens of the prompt".into(),

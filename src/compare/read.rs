@@ -5,6 +5,7 @@ use crate::recipe::{Recipe, Settings};
 use crate::train::StepMetrics;
 use serde::Deserialize;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// One thing to compare.
@@ -156,7 +157,7 @@ fn evaluation(value: Value) -> std::result::Result<Evaluation, String> {
     match value["command"].as_str().or_else(by_keys) {
         Some("eval-ppl") => of("results").map(Evaluation::Perplexity),
         Some("eval-passkey") => of("by_length").map(Evaluation::Passkey),
-        Some("eval-needle") => list(&value["cells"], "cells").map(Evaluation::Needle),
+        Some("eval-needle") => list(&value["cells"], "cells").and_then(needles),
         Some("eval-longppl") => list(&value["results"], "results").map(longppl),
         Some("eval-shift") => list(&value["results"], "results").map(shift),
         Some("eval-tasks") => tasks(&value["results"]).map(Evaluation::Tasks),
@@ -167,9 +168,25 @@ fn evaluation(value: Value) -> std::result::Result<Evaluation, String> {
     }
 }
 
+/// More than anyone looks at on a page, and few enough to be laid out at once.
+const MOST_RESULTS: usize = 10_000;
+
+fn needles(cells: Vec<Needle>) -> std::result::Result<Evaluation, String> {
+    let lengths: BTreeSet<usize> = cells.iter().map(|c| c.length).collect();
+    let depths: BTreeSet<u64> = cells.iter().map(|c| c.depth.to_bits()).collect();
+    if lengths.len() * depths.len() > MOST_RESULTS {
+        return Err(format!("has {} lengths and {} depths, too many for a map", lengths.len(), depths.len()));
+    }
+    Ok(Evaluation::Needle(cells))
+}
+
 fn list<T: serde::de::DeserializeOwned>(value: &Value, key: &str) -> std::result::Result<Vec<T>, String> {
-    Vec::deserialize(value)
-        .map_err(|e| format!("is no result of an evaluation as --json writes it: {key}: {e}"))
+    let all: Vec<T> = Vec::deserialize(value)
+        .map_err(|e| format!("is no result of an evaluation as --json writes it: {key}: {e}"))?;
+    match all.len() > MOST_RESULTS {
+        true => Err(format!("has {} {key}, too many for a page", all.len())),
+        false => Ok(all),
+    }
 }
 
 fn longppl(reports: Vec<Value>) -> Evaluation {

@@ -22,6 +22,9 @@ use std::path::Path;
 
 /// Bounds that keep every product of two sizes far from overflow.
 pub(super) const MOST_WIDTH: usize = 1 << 24;
+/// A rotation is a list as long as half a head.
+const MOST_HEAD: usize = 1 << 16;
+/// Each layer is a dozen parameters with a name and a shape: a short file may not ask for more memory than such a list of thousands.
 pub(super) const MOST_LAYERS: usize = 1 << 12;
 
 /// A model: family, sizes, rotation, special tokens. A value of this type has been through [`Config::check`], unless it
@@ -107,7 +110,7 @@ impl Config {
             ("num_hidden_layers", self.num_hidden_layers, MOST_LAYERS),
             ("num_attention_heads", heads, MOST_WIDTH),
             ("num_key_value_heads", kv_heads, MOST_WIDTH),
-            ("head_dim", self.head_dim, MOST_WIDTH),
+            ("head_dim", self.head_dim, MOST_HEAD),
             ("max_position_embeddings", self.max_position_embeddings, u32::MAX as usize),
         ];
         if let Some((name, value, most)) =

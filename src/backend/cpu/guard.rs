@@ -45,22 +45,13 @@ impl Guarded {
 
 /// Makes whole pages of a mapping unreadable. They are never read: slices of [`Guarded`] lie between them.
 fn forbid(pages: &[u8]) {
-    #[cfg(unix)]
-    {
-        // SAFETY: the range is whole pages of a mapping that we own; it is not accessed until the mapping ends, which
-        // unmaps it whatever its protection.
-        let done = unsafe { libc::mprotect(pages.as_ptr().cast_mut().cast(), pages.len(), libc::PROT_NONE) };
-        assert_eq!(done, 0, "the system does not forbid a page");
-    }
-    #[cfg(not(unix))]
-    let _ = pages;
+    // SAFETY: the range is whole pages of a mapping that we own; it is not accessed until the mapping ends, which unmaps it
+    // whatever its protection.
+    let done = unsafe { libc::mprotect(pages.as_ptr().cast_mut().cast(), pages.len(), libc::PROT_NONE) };
+    assert_eq!(done, 0, "the system does not forbid a page");
 }
 
 fn page_bytes() -> usize {
-    #[cfg(unix)]
     // SAFETY: sysconf takes a number and returns one.
-    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) }.max(4096) as usize;
-    #[cfg(not(unix))]
-    let bytes = 4096;
-    bytes
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) }.max(4096) as usize
 }

@@ -63,7 +63,14 @@ fn what_cannot_be_is_refused_by_a_sentence() {
         (json!({"num_key_value_heads": 3}), "num_key_value_heads 3 does not divide num_attention_heads 4"),
         (json!({"num_attention_heads": 5}), "num_attention_heads 5 does not divide hidden_size 64"),
         (json!({"head_dim": 15}), "head_dim is 15, but it must be even"),
-        (json!({"head_dim": 1 << 23}), "is above 16777216"),
+        (
+            json!({"head_dim": 1 << 23}),
+            "head_dim is 8388608, but it should be a whole number from 1 to 65536",
+        ),
+        (
+            json!({"hidden_size": 512, "num_attention_heads": 512, "num_key_value_heads": 512, "head_dim": 1 << 16}),
+            "num_attention_heads 512 times head_dim 65536 is above 16777216",
+        ),
         (json!({"rms_norm_eps": 0}), "rms_norm_eps is 0"),
         (json!({"initializer_range": -0.1}), "initializer_range is -0.1"),
         (

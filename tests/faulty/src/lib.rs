@@ -1,9 +1,9 @@
-//! A disk that fails on demand, for programs that are started with this library in LD_PRELOAD.
+//! A disk that fails on demand, for programs that are started with this library in LD_PRELOAD. On Linux.
 //!
 //! `FAULTY="CALL HOW AFTER PATH"`: the calls `write`, `read` or `fsync` on files whose path contains PATH go wrong after AFTER of
 //! them went right. HOW is `eio` (the device failed), `enospc` (it is full), or `short`: only part of what was asked for is done.
 
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 
 use libc::{c_char, c_int, c_void, size_t, ssize_t};
 use std::ffi::CStr;

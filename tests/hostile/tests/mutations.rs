@@ -35,7 +35,7 @@ fn wrong(target: &Target, desk: &Desk, bytes: &[u8]) -> Option<String> {
 
 /// The file is written down before it is read: what ends the process leaves it there.
 fn check(target: &Target, desk: &Desk, what: &str, bytes: &[u8]) {
-    let file = std::env::temp_dir().join(format!("hostile-{}", target.name));
+    let file = std::env::temp_dir().join(format!("hostile-{}-{}", target.name, std::process::id()));
     std::fs::write(&file, bytes).unwrap();
     if let Some(problem) = wrong(target, desk, bytes) {
         panic!("{}, {what}: {problem}; the file is {}", target.name, file.display());
