@@ -11,8 +11,12 @@ use crate::memory::{self, Ledger};
 use crate::positions::DistanceWeights;
 use crate::recipe::Recipe;
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Steps that a summary's medians are over: what a run keeps of its steps does not grow with them.
+const RECENT: usize = 1024;
 
 /// One optimizer step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,7 +55,7 @@ pub struct Summary {
     pub last_loss: Option<f64>,
     /// Of the training loop, evaluations and saves included.
     pub seconds: f64,
-    /// Median over the steps of this start.
+    /// Median over the steps of this start, the latest 1024.
     pub seconds_per_step: Option<f64>,
     pub tokens_per_second: Option<f64>,
     pub planned_bytes: usize,
@@ -80,8 +84,9 @@ pub struct Log {
     /// None where a finished run is only read.
     file: Option<Growing>,
     events: Option<Events>,
-    /// Of this start.
-    steps: Vec<StepMetrics>,
+    /// Of this start: the first step, and the latest ones.
+    first: Option<StepMetrics>,
+    recent: VecDeque<StepMetrics>,
     done: u64,
     last_ppl: Option<f64>,
     best: Option<Best>,
@@ -98,7 +103,8 @@ impl Log {
         let events = || Events::open(directory, steps_done, recipe.on_save_error);
         let events = recipe.tensorboard.then(events).transpose()?;
         let (best, file) = (standing.best, Some(file));
-        Ok(Log { file, events, steps: Vec::new(), done: steps_done, last_ppl: None, best })
+        let (first, recent) = (None, VecDeque::new());
+        Ok(Log { file, events, first, recent, done: steps_done, last_ppl: None, best })
     }
 
     /// What a finished run wrote.
@@ -118,7 +124,9 @@ impl Log {
             lines.iter().filter_map(best_of).next_back(),
         );
         let done = steps.last().map_or(0, |m| m.step);
-        Ok(Log { file: None, events: None, steps, done, last_ppl, best })
+        let first = steps.first().copied();
+        let recent = steps.into_iter().rev().take(RECENT).rev().collect();
+        Ok(Log { file: None, events: None, first, recent, done, last_ppl, best })
     }
 
     fn line(&mut self, value: &impl Serialize) -> Result<()> {
@@ -128,7 +136,11 @@ impl Log {
     }
 
     pub fn step(&mut self, metrics: &StepMetrics) -> Result<()> {
-        self.steps.push(*metrics);
+        self.first.get_or_insert(*metrics);
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(*metrics);
         self.done = metrics.step;
         let StepMetrics { step, loss, weighted_loss, grad_norm, lr, tokens_per_second, .. } = *metrics;
         let mut scalars = vec![
@@ -178,7 +190,8 @@ impl Log {
     /// The run is at `step` again, and passes over batches: what was logged since is dropped.
     pub fn roll_back(&mut self, step: u64, passed: u64, spike: &Spike) -> Result<()> {
         self.done = step;
-        self.steps.retain(|m| m.step <= step);
+        self.recent.retain(|m| m.step <= step);
+        self.first = self.first.filter(|m| m.step <= step);
         if let Some(file) = &mut self.file {
             let kept = kept(file.path(), step, passed);
             file.replace(kept.as_bytes())?;
@@ -207,16 +220,17 @@ impl Log {
         // metrics that were owed are the last thing to be without
         self.file.as_mut().map_or(Ok(()), Growing::settle)?;
         let best_model = recipe.save_best.then(|| recipe.out.join(BEST)).filter(|path| path.is_dir());
-        let mut speeds: Vec<f64> = self.steps.iter().map(|m| m.tokens_per_second).collect();
+        let recent = self.recent.make_contiguous();
+        let mut speeds: Vec<f64> = recent.iter().map(|m| m.tokens_per_second).collect();
         speeds.sort_by(|a, b| b.total_cmp(a));
         Ok(Summary {
             steps: self.done,
             train_len: recipe.sampler.window(),
             target_len: recipe.sampler.target_len(),
-            first_loss: self.steps.first().map(|m| m.loss),
-            last_loss: self.steps.last().map(|m| m.loss),
+            first_loss: self.first.map(|m| m.loss),
+            last_loss: recent.last().map(|m| m.loss),
             seconds: elapsed.as_secs_f64(),
-            seconds_per_step: StepMetrics::median_seconds(&self.steps),
+            seconds_per_step: StepMetrics::median_seconds(recent),
             tokens_per_second: speeds.get(speeds.len() / 2).copied(),
             planned_bytes: plan.total(),
             peak_bytes: memory::resident_bytes().map(|(_, peak)| peak),
