@@ -334,3 +334,21 @@ fn a_model_that_vanishes_while_it_is_trained_is_said_at_the_next_save() {
     dir.run(&format!("verify o/checkpoint-{last:06}")).ok();
     assert!(dir.path(&format!("o/checkpoint-{last:06}/tokenizer.json")).exists(), "{}", ran.all());
 }
+
+#[test]
+fn a_clock_that_goes_backwards_does_no_harm() {
+    let dir = Dir::new();
+    dir.run(&format!("{RUN} --steps 3 --out whole")).ok();
+    let args = format!("{RUN} --steps 3 --eval-data a.txt --eval-every 1 --eval-tokens 64 --out m");
+    dir.finish(faulty(dir.command(&args), "clock back 0 -"), &args).ok();
+    assert!(dir.read("m/model.safetensors") == dir.read("whole/model.safetensors"));
+    dir.run("verify m").ok();
+    let seconds =
+        |line: &serde_json::Value| line["seconds"].as_f64().is_none_or(|s| (0.0..60.0).contains(&s));
+    assert!(dir.lines("m/metrics.jsonl").iter().all(seconds), "a step's time is not the wall clock's");
+    dir.kill_after("m", 2);
+    let args = "train --resume --out m --quiet";
+    dir.finish(faulty(dir.command(args), "clock back 0 -"), args).ok();
+    assert!(dir.read("m/model.safetensors") == dir.read("whole/model.safetensors"));
+    dir.run("report m --out page.html").ok();
+}

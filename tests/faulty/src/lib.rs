@@ -2,6 +2,8 @@
 //!
 //! `FAULTY="CALL HOW AFTER PATH"`: the calls `write`, `read` or `fsync` on files whose path contains PATH go wrong after AFTER of
 //! them went right. HOW is `eio` (the device failed), `enospc` (it is full), or `short`: only part of what was asked for is done.
+//!
+//! `FAULTY="clock back 0 -"`: the wall clock is a minute earlier each time it is asked for.
 
 #![cfg(target_os = "linux")]
 
@@ -14,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 enum How {
     Short,
     Error(c_int),
+    Back,
 }
 
 struct Plan {
@@ -35,6 +38,7 @@ fn plan() -> Option<&'static Plan> {
             "short" => How::Short,
             "eio" => How::Error(libc::EIO),
             "enospc" => How::Error(libc::ENOSPC),
+            "back" => How::Back,
             _ => return None,
         };
         Some(Plan {
@@ -69,7 +73,7 @@ fn fail(error: c_int) {
 /// Does a call that moves bytes, all of it or a part, or fails.
 fn moved(call: &str, file: c_int, count: size_t, real: impl FnOnce(size_t) -> ssize_t) -> ssize_t {
     match fault(call, file) {
-        None => real(count),
+        None | Some(How::Back) => real(count),
         Some(How::Short) => real(count.div_ceil(3)),
         Some(How::Error(error)) => {
             fail(error);
@@ -110,4 +114,20 @@ pub unsafe extern "C" fn fsync(file: c_int) -> c_int {
         // SAFETY: the caller's argument.
         _ => unsafe { libc::syscall(libc::SYS_fsync, file) as c_int },
     }
+}
+
+/// # Safety
+/// As clock_gettime(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, now: *mut libc::timespec) -> c_int {
+    // SAFETY: the caller's arguments.
+    let done = unsafe { libc::syscall(libc::SYS_clock_gettime, clock, now) as c_int };
+    if let Some(plan) =
+        plan().filter(|plan| plan.how == How::Back && clock == libc::CLOCK_REALTIME && done == 0)
+    {
+        let minutes = plan.met.fetch_add(1, Ordering::Relaxed) as libc::time_t;
+        // SAFETY: the call above has just written there.
+        unsafe { (*now).tv_sec -= 60 * minutes };
+    }
+    done
 }
