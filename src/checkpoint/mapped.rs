@@ -120,7 +120,7 @@ mod shortened {
     fn set_handler() {
         let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_bus_error;
         // SAFETY: zeros are an empty set of signals and no flags; sigaction reads the action, which lives through the call. The
-        // handler does what a signal handler may: it reads atomics, and calls write, _exit and signal.
+        // handler does what a signal handler may: it reads atomics, and calls write, _exit, signal and raise.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = handler as usize;
