@@ -4,6 +4,7 @@
 use super::manifest::{FORMATS, MANIFEST, Manifest, verify_file};
 use super::resume::STATE;
 use crate::error::{Error, Result};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Refuses a directory with a file that is not what its manifest says, where it has one of ours, and one whose files are links to
@@ -13,11 +14,8 @@ use std::path::{Path, PathBuf};
 /// The first such file. A directory without our manifest, as other software writes them, is taken as it is.
 pub fn admit(dir: &Path) -> Result<()> {
     inside(dir)?;
-    if !is_ours(&dir.join(MANIFEST)) {
-        return Ok(());
-    }
+    let Some(manifest) = ours(&dir.join(MANIFEST))? else { return Ok(()) };
     let resume = Path::new(STATE).parent();
-    let manifest = Manifest::load(dir)?;
     for file in manifest.files.iter().filter(|f| Path::new(&f.path).parent() != resume) {
         let path = dir.join(&file.path);
         lies_in(dir, &path)?;
@@ -26,13 +24,16 @@ pub fn admit(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Other software has files of this name too; one of ours that is damaged may be any text.
-fn is_ours(manifest: &Path) -> bool {
-    let Ok(text) = std::fs::read_to_string(manifest) else { return manifest.exists() };
-    match serde_json::from_str::<serde_json::Value>(&text) {
-        Ok(json) => json["format"].as_str().is_some_and(|format| format.starts_with(FORMATS)),
-        Err(_) => true,
-    }
+/// The manifest, if there is one of ours: other software has files of this name too. One that is damaged may be any text.
+fn ours(path: &Path) -> Result<Option<Manifest>> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        Err(e) => return Err(Error::io(path, "reading", e)),
+    };
+    let foreign = serde_json::from_str::<serde_json::Value>(&text)
+        .is_ok_and(|json| !json["format"].as_str().is_some_and(|format| format.starts_with(FORMATS)));
+    if foreign { Ok(None) } else { Manifest::parse(path, &text).map(Some) }
 }
 
 fn changed(error: Error) -> Error {

@@ -62,21 +62,26 @@ impl Manifest {
             }
             Err(e) => return Err(Error::io(&path, "reading", e)),
         };
+        Self::parse(&path, &text)
+    }
+
+    /// What the manifest at `path` says; the files that it names are in its directory.
+    pub(super) fn parse(path: &Path, text: &str) -> Result<Manifest> {
         let manifest: Manifest =
-            serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("is not a manifest: {e}")))?;
+            serde_json::from_str(text).map_err(|e| Error::file(path, format!("is not a manifest: {e}")))?;
         if manifest.format != FORMAT {
             return Err(Error::file(
-                &path,
+                path,
                 format!("has format \"{}\", this program reads \"{FORMAT}\"", manifest.format),
             ));
         }
         let mut paths = BTreeSet::new();
         if let Some(file) = manifest.files.iter().find(|f| !paths.insert(f.path.as_str())) {
-            return Err(Error::file(&path, format!("names \"{}\" twice", file.path)));
+            return Err(Error::file(path, format!("names \"{}\" twice", file.path)));
         }
         if let Some(file) = manifest.files.iter().find(|f| !is_below(&f.path)) {
             return Err(Error::file(
-                &path,
+                path,
                 format!("names \"{}\", which lies outside its directory", file.path),
             ));
         }

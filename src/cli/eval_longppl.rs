@@ -1,11 +1,12 @@
 //! `pose-engine eval-longppl`.
 
-use super::common::{Common, Json, KvCache, OpenedReader, Reader, Resumable, Where};
+use super::evaluation::{Evaluation, Resumable};
 use super::output::{error_text, size_text, table};
 use super::progress::Progress;
+use super::reader::{OpenedReader, Reader};
 use super::text::{Selection, Text};
 use crate::backend::Backend;
-use crate::backend::device::{Job, dispatch};
+use crate::backend::device::Job;
 use crate::data::Corpus;
 use crate::error::{Error, Result};
 use crate::eval::{self, Bos, Judged, LongPplProtocol, LongPplReport, Protocol};
@@ -50,17 +51,9 @@ pub struct EvalLongPpl {
     #[arg(long, value_enum, default_value_t = Bos::Auto)]
     bos: Bos,
     #[command(flatten)]
-    kv: KvCache,
-    #[command(flatten)]
     selection: Selection,
     #[command(flatten)]
-    place: Where,
-    #[command(flatten)]
-    resumable: Resumable,
-    #[command(flatten)]
-    json: Json,
-    #[command(flatten)]
-    pub common: Common,
+    pub evaluation: Evaluation,
 }
 
 impl EvalLongPpl {
@@ -68,7 +61,7 @@ impl EvalLongPpl {
         self.text.require()?;
         let longest = self.longest()?;
         let opened = self.reader.open(longest, "--windows")?;
-        let corpus = self.selection.load(&self.text, &opened, &self.common)?;
+        let corpus = self.selection.load(&self.text, &opened, &self.evaluation.common)?;
         let judge = self.judge(longest, &opened, &corpus)?;
         let protocol = LongPplProtocol {
             windows: self.windows.iter().map(|w| w.0).collect(),
@@ -81,10 +74,10 @@ impl EvalLongPpl {
             other_judge: judge.is_some(),
         };
         self.refuse_short_texts(&protocol, &corpus)?;
-        self.common.note(&format!("protocol: {}", protocol.describe()));
+        self.evaluation.announce(&protocol.describe());
         let reads = corpus.documents.iter().map(|d| protocol.reads(d.tokens.len())).sum();
-        let bar = Progress::new("longppl", reads, "tokens", self.common.quiet);
-        let reading = Reading { cache: self.kv.format(self.reader.dtype)?, ..Reading::of(longest) };
+        let bar = Progress::new("longppl", reads, "tokens", self.evaluation.common.quiet);
+        let reading = Reading { cache: self.evaluation.cache(&self.reader)?, ..Reading::of(longest) };
         let job = LongPplJob {
             opened: &opened,
             judge: judge.as_ref(),
@@ -92,16 +85,20 @@ impl EvalLongPpl {
             corpus: &corpus,
             reading,
             bar: &bar,
-            resumable: &self.resumable,
+            resumable: &self.evaluation.resumable,
         };
-        let (judged, reports) = dispatch(self.place.device, self.reader.dtype, self.common.threads, job)?;
+        let (judged, reports) = self.evaluation.dispatch(&self.reader, job)?;
         bar.finish();
         print_reports(&reports);
-        self.json.write(&json!({
-            "command": "eval-longppl", "model": self.reader.model, "judge": self.judge, "dtype": self.reader.dtype,
-            "kv_cache": self.kv.name(self.reader.dtype), "protocol": protocol, "protocol_text": protocol.describe(),
-            "rope_scaling": opened.rope.scaling.name(), "results": reports, "judged": judged,
-        }))
+        self.evaluation.write(
+            "eval-longppl",
+            &self.reader,
+            &protocol,
+            json!({
+                "judge": self.judge, "protocol_text": protocol.describe(),
+                "rope_scaling": opened.rope.scaling.name(), "results": reports, "judged": judged,
+            }),
+        )
     }
 
     /// The longest window, after a look at what does not go together.
@@ -148,7 +145,8 @@ impl EvalLongPpl {
         let judge = reader.open(longest, "--windows")?;
         let same = judge.tokenizer.fingerprint() == opened.tokenizer.fingerprint();
         if same
-            || self.selection.load(&self.text, &judge, &self.common)?.fingerprint() == corpus.fingerprint()
+            || self.selection.load(&self.text, &judge, &self.evaluation.common)?.fingerprint()
+                == corpus.fingerprint()
         {
             return Ok(Some(judge));
         }

@@ -1,11 +1,12 @@
 //! `pose-engine eval-needle`.
 
-use super::common::{Common, Json, KvCache, OpenedReader, Reader, Resumable, Where};
+use super::evaluation::{Evaluation, Resumable};
 use super::output::{print_spent, size_text, table};
 use super::progress::Progress;
+use super::reader::{OpenedReader, Reader};
 use super::text::Text;
 use crate::backend::Backend;
-use crate::backend::device::{Job, dispatch};
+use crate::backend::device::Job;
 use crate::data::Corpus;
 use crate::error::Result;
 use crate::eval::{
@@ -42,19 +43,11 @@ pub struct EvalNeedle {
     /// Open each prompt with the beginning-of-sequence token
     #[arg(long, value_enum, default_value_t = Bos::Auto)]
     bos: Bos,
-    #[command(flatten)]
-    kv: KvCache,
     /// Write a map of the shares of right answers to this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     #[command(flatten)]
-    place: Where,
-    #[command(flatten)]
-    resumable: Resumable,
-    #[command(flatten)]
-    json: Json,
-    #[command(flatten)]
-    pub common: Common,
+    pub evaluation: Evaluation,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -83,11 +76,11 @@ impl EvalNeedle {
         let bos = Protocol::bos_token(self.bos, &opened.tokenizer)?;
         let (depths, trials) = (self.depths.0.clone(), self.trials.0);
         let protocol = NeedleProtocol { lengths, depths, trials, seed: self.seed, bos };
-        let cache = self.kv.format(self.reader.dtype)?;
-        let corpus = self.text.load(&opened.tokenizer, &self.common)?;
+        let cache = self.evaluation.cache(&self.reader)?;
+        let corpus = self.text.load(&opened.tokenizer, &self.evaluation.common)?;
         let all = protocol.lengths.len() * protocol.depths.len() * protocol.trials;
-        self.common.note(&format!("protocol: {}", protocol.describe()));
-        let bar = Progress::new("needle", all, "trials", self.common.quiet);
+        self.evaluation.announce(&protocol.describe());
+        let bar = Progress::new("needle", all, "trials", self.evaluation.common.quiet);
         let reading = Reading { cache, ..Reading::of(longest + ROOM_FOR_ANSWER) };
         let job = NeedleJob {
             opened: &opened,
@@ -95,19 +88,23 @@ impl EvalNeedle {
             corpus: &corpus,
             reading,
             bar: &bar,
-            resumable: &self.resumable,
+            resumable: &self.evaluation.resumable,
         };
-        let report = dispatch(self.place.device, self.reader.dtype, self.common.threads, job)?;
+        let report = self.evaluation.dispatch(&self.reader, job)?;
         bar.finish();
         print_report(&report);
         print_spent(report.spent);
         if let Some(path) = &self.svg {
             heat_map(&report).write(path)?;
         }
-        self.json.write(&json!({
-            "command": "eval-needle", "model": self.reader.model, "dtype": self.reader.dtype, "kv_cache": self.kv.name(self.reader.dtype),
-            "protocol": protocol, "cells": cells(&report), "trials": report.trials, "spent": report.spent,
-        }))
+        self.evaluation.write(
+            "eval-needle",
+            &self.reader,
+            &protocol,
+            json!({
+                "cells": cells(&report), "trials": report.trials, "spent": report.spent,
+            }),
+        )
     }
 }
 

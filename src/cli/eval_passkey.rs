@@ -1,10 +1,11 @@
 //! `pose-engine eval-passkey`.
 
-use super::common::{Common, Json, KvCache, OpenedReader, Reader, Resumable, Where};
+use super::evaluation::{Evaluation, Resumable};
 use super::output::{print_spent, size_text, table};
 use super::progress::Progress;
+use super::reader::{OpenedReader, Reader};
 use crate::backend::Backend;
-use crate::backend::device::{Job, dispatch};
+use crate::backend::device::Job;
 use crate::error::{Error, Result};
 use crate::eval::{self, Asker, Bos, PasskeyProtocol, Protocol, ROOM_FOR_ANSWER, Report, proportion_error};
 use crate::model::buffers::Reading;
@@ -32,15 +33,7 @@ pub struct EvalPasskey {
     #[arg(long, value_enum, default_value_t = Bos::Auto)]
     bos: Bos,
     #[command(flatten)]
-    kv: KvCache,
-    #[command(flatten)]
-    place: Where,
-    #[command(flatten)]
-    resumable: Resumable,
-    #[command(flatten)]
-    json: Json,
-    #[command(flatten)]
-    pub common: Common,
+    pub evaluation: Evaluation,
 }
 
 impl EvalPasskey {
@@ -53,26 +46,29 @@ impl EvalPasskey {
         let opened = self.reader.open(longest, "--lengths")?;
         let bos = Protocol::bos_token(self.bos, &opened.tokenizer)?;
         let protocol = PasskeyProtocol { lengths, trials: self.trials.0, seed: self.seed, bos };
-        self.common.note(&format!("protocol: {}", protocol.describe()));
-        let bar =
-            Progress::new("passkey", protocol.lengths.len() * protocol.trials, "trials", self.common.quiet);
-        let cache = self.kv.format(self.reader.dtype)?;
+        self.evaluation.announce(&protocol.describe());
+        let bar = Progress::new(
+            "passkey",
+            protocol.lengths.len() * protocol.trials,
+            "trials",
+            self.evaluation.common.quiet,
+        );
+        let cache = self.evaluation.cache(&self.reader)?;
         let reading = Reading { cache, ..Reading::of(longest + ROOM_FOR_ANSWER) };
         let job = PasskeyJob {
             opened: &opened,
             protocol: &protocol,
             reading,
             bar: &bar,
-            resumable: &self.resumable,
+            resumable: &self.evaluation.resumable,
         };
-        let report = dispatch(self.place.device, self.reader.dtype, self.common.threads, job)?;
+        let report = self.evaluation.dispatch(&self.reader, job)?;
         bar.finish();
         print_report(&report);
         print_spent(report.spent);
         let by_length: Vec<_> = protocol.lengths.iter().map(|&l| accuracy(&report, l)).collect();
-        self.json.write(&json!({
-            "command": "eval-passkey", "model": self.reader.model, "dtype": self.reader.dtype,
-            "kv_cache": self.kv.name(self.reader.dtype), "protocol": protocol, "by_length": by_length,
+        self.evaluation.write("eval-passkey", &self.reader, &protocol, json!({
+            "by_length": by_length,
             "by_depth": (0..DEPTHS).map(|d| depth_accuracy(&report, d)).collect::<Vec<_>>(), "trials": report.trials,
             "spent": report.spent,
         }))

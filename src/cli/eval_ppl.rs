@@ -1,8 +1,9 @@
 //! `pose-engine eval-ppl`.
 
-use super::common::{Common, Json, KvCache, OpenedReader, Reader, Resumable, Where};
+use super::evaluation::Evaluation;
 use super::output::{error_text, seconds_text, size_text, table};
 use super::progress::Progress;
+use super::reader::{OpenedReader, Reader};
 use super::text::{Selection, Text};
 use crate::backend::Backend;
 use crate::backend::device::{Device, Job, dispatch};
@@ -29,17 +30,9 @@ pub struct EvalPpl {
     #[command(flatten)]
     pub protocol: ProtocolFlags,
     #[command(flatten)]
-    kv: KvCache,
-    #[command(flatten)]
     selection: Selection,
     #[command(flatten)]
-    pub place: Where,
-    #[command(flatten)]
-    resumable: Resumable,
-    #[command(flatten)]
-    pub json: Json,
-    #[command(flatten)]
-    pub common: Common,
+    pub evaluation: Evaluation,
 }
 
 /// Which tokens are scored, and with how much before them.
@@ -89,18 +82,16 @@ impl EvalPpl {
         self.text.require()?;
         let opened = self.reader.open(longest, "--windows")?;
         let protocol = self.protocol.resolve(&opened)?;
-        let corpus = self.selection.load(&self.text, &opened, &self.common)?;
-        self.common.note(&format!("protocol: {}", protocol.describe()));
+        let corpus = self.selection.load(&self.text, &opened, &self.evaluation.common)?;
+        self.evaluation.announce(&protocol.describe());
         let reading = self.reading(Some(&corpus))?;
         let job = PplJob { flags: &self, opened: &opened, protocol: &protocol, corpus: &corpus, reading };
-        let (reports, planned) = dispatch(self.place.device, self.reader.dtype, self.common.threads, job)?;
+        let (reports, planned) = self.evaluation.dispatch(&self.reader, job)?;
         print_reports(&reports);
         let peak = memory::resident_bytes().map(|(_, peak)| peak);
         outln!("{}", memory::peak_text(peak, planned));
-        self.json.write(&json!({
-            "command": "eval-ppl", "planned_bytes": planned, "peak_bytes": peak,
-            "model": self.reader.model, "dtype": self.reader.dtype,
-            "kv_cache": self.kv.name(self.reader.dtype), "protocol": protocol,
+        self.evaluation.write("eval-ppl", &self.reader, &protocol, json!({
+            "planned_bytes": planned, "peak_bytes": peak,
             "protocol_text": protocol.describe(), "rope_scaling": opened.rope.scaling.name(), "results": reports,
         }))
     }
@@ -113,12 +104,12 @@ impl EvalPpl {
             None => self.reader.open(longest, "--windows")?,
         };
         self.protocol.resolve(&opened)?;
-        let load = || self.selection.load(&self.text, &opened, &self.common);
+        let load = || self.selection.load(&self.text, &opened, &self.evaluation.common);
         let corpus = self.text.is_given().then(load).transpose()?;
         let reading = self.reading(corpus.as_ref())?;
         let text = corpus.map_or(0, |c| c.tokens() as usize);
         let job = PlanJob { opened: &opened, reading, text };
-        let ledger = dispatch(device, self.reader.dtype, self.common.threads, job)?;
+        let ledger = dispatch(device, self.reader.dtype, self.evaluation.common.threads, job)?;
         Ok((opened.config, ledger))
     }
 
@@ -130,7 +121,7 @@ impl EvalPpl {
         };
         let window = self.protocol.longest()?;
         let capacity = longest.map_or(window, |n| window.min(n.saturating_add(1)));
-        Ok(Reading { cache: self.kv.format(self.reader.dtype)?, ..Reading::of(capacity) })
+        Ok(Reading { cache: self.evaluation.cache(&self.reader)?, ..Reading::of(capacity) })
     }
 }
 
@@ -163,14 +154,15 @@ impl Job for PplJob<'_> {
         let (flags, cache) = (self.flags, reading.cache);
         let what = json!({ "protocol": self.protocol, "windows": flags.protocol.sizes() });
         let mut partial =
-            flags.resumable.open(b, "eval-ppl", self.opened, cache, Some(self.corpus), &what)?;
+            flags.evaluation.resumable.open(b, "eval-ppl", self.opened, cache, Some(self.corpus), &what)?;
         memory::reset_peak();
         let (mut model, mut scorer) = self.opened.load(b, reading)?;
         let mut reports = Vec::new();
         for window in &self.flags.protocol.windows {
             model.set_rope(b, &self.opened.rope.for_length(window.0))?;
             let label = format!("window {}", size_text(window.0));
-            let bar = Progress::new(&label, self.reads(window.0), "tokens", self.flags.common.quiet);
+            let bar =
+                Progress::new(&label, self.reads(window.0), "tokens", self.flags.evaluation.common.quiet);
             let mut progress = |tokens| bar.advance(tokens, "");
             let report = eval::perplexity(
                 b,

@@ -1,11 +1,12 @@
 //! `pose-engine eval-shift`.
 
-use super::common::{Common, Json, KvCache, OpenedReader, Reader, Resumable, Where};
+use super::evaluation::{Evaluation, Resumable};
 use super::output::{error_text, size_text, table};
 use super::progress::Progress;
+use super::reader::{OpenedReader, Reader};
 use super::text::Text;
 use crate::backend::Backend;
-use crate::backend::device::{Job, dispatch};
+use crate::backend::device::Job;
 use crate::data::Corpus;
 use crate::error::{Error, Result};
 use crate::eval::{self, Bos, Passage, Protocol, ShiftProtocol, ShiftReport};
@@ -38,15 +39,7 @@ pub struct EvalShift {
     #[arg(long, value_enum, default_value_t = Bos::Auto)]
     bos: Bos,
     #[command(flatten)]
-    kv: KvCache,
-    #[command(flatten)]
-    place: Where,
-    #[command(flatten)]
-    resumable: Resumable,
-    #[command(flatten)]
-    json: Json,
-    #[command(flatten)]
-    pub common: Common,
+    pub evaluation: Evaluation,
 }
 
 impl EvalShift {
@@ -57,11 +50,11 @@ impl EvalShift {
         let opened = self.reader.open(farthest + length, "--offsets")?;
         let bos = Protocol::bos_token(self.bos, &opened.tokenizer)?;
         let protocol = ShiftProtocol { offsets, length, passages: self.passages.0, bos };
-        let cache = self.kv.format(self.reader.dtype)?;
-        let corpus = self.text.load(&opened.tokenizer, &self.common)?;
+        let cache = self.evaluation.cache(&self.reader)?;
+        let corpus = self.text.load(&opened.tokenizer, &self.evaluation.common)?;
         let passages = protocol.passages(&corpus)?;
-        self.common.note(&format!("protocol: {}", protocol.describe()));
-        let bar = Progress::new("shift", protocol.reads(&passages), "tokens", self.common.quiet);
+        self.evaluation.announce(&protocol.describe());
+        let bar = Progress::new("shift", protocol.reads(&passages), "tokens", self.evaluation.common.quiet);
         let reading = Reading { cache, ..Reading::of(protocol.longest(&passages)) };
         let job = ShiftJob {
             opened: &opened,
@@ -70,16 +63,20 @@ impl EvalShift {
             passages: &passages,
             reading,
             bar: &bar,
-            resumable: &self.resumable,
+            resumable: &self.evaluation.resumable,
         };
-        let report = dispatch(self.place.device, self.reader.dtype, self.common.threads, job)?;
+        let report = self.evaluation.dispatch(&self.reader, job)?;
         bar.finish();
         print_report(&report);
-        self.json.write(&json!({
-            "command": "eval-shift", "model": self.reader.model, "dtype": self.reader.dtype, "kv_cache": self.kv.name(self.reader.dtype),
-            "protocol": protocol, "protocol_text": protocol.describe(), "rope_scaling": opened.rope.scaling.name(),
-            "passages": report.passages, "results": report.offsets,
-        }))
+        self.evaluation.write(
+            "eval-shift",
+            &self.reader,
+            &protocol,
+            json!({
+                "protocol_text": protocol.describe(), "rope_scaling": opened.rope.scaling.name(),
+                "passages": report.passages, "results": report.offsets,
+            }),
+        )
     }
 
     /// The offsets in order, each once, from 0.

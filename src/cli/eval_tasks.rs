@@ -1,11 +1,12 @@
 //! `pose-engine eval-tasks`.
 
-use super::common::{Common, Json, KvCache, OpenedReader, Reader, Resumable, Where};
+use super::evaluation::{Evaluation, Resumable};
 use super::output::{error_text, print_spent, table};
 use super::progress::Progress;
+use super::reader::{OpenedReader, Reader};
 use super::text::Compressed;
 use crate::backend::Backend;
-use crate::backend::device::{Job, dispatch};
+use crate::backend::device::Job;
 use crate::error::{Error, Result};
 use crate::eval::tasks::{self, Encoder, Examples, Format, Prompt, Question, TaskProtocol, TaskReport};
 use crate::eval::{Bos, Protocol};
@@ -55,15 +56,7 @@ pub struct EvalTasks {
     #[arg(long, value_enum, default_value_t = Bos::Auto)]
     bos: Bos,
     #[command(flatten)]
-    kv: KvCache,
-    #[command(flatten)]
-    place: Where,
-    #[command(flatten)]
-    resumable: Resumable,
-    #[command(flatten)]
-    json: Json,
-    #[command(flatten)]
-    pub common: Common,
+    pub evaluation: Evaluation,
 }
 
 impl EvalTasks {
@@ -82,42 +75,44 @@ impl EvalTasks {
             ));
         }
         let asked = &all[..self.limit.map_or(all.len(), |most| most.0.min(all.len()))];
-        // the length of the prompts is not known before their tokens are, and they do not depend on the scaling
-        let plain = Reader { rope: None, rope_factor: None, rope_theta: None, ..self.reader.clone() }
-            .open(0, "--data")?;
-        let bos = Protocol::bos_token(self.bos, &plain.tokenizer)?;
+        let files = self.reader.files()?;
+        let bos = Protocol::bos_token(self.bos, &files.tokenizer)?;
         let pool = others.as_deref().unwrap_or(&all);
         let examples = Examples::draw(pool, self.shots, others.is_none(), self.seed)?;
-        let prompts = self.prompts(asked, &Encoder { tokenizer: &plain.tokenizer, bos, examples })?;
+        let prompts = self.prompts(asked, &Encoder { tokenizer: &files.tokenizer, bos, examples })?;
         let longest = prompts.iter().map(Prompt::longest).max().unwrap_or(0);
-        let opened = self.reader.open(longest, "--data")?;
+        let opened = self.reader.scaled(files, longest, "--data")?;
         let context = opened.config.max_position_embeddings;
         if longest > context {
-            self.common.note(&format!(
+            self.evaluation.common.note(&format!(
                 "the longest prompt has {longest} tokens, and the model's context is {context}; nothing is cut"
             ));
         }
         let protocol =
             TaskProtocol { format: self.format, shots: self.shots, seed: self.seed, delimiter, bos };
-        let cache = self.kv.format(self.reader.dtype)?;
-        self.common.note(&format!("protocol: {}", protocol.describe()));
-        let bar = Progress::new("tasks", prompts.len(), "questions", self.common.quiet);
+        let cache = self.evaluation.cache(&self.reader)?;
+        self.evaluation.announce(&protocol.describe());
+        let bar = Progress::new("tasks", prompts.len(), "questions", self.evaluation.common.quiet);
         let job = TasksJob {
             opened: &opened,
             protocol: &protocol,
             prompts: &prompts,
             reading: Reading { cache, ..Reading::of(longest) },
             bar: &bar,
-            resumable: &self.resumable,
+            resumable: &self.evaluation.resumable,
         };
-        let report = dispatch(self.place.device, self.reader.dtype, self.common.threads, job)?;
+        let report = self.evaluation.dispatch(&self.reader, job)?;
         bar.finish();
         print_report(&report);
-        self.json.write(&json!({
-            "command": "eval-tasks", "model": self.reader.model, "dtype": self.reader.dtype, "kv_cache": self.kv.name(self.reader.dtype),
-            "protocol": protocol, "protocol_text": protocol.describe(), "rope_scaling": opened.rope.scaling.name(),
-            "longest_prompt": longest, "results": report,
-        }))
+        self.evaluation.write(
+            "eval-tasks",
+            &self.reader,
+            &protocol,
+            json!({
+                "protocol_text": protocol.describe(), "rope_scaling": opened.rope.scaling.name(),
+                "longest_prompt": longest, "results": report,
+            }),
+        )
     }
 
     fn delimiter(&self) -> Result<String> {

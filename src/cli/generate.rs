@@ -1,6 +1,8 @@
 //! `pose-engine generate`.
 
-use super::common::{Common, Json, KvCache, OpenedReader, Reader, Where};
+use super::common::{Common, Json, Where};
+use super::evaluation::KvCache;
+use super::reader::{OpenedReader, Reader};
 use crate::backend::Backend;
 use crate::backend::device::{Job, dispatch};
 use crate::error::{Error, Result};
@@ -71,16 +73,14 @@ impl Generate {
             }
             (None, None) => String::new(),
         };
-        // the length of the text is not known before its tokens are, and they do not depend on the scaling
-        let plain = Reader { rope: None, rope_factor: None, rope_theta: None, ..self.reader.clone() }
-            .open(0, "--max-new-tokens")?;
-        let bos = Protocol::bos_token(self.bos, &plain.tokenizer)?;
+        let files = self.reader.files()?;
+        let bos = Protocol::bos_token(self.bos, &files.tokenizer)?;
         let prompt: Vec<TokenId> =
-            bos.map(TokenId).into_iter().chain(plain.tokenizer.encode(&text)?).collect();
+            bos.map(TokenId).into_iter().chain(files.tokenizer.encode(&text)?).collect();
         if prompt.is_empty() {
             return Err(Error::usage("--prompt", "\"\"", "is empty; give at least one token to continue"));
         }
-        let opened = self.reader.open(prompt.len() + self.max_new_tokens.0, "--max-new-tokens")?;
+        let opened = self.reader.scaled(files, prompt.len() + self.max_new_tokens.0, "--max-new-tokens")?;
         let stop: Vec<TokenId> = opened.config.eos_token_ids.iter().map(|&id| TokenId(id)).collect();
         let job = GenerateJob {
             opened: &opened,

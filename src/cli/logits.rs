@@ -1,6 +1,7 @@
 //! `pose-engine logits`.
 
-use super::common::{Common, OpenedReader, Reader, Where};
+use super::common::{Common, Where};
+use super::reader::{OpenedReader, Reader};
 use crate::backend::Backend;
 use crate::backend::device::{Job, dispatch};
 use crate::checkpoint::NpyWriter;

@@ -25,6 +25,7 @@ mod eval_passkey;
 mod eval_ppl;
 mod eval_shift;
 mod eval_tasks;
+mod evaluation;
 mod generate;
 mod import;
 mod logits;
@@ -35,6 +36,7 @@ mod plan;
 mod printed;
 mod progress;
 mod quickstart;
+mod reader;
 mod report;
 mod text;
 mod train;
@@ -128,12 +130,12 @@ impl Cli {
         let common = match &self.command {
             Command::Quickstart(c) => &c.common,
             Command::Train(c) => &c.common,
-            Command::EvalPpl(c) => &c.common,
-            Command::EvalPasskey(c) => &c.common,
-            Command::EvalNeedle(c) => &c.common,
-            Command::EvalLongPpl(c) => &c.common,
-            Command::EvalShift(c) => &c.common,
-            Command::EvalTasks(c) => &c.common,
+            Command::EvalPpl(c) => &c.evaluation.common,
+            Command::EvalPasskey(c) => &c.evaluation.common,
+            Command::EvalNeedle(c) => &c.evaluation.common,
+            Command::EvalLongPpl(c) => &c.evaluation.common,
+            Command::EvalShift(c) => &c.evaluation.common,
+            Command::EvalTasks(c) => &c.evaluation.common,
             Command::Generate(c) => &c.common,
             Command::Coverage(c) => &c.common,
             Command::Plan(_) => return Ok(()),

@@ -92,9 +92,9 @@ impl ForTrain {
 
 impl ForEval {
     fn run(&self) -> Result<()> {
-        let device = plannable(self.eval.place.device);
+        let device = plannable(self.eval.evaluation.place.device);
         let (config, ledger) = self.eval.plan(self.preset.as_deref(), device)?;
-        self.show.print(&config, &ledger, &self.eval.json, false)
+        self.show.print(&config, &ledger, &self.eval.evaluation.json, false)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Flags that say which text a measure is made on.
 
-use super::common::{Common, OpenedReader};
+use super::common::Common;
+use super::reader::OpenedReader;
 use crate::data::{Corpus, LoadOptions, Tokenizer};
 use crate::error::{Error, Result};
 use crate::recipe::Size;

@@ -73,9 +73,11 @@ impl<T: Element> Buf<T> {
     }
 
     /// The same between forbidden pages, the rest of the last cache line filled with what is no number.
+    ///
+    /// # Panics
+    /// The system maps no more memory: a test that went on with a buffer that nothing guards would hold nothing.
     pub fn guarded(len: usize, guard: Guard) -> Self {
-        let lines = Self::lines(len);
-        let Some(mut guarded) = Guarded::zeroed(lines * LINE, guard) else { return Self::zeroed(len) };
+        let mut guarded = Guarded::zeroed(Self::lines(len) * LINE, guard);
         guarded.bytes_mut()[len * std::mem::size_of::<T>()..].fill(0xFF);
         Buf { memory: Storage::Guarded(guarded), len, kind: PhantomData }
     }

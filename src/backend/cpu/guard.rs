@@ -19,11 +19,13 @@ pub(super) struct Guarded {
 }
 
 impl Guarded {
-    /// `bytes` zeros, a multiple of what they are to be aligned to; None where the system has no more memory.
-    pub(super) fn zeroed(bytes: usize, guard: Guard) -> Option<Guarded> {
+    /// `bytes` zeros, a multiple of what they are to be aligned to.
+    pub(super) fn zeroed(bytes: usize, guard: Guard) -> Guarded {
         let page = page_bytes();
         let inner = bytes.next_multiple_of(page);
-        let map = MmapMut::map_anon(inner + 2 * page).ok()?;
+        let map = MmapMut::map_anon(inner + 2 * page).unwrap_or_else(|e| {
+            panic!("no memory between guard pages ({e}); vm.max_map_count may be too low")
+        });
         let start = match guard {
             Guard::Before => page,
             Guard::Behind => page + inner - bytes,
@@ -31,7 +33,7 @@ impl Guarded {
         for at in [0, page + inner] {
             forbid(&map[at..at + page]);
         }
-        Some(Guarded { map, bytes: start..start + bytes })
+        Guarded { map, bytes: start..start + bytes }
     }
 
     pub(super) fn bytes(&self) -> &[u8] {

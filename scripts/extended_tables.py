@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""The tables of docs/results.md, from what scripts/extend-real-model left in OUT_DIR, of as many models as were measured.
+
+    python3 scripts/extended_tables.py OUT_DIR
+"""
+
+import json
+import math
+import pathlib
+import statistics
+import sys
+
+MODELS = {
+    "before": "before",
+    "untrained": "scaled by YaRN, not trained",
+    "plain": "plain control, YaRN",
+    "full-8k": "full length at 8k, not scaled",
+    "pose-yarn": "PoSE to 32k, YaRN",
+    "pose-linear": "PoSE to 32k, linear",
+}
+TRAININGS = [name for name in MODELS if name not in ("before", "untrained")] + ["cost"]
+
+
+def main(out: pathlib.Path) -> None:
+    for part in [trainings, perplexity, books, passkey, claims]:
+        part(out)
+
+
+def row(*cells: object) -> None:
+    print("|", " | ".join(map(str, cells)), "|")
+
+
+def heading(*cells: object) -> None:
+    print()
+    row(*cells)
+    row(*["---"] * len(cells))
+
+
+def size(tokens: int) -> str:
+    return f"{tokens // 1024}k" if tokens % 1024 == 0 else str(tokens)
+
+
+def trainings(out: pathlib.Path) -> None:
+    """The median step is what other work beside the training disturbs least."""
+    heading("training", "steps", "tokens", "loss, first 20 steps", "last 20", "median step, s", "tokens/s", "an example of 32k positions, s")
+    for name in TRAININGS:
+        if not (file := out / name / "metrics.jsonl").exists():
+            continue
+        steps = [json.loads(line) for line in file.read_text().splitlines()]
+        loss = [step["loss"] for step in steps]
+        seconds = statistics.median(step["seconds"] for step in steps)
+        tokens = steps[-1]["tokens"] / len(steps)
+        rows = {"full-8k": None, "cost": tokens / 32768}.get(name, tokens / 2048)
+        example = f"{seconds / rows:.1f}" if rows else ""
+        ends = [f"{statistics.mean(part):.3f}" for part in (loss[:20], loss[-20:])]
+        row(MODELS.get(name, "full length at 32k, YaRN"), len(steps), f"{steps[-1]['tokens']:,}", *ends, f"{seconds:.1f}", f"{tokens / seconds:.0f}", example)
+
+
+def results(out: pathlib.Path, kind: str) -> dict[str, dict]:
+    files = {name: out / f"{kind}-{name}.json" for name in MODELS}
+    return {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
+
+
+def perplexity(out: pathlib.Path) -> None:
+    """Over all scored tokens of all books; +/- is of the mean over books, which are few and differ."""
+    measured = results(out, "ppl")
+    windows = [result["window"] for result in next(iter(measured.values()))["results"]]
+    heading("perplexity, window", *map(size, windows))
+    for name, of_model in measured.items():
+        row(MODELS[name], *(f"{result['ppl']:.3f}" for result in of_model["results"]))
+
+
+def books(out: pathlib.Path) -> None:
+    """Each book by itself, at the longest window and the one that the model was made for."""
+    measured = results(out, "ppl")
+    titles = [book["name"].removesuffix(".txt") for book in next(iter(measured.values()))["results"][0]["documents"]]
+    heading("perplexity at 8k → 32k", *titles)
+    for name, of_model in measured.items():
+        by_window = {result["window"]: [book["ppl"] for book in result["documents"]] for result in of_model["results"]}
+        row(MODELS[name], *(f"{short:.2f} → {long:.2f}" for short, long in zip(by_window[8192], by_window[32768])))
+
+
+def passkey(out: pathlib.Path) -> None:
+    measured = results(out, "passkey")
+    if not measured:
+        return
+    lengths = [result["length"] for result in next(iter(measured.values()))["by_length"]]
+    heading("passkeys found, prompt", *map(size, lengths))
+    for name, of_model in measured.items():
+        row(MODELS[name], *(f"{100 * result['accuracy']:.0f}% of {result['trials']}" for result in of_model["by_length"]))
+
+
+def claims(out: pathlib.Path) -> None:
+    """What the issue of extending a model is judged by, where its models were measured."""
+    ppl = {name: {r["window"]: r["ppl"] for r in of_model["results"]} for name, of_model in results(out, "ppl").items()}
+    if {"pose-yarn", "plain"} <= ppl.keys():
+        pose, plain = ppl["pose-yarn"], ppl["plain"]
+        heading("claim, of PoSE with YaRN", "", "holds")
+        row("perplexity at 32k, over its own at 8k", percent(pose[32768] / pose[8192]), pose[32768] < pose[8192])
+        row("at 32k, over the plain control's", percent(pose[32768] / plain[32768]), pose[32768] < plain[32768])
+        row("at 2k, over the plain control's (at most +3%)", percent(pose[2048] / plain[2048]), pose[2048] <= 1.03 * plain[2048])
+
+
+def percent(ratio: float) -> str:
+    return f"{100 * (ratio - 1):+.2f}%" if math.isfinite(ratio) else "?"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    main(pathlib.Path(sys.argv[1]))
