@@ -79,6 +79,8 @@ fn flags_that_train_cannot_take() {
         ("--save-best", &["--save-best true", "--eval-data"]),
         ("--save-best --eval-data a.txt", &["--save-best true", "--eval-every"]),
         ("--probe-every 3", &["--probe-every 3", "--eval-data"]),
+        ("--eval-every 3", &["--eval-every 3", "--eval-data"]),
+        ("--on-spike rollback", &["--on-spike rollback", "--save-every"]),
         ("--probe-every 0 --eval-data a.txt", &["--probe-every", "at least 1"]),
         (
             "--probe-every 1 --eval-data a.txt --eval-tokens 31",

@@ -493,7 +493,7 @@ fn a_row_in_words() {
     let words = loader.describe(12, 3);
     let first = &example.content[0];
     let start = format!(
-        "step 12, row 3: document 0, tokens {}..{} at positions 0..{}, tokens ",
+        "batch 12, row 3: document 0, tokens {}..{} at positions 0..{}, tokens ",
         first.start,
         first.end,
         first.len()

@@ -262,6 +262,8 @@ fn gradient_norms_are_those_of_the_loss() {
     let ids: Vec<u32> = text(40, 6).iter().map(|id| id.0).collect();
     dir.write("ids.json", json!(ids).to_string());
     dir.run("logits --model m --ids ids.json --dtype f32 --grad-norms --out o.npy").ok();
+    let over = dir.run("logits --model m --ids ids.json --dtype f32 --grad-norms --out ids.npy");
+    over.refused(1, &["ids.json", "--grad-norms", "another name"]);
     let told = dir.json("o.json");
     let b = B::new(2).unwrap();
     let config = Config::load(&dir.path("m")).unwrap();

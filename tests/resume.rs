@@ -213,8 +213,50 @@ fn a_finished_run_stays_as_it_is_and_can_be_made_longer() {
     same(&weights(&dir, "longer", 6), &whole, "3 steps and 3 more");
     dir.run("train --resume --out longer --steps 4").refused(2, &["--steps 4", "6 steps already"]);
 
+    // one that is stopped on its way past the shorter run's model is not taken for finished
+    dir.run(&run(3, "--out again")).ok();
+    let ran = stopped(&dir, "train --resume --out again --steps 600 --quiet", "again", 5, libc::SIGINT);
+    assert_eq!(ran.code, Some(130), "{}", ran.all());
+    assert!(!dir.path("again/config.json").exists() && !dir.path("again/manifest.json").exists());
+    let last = *checkpoints(&dir, "again").last().unwrap();
+    dir.run(&format!("train --resume --out again --steps {} --quiet", last + 2)).ok();
+    weights(&dir, "again", last + 2);
+
     dir.run(&run(3, "--out bare").replace("--save-every 4", "")).ok();
     dir.run("train --resume --out bare --steps 6").refused(2, &["bare", "no checkpoint", "--model"]);
+}
+
+#[test]
+fn a_run_that_died_when_it_was_done_still_knows_what_it_did() {
+    let dir = Dir::new();
+    let run = RUN.replace("--steps 40", "--steps 6");
+    dir.run(&format!("{run} --eval-data a.txt --eval-tokens 256 --quiet --out m")).ok();
+    let (metrics, summary) = (dir.read("m/metrics.jsonl"), dir.json("m/summary.json"));
+    std::fs::remove_file(dir.path("m/manifest.json")).unwrap();
+    // a line that was torn within a character
+    dir.write("m/metrics.jsonl", [&metrics[..], b"{\"sample\": \"\xc3"].concat());
+    dir.run("train --resume --out m --quiet").ok();
+    assert_eq!(dir.read("m/metrics.jsonl"), metrics);
+    let again = dir.json("m/summary.json");
+    for key in ["steps", "first_loss", "last_loss", "ppl", "seconds_per_step"] {
+        assert!(summary[key].is_number() && again[key] == summary[key], "{key}: {}", again[key]);
+    }
+}
+
+#[test]
+fn a_broken_checkpoint_is_none_of_those_that_stay() {
+    let dir = Dir::new();
+    let run = RUN.replace("--steps 40", "--steps 10");
+    dir.run(&format!("{run} --quiet --out whole")).ok();
+    let whole = weights(&dir, "whole", 10);
+    std::fs::remove_file(dir.path("whole/manifest.json")).unwrap();
+    std::fs::remove_dir_all(dir.path("whole/checkpoint-000010")).unwrap();
+    dir.write("whole/checkpoint-000008/config.json", "{}");
+    let resume = "train --resume --out whole --save-every 1 --keep-last 1 --quiet";
+    let ran = stopped(&dir, resume, "whole", 5, libc::SIGKILL);
+    assert_ne!(ran.code, Some(0), "{}", ran.all());
+    dir.run(resume).ok();
+    same(&weights(&dir, "whole", 10), &whole, "with one checkpoint that stays");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::fs;
 use std::path::Path;
 
 pub(super) const READY: &str = "final.ready";
+const CONFIG: &str = "config.json";
 
 /// Makes `fill`'s files the model in `out`, with a manifest of their own.
 ///
@@ -41,7 +42,7 @@ pub fn finish_publishing(out: &Path) -> Result<bool> {
     }
     let manifest = Manifest::load(&ready)?;
     retire_predecessor(out, &manifest)?;
-    let (configs, others): (Vec<_>, Vec<_>) = manifest.files.iter().partition(|f| f.path == "config.json");
+    let (configs, others): (Vec<_>, Vec<_>) = manifest.files.iter().partition(|f| f.path == CONFIG);
     for file in others.into_iter().chain(configs) {
         let (from, to) = (ready.join(&file.path), out.join(&file.path));
         if from.exists() {
@@ -65,12 +66,22 @@ pub fn finish_publishing(out: &Path) -> Result<bool> {
 /// then do files move: a second call after a death repeats all of this, or finds no manifest and nothing to do.
 fn retire_predecessor(out: &Path, successor: &Manifest) -> Result<()> {
     let Ok(old) = Manifest::load(out) else { return Ok(()) };
-    let remove = |name: &str| match fs::remove_file(out.join(name)) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(out.join(name), "removing", e)),
-        _ => Ok(()),
-    };
-    remove("config.json")?;
+    remove(&out.join(CONFIG))?;
     let stays = |f: &ManifestFile| successor.files.iter().any(|s| s.path == f.path);
-    old.files.iter().filter(|f| !stays(f)).try_for_each(|f| remove(&f.path))?;
-    remove(MANIFEST)
+    old.files.iter().filter(|f| !stays(f)).try_for_each(|f| remove(&out.join(&f.path)))?;
+    remove(&out.join(MANIFEST))
+}
+
+/// Makes what was the model in `out` one no more: a run that is made longer goes on past it, and whoever stops that run must
+/// not find it finished. The weights are those of a checkpoint; their file is replaced by the next model's.
+pub fn retire(out: &Path) -> Result<()> {
+    remove(&out.join(CONFIG))?;
+    remove(&out.join(MANIFEST))
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, "removing", e)),
+        _ => Ok(()),
+    }
 }

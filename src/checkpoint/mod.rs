@@ -33,7 +33,7 @@ pub use adapter::{Adapter, write_adapter};
 pub use admit::admit;
 pub use atomic::{Existing, Staging, is_occupied, refuse_existing};
 pub use examine::{Examined, examine};
-pub use final_model::{finish_publishing, publish};
+pub use final_model::{finish_publishing, publish, retire};
 pub use lock::{RunLock, is_at};
 pub use manifest::{Manifest, ManifestFile, verify};
 pub use mapped::map_file;

@@ -59,10 +59,12 @@ pub fn checkpoints(out: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// Removes checkpoints of a run, which this process holds, and what earlier ones left. The newest `last` stay, and those of steps that `every`
-/// divides.
-pub fn prune(out: &Path, last: usize, every: Option<u64>) -> Result<()> {
-    let found = checkpoints(out)?;
+/// Removes checkpoints of a run, which this process holds, and what earlier ones left. Of those up to the one `saved` just now the
+/// newest `last` stay, and those of steps that `every` divides. One of a later step is broken, or the run would have gone on
+/// from it: it counts as none, and is replaced when the run comes there.
+pub fn prune(out: &Path, saved: u64, last: usize, every: Option<u64>) -> Result<()> {
+    let mut found = checkpoints(out)?;
+    found.retain(|(step, _)| *step <= saved);
     let old = found.len().saturating_sub(last);
     for (step, path) in &found[..old] {
         if !every.is_some_and(|every| step.is_multiple_of(every)) {

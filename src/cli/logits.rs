@@ -8,7 +8,7 @@ use crate::checkpoint::NpyWriter;
 use crate::error::{Error, Result};
 use crate::index::TokenId;
 use crate::infer::Scorer;
-use crate::memory::Ledger;
+use crate::memory::{self, Kind, Ledger};
 use crate::model::buffers::{Reading, TrainBuffers};
 use crate::model::{Gradients, Model, PlacedBatch, check_ids, download_f32, places_at, scratch};
 use clap::Args;
@@ -75,6 +75,12 @@ impl Rows {
 
 impl Logits {
     pub fn run(self) -> Result<()> {
+        if let Some(path) = self.norms_path() {
+            let problem = "is where --grad-norms writes; give --out another name, or remove it";
+            if path.exists() || path == self.out {
+                return Err(Error::file(&path, problem));
+            }
+        }
         let ids = Rows::read(&self.ids)?;
         let positions = match &self.positions {
             Some(path) => Rows::read(path)?,
@@ -95,6 +101,13 @@ impl Logits {
         ids.rows.iter().try_for_each(|row| check_ids(&opened.config, row, "--ids"))?;
         let job = LogitsJob { flags: &self, opened: &opened, ids: &ids, positions: &positions };
         dispatch(self.place.device, self.reader.dtype, self.common.threads, job)
+    }
+}
+
+impl Logits {
+    /// The loss and the gradients' norms go beside the logits.
+    fn norms_path(&self) -> Option<PathBuf> {
+        self.grad_norms.then(|| self.out.with_extension("json"))
     }
 }
 
@@ -120,19 +133,40 @@ impl Job for LogitsJob<'_> {
         }
         file.finish()?;
         drop((model, scorer));
-        if self.flags.grad_norms { self.gradient_norms(b) } else { Ok(()) }
+        self.flags.norms_path().map_or(Ok(()), |path| self.gradient_norms(b, &path))
     }
 }
 
+/// A model and what its two passes need.
+struct Passes<B: Backend> {
+    model: Model<B>,
+    grads: Gradients<B>,
+    buffers: TrainBuffers<B>,
+    batch: PlacedBatch<B>,
+}
+
 impl LogitsJob<'_> {
-    fn gradient_norms<B: Backend>(&self, b: &B) -> Result<()> {
-        let (ledger, tokens) = (&mut Ledger::live(), self.ids.tokens);
-        let mut model: Model<B> = Model::allocate(b, ledger, &self.opened.config, &self.opened.rope)?;
-        self.opened.fill(b, ledger, &mut model)?;
-        let mut grads = Gradients::allocate(b, ledger, &model.specs)?;
-        let mut buffers = TrainBuffers::new(b, ledger, &self.opened.config, tokens, 0)?;
-        let mut batch = PlacedBatch::new(b, ledger, 1, tokens, tokens)?;
-        b.reserve_scratch(scratch::training(b, &self.opened.config, 1, tokens))?;
+    /// What a forward and a backward pass over one row take.
+    fn allocate<B: Backend>(&self, b: &B, ledger: &mut Ledger) -> Result<Passes<B>> {
+        let (config, tokens) = (&self.opened.config, self.ids.tokens);
+        let model = Model::allocate(b, ledger, config, &self.opened.rope)?;
+        let grads = Gradients::allocate(b, ledger, &model.specs)?;
+        let buffers = TrainBuffers::new(b, ledger, config, tokens, 0)?;
+        let batch = PlacedBatch::new(b, ledger, 1, tokens, tokens)?;
+        let bytes = scratch::training(b, config, 1, tokens);
+        ledger.note(Kind::Scratch, "kernels", &[bytes], "u8", bytes);
+        if !ledger.is_dry() {
+            b.reserve_scratch(bytes)?;
+        }
+        Ok(Passes { model, grads, buffers, batch })
+    }
+
+    fn gradient_norms<B: Backend>(&self, b: &B, path: &Path) -> Result<()> {
+        let (mut plan, mut ledger, tokens) = (Ledger::dry(), Ledger::live(), self.ids.tokens);
+        self.allocate(b, &mut plan)?;
+        memory::check_room(b, &plan)?;
+        let Passes { mut model, mut grads, mut buffers, mut batch } = self.allocate(b, &mut ledger)?;
+        self.opened.fill(b, &mut ledger, &mut model)?;
         let scored = self.ids.rows.len() * (tokens - 1);
         let mut sum = 0.0;
         for (ids, positions) in self.ids.rows.iter().zip(&self.positions.rows) {
@@ -147,11 +181,10 @@ impl LogitsJob<'_> {
         let norms = grads.norms(b, &model.specs)?;
         let by_name: serde_json::Map<String, serde_json::Value> =
             model.specs.iter().zip(norms).map(|(spec, norm)| (spec.name.clone(), json!(norm))).collect();
-        let path = self.flags.out.with_extension("json");
         let loss = sum / scored.max(1) as f64;
         let text =
             serde_json::to_string_pretty(&json!({ "loss": loss, "scored": scored, "grad_norms": by_name }))
-                .map_err(|e| Error::file(&path, e.to_string()))?;
-        std::fs::write(&path, text + "\n").map_err(|e| Error::io(&path, "writing the gradient norms", e))
+                .map_err(|e| Error::file(path, e.to_string()))?;
+        std::fs::write(path, text + "\n").map_err(|e| Error::io(path, "writing the gradient norms", e))
     }
 }

@@ -129,7 +129,7 @@ impl Show {
             "by_kind": by_kind.collect::<serde_json::Map<_, _>>(), "buffers": rows.collect::<Vec<_>>(),
         }))?;
         let given = self.device_memory.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
-        let Some(limit) = given.or_else(memory::available_bytes) else { return Ok(()) };
+        let Some(limit) = given.or_else(memory::within_reach_bytes) else { return Ok(()) };
         let name = if given.is_some() { "--device-memory" } else { "memory available" };
         if training && ledger.total() > limit {
             outln!("{}", memory::split_text(ledger, limit));

@@ -201,15 +201,16 @@ impl Loader {
     }
 
     /// A row in words, for messages about a loss that is no number. Drawn again, so nothing has to be kept for it.
-    pub fn describe(&self, step: u64, row: u32) -> String {
-        let example = match self.example(step, row) {
+    pub fn describe(&self, batch: u64, row: u32) -> String {
+        let example = match self.example(batch, row) {
             Ok(example) => example,
-            Err(error) => return format!("step {step}, row {row}: {error}"),
+            Err(error) => return format!("batch {batch}, row {row}: {error}"),
         };
         if let Some(packed) = &example.packed {
-            return self.describe_packed(step, row, &packed.pieces);
+            return self.describe_packed(batch, row, &packed.pieces);
         }
-        let mut line = format!("step {step}, row {row}: {}", self.corpus().documents[example.document].name);
+        let mut line =
+            format!("batch {batch}, row {row}: {}", self.corpus().documents[example.document].name);
         match &example.placement {
             Placement::Spans(spans) => {
                 for ((at, span), text) in span_ranges(spans, example.tokens.len()).zip(&example.content) {
@@ -231,12 +232,12 @@ impl Loader {
         line
     }
 
-    fn describe_packed(&self, step: u64, row: u32, pieces: &[Piece]) -> String {
+    fn describe_packed(&self, batch: u64, row: u32, pieces: &[Piece]) -> String {
         let name = |piece: &Piece| {
             let Range { start, end } = piece.tokens;
             format!("{}, tokens {start}..{end}", self.corpus().documents[piece.document].name)
         };
         let names: Vec<String> = pieces.iter().map(name).collect();
-        format!("step {step}, row {row}: packed of {}", names.join("; "))
+        format!("batch {batch}, row {row}: packed of {}", names.join("; "))
     }
 }

@@ -10,7 +10,7 @@ mod table;
 
 pub use crate::size::bytes_text;
 pub use ledger::{Kind, Ledger, Row};
-pub use resident::{available_bytes, reset_peak, resident_bytes};
+pub use resident::{available_bytes, reset_peak, resident_bytes, within_reach_bytes};
 pub use split::{Split, split_text};
 pub use table::peak_text;
 
@@ -27,14 +27,11 @@ pub fn note_program(ledger: &mut Ledger, tokenizer_bytes: usize, text: usize) {
     ledger.note(Kind::Program, "tokenizer", &[], "u8", tokenizer_bytes);
 }
 
-/// Refuses a plan that does not fit into what is free now of the backend's memory.
+/// Refuses a plan whose buffers do not fit into what is free now of the backend's memory. The program itself, and the text that
+/// it has read, have their memory by now.
 pub fn check_room<B: Backend>(b: &B, plan: &Ledger) -> Result<()> {
-    let (rows, name): (Vec<Row>, _) = if B::SHARES_HOST_MEMORY {
-        (plan.rows().to_vec(), "memory available")
-    } else {
-        let in_buffers = plan.rows().iter().filter(|row| row.kind != Kind::Program);
-        (in_buffers.cloned().collect(), "free memory of the device")
-    };
+    let name = if B::SHARES_HOST_MEMORY { "memory available" } else { "free memory of the device" };
+    let rows: Vec<Row> = plan.rows().iter().filter(|row| row.kind != Kind::Program).cloned().collect();
     match b.free_bytes() {
         Some(free) => check_fits(&rows, free, name),
         None => Ok(()),

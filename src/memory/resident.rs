@@ -30,6 +30,11 @@ fn release() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn release() {}
 
+/// What a run of this program could have in all, in bytes: what is available, and what this process has of it.
+pub fn within_reach_bytes() -> Option<usize> {
+    Some(available_bytes()? + resident_bytes().map_or(0, |(now, _)| now))
+}
+
 /// Memory that can be taken without swapping, in bytes, by the system and by this process's cgroup; None where it is
 /// not said.
 pub fn available_bytes() -> Option<usize> {

@@ -37,7 +37,8 @@ pub(super) fn held_out(s: &Settings, need_data: bool) -> Result<()> {
     let early_stop = s.early_stop.map(|n| ("--early-stop", n.to_string()));
     let save_best = s.save_best.filter(|on| *on).map(|_| ("--save-best", "true".to_string()));
     let probe = s.probe_every.map(|n| ("--probe-every", n.to_string()));
-    let mut asked = early_stop.iter().chain(&save_best).chain(&probe);
+    let eval = s.eval_every.map(|n| ("--eval-every", n.to_string()));
+    let mut asked = early_stop.iter().chain(&save_best).chain(&probe).chain(&eval);
     if let Some((flag, value)) = asked.next().filter(|_| no_text) {
         let problem = "goes by held-out text, and there is none; name some with --eval-data";
         return Err(Error::usage(flag, value, problem));
@@ -107,6 +108,11 @@ pub(super) fn on_spike(s: &Settings) -> Result<Option<SpikeRule>> {
             }
         };
     };
+    if action == OnSpike::Rollback && s.save_every.is_none() {
+        let problem =
+            "goes back to the last checkpoint, and none is written; say how often: --save-every 100";
+        return Err(Error::usage("--on-spike", "rollback", problem));
+    }
     let window = window.unwrap_or(64) as usize;
     if window < 2 {
         return Err(Error::usage("--spike-window", window, "must be at least 2: one loss has no deviation"));

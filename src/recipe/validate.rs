@@ -209,7 +209,7 @@ fn source(s: &Settings) -> Result<Source> {
     }
 }
 
-/// Flags of one method are refused with the others, where they would do nothing.
+/// `--split-ids` is refused where it would do nothing. (Those of chunks are in every recipe, with their defaults.)
 fn sampler(s: &Settings) -> Result<Sampler> {
     let method = s.method.unwrap_or(Method::Pose);
     if let Some(ids) = &s.split_ids {

@@ -4,7 +4,7 @@
 //! the masked CRC of it, all little-endian. The CRC is CRC-32C, masked by a rotation and a constant. An event is a
 //! protobuf message (tensorflow/core/util/event.proto); of its fields the ones below are written.
 
-use super::growing::Growing;
+use super::growing::{self, Growing};
 use crate::error::Result;
 use crate::recipe::OnSaveError;
 use prost::Message;
@@ -54,12 +54,12 @@ impl Events {
     /// all from a record on that is torn.
     pub fn open(directory: &Path, steps_done: u64, on_error: OnSaveError) -> Result<Events> {
         let path = directory.join(NAME);
-        Ok(Events { file: Growing::begin(&path, &kept(&path, steps_done), on_error)? })
+        Ok(Events { file: Growing::begin(&path, &kept(&path, steps_done)?, on_error)? })
     }
 
     /// Drops the events of later steps.
     pub fn drop_after(&mut self, step: u64) -> Result<()> {
-        let kept = kept(self.file.path(), step);
+        let kept = kept(self.file.path(), step)?;
         self.file.replace(&kept)
     }
 
@@ -73,13 +73,13 @@ impl Events {
 }
 
 /// The head of a file, and its events up to a step.
-fn kept(path: &Path, steps_done: u64) -> Vec<u8> {
-    let old = std::fs::read(path).unwrap_or_default();
+fn kept(path: &Path, steps_done: u64) -> Result<Vec<u8>> {
+    let old = growing::read(path)?;
     let stays = |event: &Event| event.summary.is_some() && steps_done > 0 && event.step <= steps_done as i64;
     let kept: Vec<Event> = read(&old).into_iter().filter(stays).collect();
     let wall_time = kept.first().map_or_else(now, |event| event.wall_time);
     let head = Event { wall_time, step: 0, file_version: Some(VERSION.into()), summary: None };
-    [head].iter().chain(&kept).flat_map(|event| record(&event.encode_to_vec())).collect()
+    Ok([head].iter().chain(&kept).flat_map(|event| record(&event.encode_to_vec())).collect())
 }
 
 fn now() -> f64 {

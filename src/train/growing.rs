@@ -4,7 +4,7 @@ use crate::checkpoint::is_at;
 use crate::error::{Error, Result};
 use crate::recipe::OnSaveError;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 /// Appends records. One that cannot be written leaves no part of itself; with [`OnSaveError::Retry`] it is kept and
@@ -61,6 +61,18 @@ impl Growing {
         self.whole += self.owed.len() as u64;
         self.owed.clear();
         Ok(())
+    }
+}
+
+/// What a file holds that an earlier start may have left; nothing where there is none.
+///
+/// # Errors
+/// It is there and cannot be read: to begin it anew would lose it.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(bytes),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(Error::io(path, "reading", e)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! metrics.jsonl, a line for each step, and the summary of a run.
 
 use super::events::Events;
-use super::growing::Growing;
+use super::growing::{self, Growing};
 use super::probe::Probe;
 use super::spikes::Spike;
 use crate::checkpoint::{BEST, Best, Standing};
@@ -45,7 +45,7 @@ impl StepMetrics {
     }
 }
 
-/// A run from its (last) start to its end.
+/// A run that has come to its end.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
     pub steps: u64,
@@ -53,9 +53,9 @@ pub struct Summary {
     pub target_len: usize,
     pub first_loss: Option<f64>,
     pub last_loss: Option<f64>,
-    /// Of the training loop, evaluations and saves included.
+    /// Of the training loop since the last start, evaluations and saves included.
     pub seconds: f64,
-    /// Median over the steps of this start, the latest 1024.
+    /// Median over the latest 1024 steps.
     pub seconds_per_step: Option<f64>,
     pub tokens_per_second: Option<f64>,
     pub planned_bytes: usize,
@@ -84,12 +84,39 @@ pub struct Log {
     /// None where a finished run is only read.
     file: Option<Growing>,
     events: Option<Events>,
-    /// Of this start: the first step, and the latest ones.
+    told: Told,
+    best: Option<Best>,
+}
+
+/// What a summary says of the lines.
+#[derive(Default)]
+struct Told {
     first: Option<StepMetrics>,
     recent: VecDeque<StepMetrics>,
     done: u64,
     last_ppl: Option<f64>,
-    best: Option<Best>,
+}
+
+impl Told {
+    fn of(lines: &[Line]) -> Told {
+        let mut told = Told::default();
+        for Line { json, .. } in lines {
+            told.last_ppl = json["ppl"].as_f64().or(told.last_ppl);
+            told.done = json["step"].as_u64().unwrap_or(told.done);
+            // of a step, and not of an evaluation
+            StepMetrics::deserialize(json).into_iter().for_each(|step| told.step(&step));
+        }
+        told
+    }
+
+    fn step(&mut self, metrics: &StepMetrics) {
+        self.first.get_or_insert(*metrics);
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(*metrics);
+        self.done = metrics.step;
+    }
 }
 
 impl Log {
@@ -99,34 +126,23 @@ impl Log {
         directory: &Path, steps_done: u64, standing: Standing, passed: u64, recipe: &Recipe,
     ) -> Result<Log> {
         let path = directory.join("metrics.jsonl");
-        let file = Growing::begin(&path, kept(&path, steps_done, passed).as_bytes(), recipe.on_save_error)?;
+        let lines = kept(&path, steps_done, passed)?;
+        let file = Growing::begin(&path, text(&lines).as_bytes(), recipe.on_save_error)?;
         let events = || Events::open(directory, steps_done, recipe.on_save_error);
         let events = recipe.tensorboard.then(events).transpose()?;
-        let (best, file) = (standing.best, Some(file));
-        let (first, recent) = (None, VecDeque::new());
-        Ok(Log { file, events, first, recent, done: steps_done, last_ppl: None, best })
+        let told = Told { done: steps_done, ..Told::of(&lines) };
+        Ok(Log { file: Some(file), events, told, best: standing.best })
     }
 
     /// What a finished run wrote.
     pub fn read(directory: &Path) -> Result<Log> {
-        let path = directory.join("metrics.jsonl");
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "reading the metrics", e))?;
-        let steps: Vec<StepMetrics> =
-            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        let lines: Vec<serde_json::Value> =
-            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        let best_of = |line: &serde_json::Value| {
-            let ppl = line["ppl"].as_f64().or(line["probe_ppl"].as_f64()).filter(|_| line["best"] == true)?;
-            Some(Best { step: line["step"].as_u64()?, ppl })
+        let lines = lines(&directory.join("metrics.jsonl"))?;
+        let best_of = |Line { json, .. }: &Line| {
+            let ppl = json["ppl"].as_f64().or(json["probe_ppl"].as_f64()).filter(|_| json["best"] == true)?;
+            Some(Best { step: json["step"].as_u64()?, ppl })
         };
-        let (last_ppl, best) = (
-            lines.iter().filter_map(|line| line["ppl"].as_f64()).next_back(),
-            lines.iter().filter_map(best_of).next_back(),
-        );
-        let done = steps.last().map_or(0, |m| m.step);
-        let first = steps.first().copied();
-        let recent = steps.into_iter().rev().take(RECENT).rev().collect();
-        Ok(Log { file: None, events: None, first, recent, done, last_ppl, best })
+        let best = lines.iter().filter_map(best_of).next_back();
+        Ok(Log { file: None, events: None, told: Told::of(&lines), best })
     }
 
     fn line(&mut self, value: &impl Serialize) -> Result<()> {
@@ -136,12 +152,7 @@ impl Log {
     }
 
     pub fn step(&mut self, metrics: &StepMetrics) -> Result<()> {
-        self.first.get_or_insert(*metrics);
-        if self.recent.len() == RECENT {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(*metrics);
-        self.done = metrics.step;
+        self.told.step(metrics);
         let StepMetrics { step, loss, weighted_loss, grad_norm, lr, tokens_per_second, .. } = *metrics;
         let mut scalars = vec![
             ("train/loss", loss),
@@ -158,7 +169,7 @@ impl Log {
     pub fn eval(&mut self, step: u64, report: &WindowReport, best: bool) -> Result<()> {
         let (window, ppl, nll) = (report.window, report.ppl, report.nll);
         let mut line = serde_json::json!({ "step": step, "window": window, "ppl": ppl, "nll": nll });
-        self.last_ppl = Some(report.ppl);
+        self.told.last_ppl = Some(report.ppl);
         self.mark(&mut line, step, report.ppl, best);
         self.scalars(step, &[("eval/perplexity", report.ppl)])?;
         self.line(&line)
@@ -183,18 +194,17 @@ impl Log {
 
     /// An update was left out.
     pub fn skip(&mut self, spike: &Spike) -> Result<()> {
-        self.done = spike.step;
+        self.told.done = spike.step;
         self.line(&spike_line("skip", spike.step, spike))
     }
 
     /// The run is at `step` again, and passes over batches: what was logged since is dropped.
     pub fn roll_back(&mut self, step: u64, passed: u64, spike: &Spike) -> Result<()> {
-        self.done = step;
-        self.recent.retain(|m| m.step <= step);
-        self.first = self.first.filter(|m| m.step <= step);
         if let Some(file) = &mut self.file {
-            let kept = kept(file.path(), step, passed);
-            file.replace(kept.as_bytes())?;
+            file.settle()?;
+            let lines = kept(file.path(), step, passed)?;
+            file.replace(text(&lines).as_bytes())?;
+            self.told = Told { done: step, ..Told::of(&lines) };
         }
         if let Some(events) = &mut self.events {
             events.drop_after(step)?;
@@ -220,21 +230,21 @@ impl Log {
         // metrics that were owed are the last thing to be without
         self.file.as_mut().map_or(Ok(()), Growing::settle)?;
         let best_model = recipe.save_best.then(|| recipe.out.join(BEST)).filter(|path| path.is_dir());
-        let recent = self.recent.make_contiguous();
+        let recent = self.told.recent.make_contiguous();
         let mut speeds: Vec<f64> = recent.iter().map(|m| m.tokens_per_second).collect();
         speeds.sort_by(|a, b| b.total_cmp(a));
         Ok(Summary {
-            steps: self.done,
+            steps: self.told.done,
             train_len: recipe.sampler.window(),
             target_len: recipe.sampler.target_len(),
-            first_loss: self.first.map(|m| m.loss),
+            first_loss: self.told.first.map(|m| m.loss),
             last_loss: recent.last().map(|m| m.loss),
             seconds: elapsed.as_secs_f64(),
             seconds_per_step: StepMetrics::median_seconds(recent),
             tokens_per_second: speeds.get(speeds.len() / 2).copied(),
             planned_bytes: plan.total(),
             peak_bytes: memory::resident_bytes().map(|(_, peak)| peak),
-            ppl: self.last_ppl,
+            ppl: self.told.last_ppl,
             best: self.best,
             best_model,
             out: recipe.out.clone(),
@@ -248,13 +258,30 @@ fn spike_line(action: &str, step: u64, spike: &Spike) -> serde_json::Value {
     serde_json::json!({ "step": step, "spike": action, "loss": loss, "z": z, "sample": sample })
 }
 
-/// The lines of a metrics file up to a step. A run that begins anew writes of step 0 too.
-fn kept(path: &Path, steps_done: u64, passed: u64) -> String {
-    let old = std::fs::read_to_string(path).unwrap_or_default();
-    let stays = |line: &&str| {
-        let Ok(line) = serde_json::from_str::<serde_json::Value>(line) else { return false };
-        let later = line["passed"].as_u64().is_some_and(|p| p > passed);
-        steps_done > 0 && !later && line["step"].as_u64().is_some_and(|s| s <= steps_done)
+/// A line of a metrics file.
+struct Line {
+    text: String,
+    json: serde_json::Value,
+}
+
+/// The whole lines of a metrics file: one that is torn is none.
+fn lines(path: &Path) -> Result<Vec<Line>> {
+    let whole = |line: &[u8]| {
+        let text = std::str::from_utf8(line).ok()?.to_string();
+        Some(Line { json: serde_json::from_str(&text).ok()?, text })
     };
-    old.lines().filter(stays).map(|line| format!("{line}\n")).collect()
+    Ok(growing::read(path)?.split(|&byte| byte == b'\n').filter_map(whole).collect())
+}
+
+/// Those up to a step. A run that begins anew writes of step 0 too.
+fn kept(path: &Path, steps_done: u64, passed: u64) -> Result<Vec<Line>> {
+    let stays = |Line { json, .. }: &Line| {
+        let later = json["passed"].as_u64().is_some_and(|p| p > passed);
+        steps_done > 0 && !later && json["step"].as_u64().is_some_and(|s| s <= steps_done)
+    };
+    Ok(lines(path)?.into_iter().filter(stays).collect())
+}
+
+fn text(lines: &[Line]) -> String {
+    lines.iter().flat_map(|line| [line.text.as_str(), "\n"]).collect()
 }

@@ -50,6 +50,8 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
     let mut opened = Opened::open(recipe, watch)?;
     let dry = plan(b, recipe, &opened)?;
     watch.planned(&dry);
+    // what reading the text has freed is there for the run
+    memory::reset_peak();
     memory::check_room(b, &dry)?;
     let mut directory = save::RunDirectory::find(recipe, &opened, resume, watch)?;
     if directory.is_finished() {
@@ -59,7 +61,6 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
         return metrics::Log::read(directory.path())?.summary(recipe, &dry, Duration::ZERO);
     }
 
-    memory::reset_peak();
     let mut state = State::allocate(b, recipe, &opened, &mut memory::Ledger::live())?;
     match directory.latest() {
         Some(checkpoint) => {

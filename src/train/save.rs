@@ -5,7 +5,7 @@ use super::{Opened, State, Watch, probe};
 use crate::backend::Backend;
 use crate::checkpoint::{
     Adapter, BEST, Existing, ModelTensors, Resume, ResumeState, RunLock, SHARD_BYTES, Staging, Weights,
-    checkpoint_dir, finish_publishing, latest, publish, write_adapter, write_model, write_resume,
+    checkpoint_dir, finish_publishing, latest, publish, retire, write_adapter, write_model, write_resume,
 };
 use crate::data::bytes_as_json;
 use crate::error::{Error, Result};
@@ -81,7 +81,8 @@ impl RunDirectory {
         Ok(RunDirectory { out, fingerprint, latest, finished, lock: Some(lock) })
     }
 
-    /// Makes the directory and takes it, or keeps the run's own, and saves the recipe in it.
+    /// Makes the directory and takes it, or keeps the run's own, and saves the recipe in it. A model that is there is that of a
+    /// shorter run, and one no more.
     pub fn begin(&mut self, recipe: &Recipe) -> Result<()> {
         std::fs::create_dir_all(&self.out)
             .map_err(|e| Error::io(&self.out, "making the run's directory", e))?;
@@ -90,6 +91,7 @@ impl RunDirectory {
             // another run may have come and gone since this one looked
             refuse_occupied(&self.out)?;
         }
+        retire(&self.out)?;
         let (path, temp) = (self.out.join(RECIPE), self.out.join(".recipe.toml.tmp"));
         std::fs::write(&temp, recipe.to_toml())
             .and_then(|()| std::fs::rename(&temp, &path))

@@ -52,7 +52,7 @@ impl<'a> Saves<'a> {
             }
         }
         let Some(keep) = self.recipe.keep else { return Ok(()) };
-        prune(directory.path(), keep.last, keep.every)
+        prune(directory.path(), step, keep.last, keep.every)
             .or_else(|error| self.bear(error, "an older checkpoint stays"))
     }
 

@@ -3,7 +3,7 @@
 use super::save::RunDirectory;
 use super::{Opened, State, Watch, metrics::Log};
 use crate::backend::Backend;
-use crate::checkpoint::SpikeState;
+use crate::checkpoint::{SpikeState, Standing};
 use crate::error::{Error, Result};
 use crate::recipe::{OnSpike, Recipe, SpikeRule};
 
@@ -16,6 +16,8 @@ const MOST_ROLLBACKS: u64 = 3;
 pub struct Spike {
     pub step: u64,
     pub loss: f64,
+    /// Of the gradients.
+    pub norm: f64,
     /// Infinite for a loss or a gradient that is no number.
     pub z: f64,
     /// The sample with the highest loss.
@@ -24,10 +26,13 @@ pub struct Spike {
 
 impl Spike {
     fn sentence(&self) -> String {
-        let Spike { step, loss, z, sample } = self;
-        format!(
-            "step {step}: the loss leapt to {loss:.4}, {z:.1} standard deviations above the steps before (the sample is {sample})"
-        )
+        let Spike { step, loss, norm, z, sample } = self;
+        let what = if z.is_finite() {
+            format!("the loss leapt to {loss:.4}, {z:.1} standard deviations above the steps before")
+        } else {
+            format!("the loss is {loss} and the gradient norm {norm}")
+        };
+        format!("step {step}: {what} (the sample is {sample})")
     }
 }
 
@@ -94,8 +99,12 @@ impl<B: Backend> State<B> {
                 Err(Error::NonFinite(format!("{said}; nothing was updated; {good}")))
             }
             (OnSpike::Rollback, Some(checkpoint)) => {
-                let passed = self.spikes.passed;
+                let (passed, best) = (self.spikes.passed, self.standing.best);
                 let weights = self.restore(b, recipe, directory, checkpoint, watch)?;
+                // the best model so far stays in OUT/best, whatever became of the run after it
+                if best != self.standing.best {
+                    self.standing = Standing { best, since_best: 0 };
+                }
                 weights.into_iter().for_each(|weights| opened.loader.set_weights(weights));
                 rollbacks.count(self.steps_done, &said)?;
                 self.spikes.passed = passed + spike.step - self.steps_done;

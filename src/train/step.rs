@@ -36,7 +36,7 @@ impl<B: Backend> State<B> {
         if let Some(rule) = &recipe.on_spike {
             if let Some(z) = spikes::judge(&mut self.spikes, rule, if is_number { loss } else { f64::NAN }) {
                 let sample = worst_sample(batch, &losses, loader);
-                return Ok(Stepped::Spiked(Spike { step, loss, z, sample }));
+                return Ok(Stepped::Spiked(Spike { step, loss, norm, z, sample }));
             }
         } else if !is_number {
             return Err(broken(step, loss, norm, worst_sample(batch, &losses, loader), directory));
