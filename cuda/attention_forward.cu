@@ -6,18 +6,19 @@
 // at a time from the last to the first, two tiles in shared memory: one is multiplied while the next arrives. The main loop
 // takes a tile's weights and values and multiplies the next tile's keys. It is left for tiles that not every query sees whole
 // (the diagonal's, the window's edge, all with documents), which need a mask, and where weights have grown so large that sums
-// must be rescaled: no maximum is sought in it. A row has met its own key, hence a maximum, before the main loop.
+// must be rescaled: no maximum is sought in it. The tile of a row's own key is left to the mask, so each row has a maximum before
+// the main loop.
 //
 // Launch: ATTENTION_THREADS; grid (⌈queries/ATTENTION_QUERIES⌉, heads, rows); dynamic shared memory
-// (ATTENTION_QUERIES + 4·tile)·(D+8)·2 bytes, tile = ATTENTION_KEYS, for D 256 ATTENTION_KEYS_WIDE.
+// (ATTENTION_QUERIES + 4·tile)·(D+8)·2 bytes, tile = ATTENTION_KEYS, in the narrow kernels ATTENTION_KEYS_NARROW.
 #include "attention.cuh"
 #include "softmax_state.cuh"
 
 // ----------------------------------------------------------------------------------------------------------- the kernel
 
-template <int D>
+template <int D, int TILE_>
 struct Forward {
-    static constexpr int TILE = D > 128 ? ATTENTION_KEYS_WIDE : ATTENTION_KEYS;
+    static constexpr int TILE = TILE_;  // keys
     static constexpr int KEY_BLOCKS = TILE / 8;
     using Queries = HeadRows<D, ATTENTION_QUERIES>;
     using Keys = HeadRows<D, TILE>;
@@ -65,8 +66,9 @@ struct Forward {
             for (int c = 0; c < 4; c++) o[d][c] *= factor[c / 2];
     }
 
-    // Turns scores into weights and adds them to the rows' sums; false, and nothing added, where some row must be raised first.
-    __device__ bool weigh(float (&scores)[KEY_BLOCKS][4]) {
+    // Turns scores into weights and adds them to the rows' sums; false, and nothing added, where some row must be raised first. Rows
+    // that have just been `raised` need not be: of scores beyond 2^28 the rounding alone can pass the limit, for ever.
+    __device__ bool weigh(float (&scores)[KEY_BLOCKS][4], bool raised) {
         const float base[2] = {state[0].base(), state[1].base()};
         float sum[2] = {};
 #pragma unroll
@@ -76,7 +78,7 @@ struct Forward {
                 scores[j][c] = exp2_approx(scores[j][c] * scale - base[c / 2]);
                 sum[c / 2] += scores[j][c];
             }
-        if (__any_sync(FULL_WARP, fmaxf(sum[0], sum[1]) > SoftmaxState::LIMIT)) return false;
+        if (!raised && __any_sync(FULL_WARP, fmaxf(sum[0], sum[1]) > SoftmaxState::LIMIT)) return false;
         state[0].sum += sum[0];
         state[1].sum += sum[1];
         return true;
@@ -99,10 +101,10 @@ struct Forward {
     }
 };
 
-template <int D>
+template <int D, int TILE>
 __device__ __forceinline__ void attention(bf16* o, float* lse, const bf16* q, const bf16* k, const bf16* v, const uint32_t* documents,
                                           Shape s) {
-    using F = Forward<D>;
+    using F = Forward<D, TILE>;
     using Queries = typename F::Queries;
     using Keys = typename F::Keys;
     extern __shared__ __align__(128) uint4 memory[];
@@ -114,10 +116,10 @@ __device__ __forceinline__ void attention(bf16* o, float* lse, const bf16* q, co
     k += int64_t(row) * s.keys * k_stride + kv_head * D;
     v += int64_t(row) * s.keys * k_stride + kv_head * D;
 
-    // Tiles [first, end) are seen by some query, [whole, whole_end) by all of them, entirely.
+    // Tiles [first, end) are seen by some query, [whole, whole_end) by all of them, entirely, and have no query's own key.
     const int at0 = s.past() + query0, at_last = min(s.keys, at0 + ATTENTION_QUERIES) - 1;
     const int first = first_seen(at0, s.window) / F::TILE, end = at_last / F::TILE + 1;
-    const int whole = (first_seen(at_last, s.window) + F::TILE - 1) / F::TILE, whole_end = documents ? 0 : (at0 + 1) / F::TILE;
+    const int whole = (first_seen(at_last, s.window) + F::TILE - 1) / F::TILE, whole_end = documents ? 0 : at0 / F::TILE;
 
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     F f{s, documents ? documents + int64_t(row) * s.keys : nullptr, s.scale * LOG2_E, at0 + warp * 16 + lane / 4,
@@ -148,10 +150,12 @@ __device__ __forceinline__ void attention(bf16* o, float* lse, const bf16* q, co
     for (bool light = true;; light = true) {
         if (!plain()) f.mask(scores, tile * F::TILE);
         f.raise(scores);
+        bool raised = true;
 #pragma unroll 1
         do {  // the main loop
-            light = f.weigh(scores);
+            light = f.weigh(scores, raised);
             if (!light) break;
+            raised = false;
             accumulate_rows<Keys>(f.o, scores, f.v_at + stage);
             if (--tile < first) break;
             stage ^= Keys::BYTES;
@@ -167,14 +171,15 @@ __device__ __forceinline__ void attention(bf16* o, float* lse, const bf16* q, co
 
 // ---------------------------------------------------------------------------------------------------------- entry points
 
-#define ENTRY(D)                                                                                                          \
+#define ENTRY(name, D, TILE)                                                                                              \
     extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS)                                                       \
-        attention_d##D##_bf16(bf16* o, float* lse, const bf16* q, const bf16* k, const bf16* v, const uint32_t* documents, \
-                              int queries, int keys, int heads, int kv_heads, int window, float scale) {                  \
-        attention<D>(o, lse, q, k, v, documents, Shape{queries, keys, heads, kv_heads, window, scale});                   \
+        name##_d##D##_bf16(bf16* o, float* lse, const bf16* q, const bf16* k, const bf16* v, const uint32_t* documents,   \
+                           int queries, int keys, int heads, int kv_heads, int window, float scale) {                     \
+        attention<D, TILE>(o, lse, q, k, v, documents, Shape{queries, keys, heads, kv_heads, window, scale});             \
     }
-ENTRY(64)
-ENTRY(80)
-ENTRY(96)
-ENTRY(128)
-ENTRY(256)
+ENTRY(attention, 64, ATTENTION_KEYS)
+ENTRY(attention, 80, ATTENTION_KEYS)
+ENTRY(attention, 96, ATTENTION_KEYS)
+ENTRY(attention, 128, ATTENTION_KEYS)
+ENTRY(attention_narrow, 128, ATTENTION_KEYS_NARROW)
+ENTRY(attention_narrow, 256, ATTENTION_KEYS_NARROW)

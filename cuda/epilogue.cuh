@@ -60,9 +60,10 @@ struct LogitEpilogue : Epilogue<float> {
         for (int j = 0; j < 4; j++)
             if (column + j < columns) largest = fmaxf(largest, z.x[j]);
         largest = warp_max(largest);
+        const float base = largest == -INFINITY ? 0.f : largest;  // so that −inf adds nothing, and NaN is passed on
 #pragma unroll
         for (int j = 0; j < 4; j++)
-            if (column + j < columns) sum += expf(z.x[j] - largest);
+            if (column + j < columns) sum += expf(z.x[j] - base);
         sum = warp_sum(sum);
         const int tiles = (columns + MATMUL_N - 1) / MATMUL_N;
         if (threadIdx.x % 32 == 0) stats[int64_t(row) * tiles + column / MATMUL_N] = make_float2(largest, sum);

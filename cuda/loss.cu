@@ -3,6 +3,8 @@
 //
 //   nll[t] = log Σ_j exp(z_tj) − z_t,target;  0 where the target is IGNORED_TOKEN            nll (=) [tokens] f32
 //   slope[t,:] = scale·weights[t]·(softmax(z_t) − onehot(target));  0 for ignored tokens    slope (=) [tokens,vocab] T, or null
+//   A logit that is NaN makes nll and slopes NaN. A target that is neither a row nor IGNORED_TOKEN ends the kernel with a trap.
+//
 //   z [tokens,vocab] f32, targets [tokens] u32, weights [tokens] f32 or null: all 1. nll is not weighted
 //
 //   stats [tokens,tiles] pairs (max z, Σ exp(z − max)) of pieces of a row, as matmul_nt_f32out leaves them; or null: found here,
@@ -16,18 +18,17 @@
 
 // ----------------------------------------------------------------------------------------------------------- the kernel
 
-// A sum of exponentials, Σ exp(z − largest).
+// A sum of exponentials, Σ exp(z − largest). It is NaN as soon as one z is; −inf adds nothing.
 struct Exponentials {
     float largest = -INFINITY, sum = 0.f;
 
-    __device__ void add(float z) {
-        if (z > largest) {
-            sum *= expf(largest - z);
-            largest = z;
-        }
-        sum += expf(z - largest);
-    }
+    __device__ void add(float z) { add(make_float2(z, 1.f)); }
+    // A piece's largest z, and its sum.
     __device__ void add(float2 piece) {
+        if (piece.x == -INFINITY) {  // all of it, or what is not NaN
+            if (isnan(piece.y)) sum = piece.y;
+            return;
+        }
         if (piece.x > largest) {
             sum *= expf(largest - piece.x);
             largest = piece.x;
@@ -114,10 +115,11 @@ __device__ __forceinline__ void cross_entropy(float* nll, T* slope, const float*
     const float* const z = logits + int64_t(token) * vocab;
     const uint32_t target = targets[token];
     const bool counts = target != IGNORED_TOKEN;
+    if (counts && target >= uint32_t(vocab)) __trap();
     Exponentials mine;
     if (counts) mine = share<WIDE>(z, vocab, stats ? stats + int64_t(token) * tiles : nullptr, tiles);
     const float max = block_max<SOFTMAX_THREADS>(mine.largest, slots);
-    const float sum = block_sum<SOFTMAX_THREADS>(mine.largest == -INFINITY ? 0.f : mine.sum * expf(mine.largest - max), slots);
+    const float sum = block_sum<SOFTMAX_THREADS>(mine.largest == -INFINITY ? mine.sum : mine.sum * expf(mine.largest - max), slots);
     const float at_target = counts ? z[target] : 0.f;
     if (threadIdx.x == 0) nll[token] = counts ? max - at_target + logf(sum) : 0.f;
     if (!slope) return;

@@ -10,7 +10,7 @@
 constexpr float LOG2_E = 1.44269504088896341f, LN_2 = 0.69314718055994531f;
 
 struct SoftmaxState {
-    static constexpr float LIMIT = 256.f;  // of a lane's weights of one tile; after `raise` each is at most 1
+    static constexpr float LIMIT = 256.f;  // of a lane's weights of one tile; after `raise` each is at most 1, or a few where scores reach 2^24
     float max = -INFINITY, sum = 0.f;  // `sum` is this lane's share until `finish`
 
     // Raises max to `seen` if that is higher; returns what all sums so far are multiplied by.

@@ -41,7 +41,7 @@ constexpr int MATMUL_F32_THREADS = 256; // 16 x 16 threads of 4 x 4
 // attention in bf16: queries and keys of a tile; a warp has 16 rows.
 constexpr int ATTENTION_QUERIES = 128;
 constexpr int ATTENTION_KEYS = 64;
-constexpr int ATTENTION_KEYS_WIDE = 32; // for head_dim 256
+constexpr int ATTENTION_KEYS_NARROW = 32;  // where shared memory is short: for head_dim 256, and for 128 on some GPUs
 constexpr int ATTENTION_THREADS = 256;
 constexpr int ATTENTION_DQ_QUERIES = 64;
 constexpr int ATTENTION_DQ_KEYS = 32;

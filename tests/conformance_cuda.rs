@@ -24,6 +24,21 @@ fn f32_agrees_with_the_reference() {
     }
 }
 
+/// The capability of cards with 99 KiB of shared memory for a block, where heads of 128 go in smaller tiles and those of 256 on
+/// plain multiply-adds.
+#[test]
+fn attention_agrees_where_shared_memory_is_short() {
+    let here = [("SOFTCUDA_CAPABILITY", std::path::Path::new("8.6"))];
+    if softcuda::inside_with("attention_agrees_where_shared_memory_is_short", &here)
+        == softcuda::Where::Inside
+    {
+        let cuda = Cuda::<bf16>::new(0).unwrap();
+        let mut suite = Suite::new(&cuda, "cuda bf16, sm_86");
+        conformance::attention::all(&mut suite);
+        conformance::kv::all(&mut suite);
+    }
+}
+
 #[test]
 fn short_buffers_are_refused_by_name() {
     if softcuda::inside("short_buffers_are_refused_by_name") {

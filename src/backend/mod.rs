@@ -371,6 +371,10 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// Bytes of working memory that the operation takes beside its operands.
     fn scratch_bytes(&self, op: ScratchFor) -> usize;
+    /// Bytes that an optimizer's step keeps beside its operands, tensors of so many elements, from the first one on.
+    fn optimizer_bytes(&self, _lengths: &[usize]) -> usize {
+        0
+    }
     /// Takes the working memory for all operations to come; called once, before the first.
     fn reserve_scratch(&self, bytes: usize) -> Result<()>;
 

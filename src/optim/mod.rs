@@ -59,6 +59,11 @@ impl<B: Backend> AdamState<B> {
                 master.push(ledger.buf(b, Kind::MasterWeights, &name, &spec.shape)?);
             }
         }
+        let lengths: Vec<usize> = model.trained().map(|(_, spec)| spec.elements()).collect();
+        let bytes = b.optimizer_bytes(&lengths);
+        if bytes > 0 {
+            ledger.note(Kind::Scratch, "optimizer tables", &[bytes], "u8", bytes);
+        }
         Ok(AdamState { master, moments: Moments::allocate(b, ledger, model, optimizer)? })
     }
 

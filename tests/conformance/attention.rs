@@ -9,6 +9,8 @@ use pose_engine::index::DocumentId;
 pub struct Case {
     pub shape: AttentionShape,
     pub documents: Option<fn(usize) -> u32>,
+    /// How large queries and keys are.
+    pub spread: f64,
 }
 
 pub fn case(rows: usize, queries: usize, keys: usize, heads: (usize, usize), head_dim: usize) -> Case {
@@ -17,12 +19,17 @@ pub fn case(rows: usize, queries: usize, keys: usize, heads: (usize, usize), hea
     Case {
         shape: AttentionShape { rows, queries, keys, heads, kv_heads, head_dim, scale, window: None },
         documents: None,
+        spread: 4.0,
     }
 }
 
 impl Case {
     pub fn window(mut self, window: usize) -> Case {
         self.shape.window = Some(window);
+        self
+    }
+    pub fn spread(mut self, spread: f64) -> Case {
+        self.spread = spread;
         self
     }
     pub fn documents(mut self, documents: fn(usize) -> u32) -> Case {
@@ -61,6 +68,19 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
         case(1, 1, 5000, (4, 1), 16),
         case(2, 3, 4500, (2, 2), 16).window(1000),
         case(1, 2, 4200, (2, 1), 16).documents(|j| j as u32 / 1500),
+        // tensor cores: a block's first query is the last of a tile of keys, or not; scores that need no maximum, and that do
+        case(1, 17, 80, (1, 1), 64).spread(0.3),
+        case(2, 17, 80, (2, 1), 64),
+        case(1, 17, 336, (1, 1), 64).window(200).spread(0.3),
+        case(1, 130, 449, (2, 1), 64).window(200),
+        case(1, 20, 147, (1, 1), 128).spread(0.3),
+        case(1, 20, 147, (2, 2), 128),
+        case(1, 18, 49, (1, 1), 256).spread(0.3),
+        case(1, 18, 49, (1, 1), 256),
+        case(1, 40, 300, (2, 2), 96).documents(|j| j as u32 / 90).spread(0.3),
+        case(1, 150, 277, (2, 1), 64).documents(|j| j as u32 / 60).window(100),
+        case(1, 140, 140, (2, 1), 128).documents(|j| j as u32 / 33).window(70),
+        case(1, 129, 129, (2, 1), 64).window(40),
         // few queries, of a group that is no power of two
         case(1, 15, 4200, (3, 1), 16),
         // decoding: whole vectors, halves of them, more heads on a key than registers hold
@@ -77,7 +97,7 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
 fn one<B: Backend>(t: &mut Suite<'_, B>, case: &Case) {
     let s = case.shape;
     let (nq, nk) = (s.rows * s.queries * s.heads * s.head_dim, s.rows * s.keys * s.kv_heads * s.head_dim);
-    let (q, k, v) = (t.random(nq, 4.0), t.random(nk, 4.0), t.random(nk, 1.0));
+    let (q, k, v) = (t.random(nq, case.spread), t.random(nk, case.spread), t.random(nk, 1.0));
     let ids = case.ids();
     let documents: Option<Vec<DocumentId>> =
         ids.as_ref().map(|ids| ids.iter().map(|id| DocumentId(*id)).collect());

@@ -18,6 +18,11 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
         unit_rows(t, tokens, width, false);
         unit_rows(t, tokens, width, true);
     }
+    // rows that take all the shared memory there is without asking: of a backward pass in f32, and of layernorm
+    for width in [3072, 4096] {
+        rmsnorm(t, NormShape { tokens: 2, width, eps: 1e-5 });
+        layernorm(t, NormShape { tokens: 2, width, eps: 1e-5 });
+    }
     for len in [0, 1, 17, 63, 65, 257, 40_001] {
         swiglu(t, len);
         gelu(t, len);

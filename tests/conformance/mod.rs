@@ -22,7 +22,7 @@ const GUARDED: usize = 3;
 /// One backend under test. `trace` collects all outputs.
 pub struct Suite<'a, B: Backend> {
     pub b: &'a B,
-    label: String,
+    pub label: String,
     seed: u64,
     pub trace: Vec<(String, Vec<f64>)>,
 }

@@ -3,7 +3,7 @@
 use super::plain::{product, round};
 use super::{Suite, TRUTH, host, zeros};
 use pose_engine::backend::reference::HostBuf;
-use pose_engine::backend::{Backend, HeadGrad, HeadShape, MatmulShape, Write};
+use pose_engine::backend::{Backend, Float, HeadGrad, HeadShape, MatmulShape, Write};
 use pose_engine::index::TokenId;
 
 pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
@@ -25,6 +25,11 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
         (257, 65, 63),
         (300, 130, 64),
         (100, 96, 2049),
+        // rows that start on 16 bytes, of which there are any number; outputs that do not
+        (130, 72, 168),
+        (9, 136, 40),
+        (67, 131, 64),
+        (11, 8, 8),
         (30, 40, 3000),
         (3001, 20, 18),
         (20, 3001, 18),
@@ -39,9 +44,12 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
         tn(t, s);
         bias_backward(t, m, n);
     }
-    for (tokens, width, vocab) in [(1, 1, 1), (3, 65, 257), (17, 63, 65), (65, 17, 1), (257, 30, 300)] {
+    for (tokens, width, vocab) in
+        [(1, 1, 1), (3, 65, 257), (17, 63, 65), (65, 17, 1), (257, 30, 300), (13, 64, 261)]
+    {
         head(t, HeadShape { tokens, width, vocab }, false, false);
     }
+    no_numbers_do_not_pass(t);
     for (tokens, width, vocab) in [(1, 1, 1), (17, 63, 65), (70, 24, 520)] {
         head(t, HeadShape { tokens, width, vocab }, true, false);
     }
@@ -142,6 +150,26 @@ fn weights_of_one<B: Backend>(t: &mut Suite<'_, B>, s: HeadShape) {
         (of_x, of_w)
     };
     assert!(gradients(None) == gradients(Some(&ones)), "head_loss {s:?}: weights of 1 change the bits");
+}
+
+/// A logit that is no number is in every token's loss, whatever the others are.
+fn no_numbers_do_not_pass<B: Backend>(t: &mut Suite<'_, B>) {
+    for (vocab, bad) in [(5, 3..4), (300, 128..256), (300, 0..300), (264, 7..8)] {
+        let (tokens, width) = (3, 8);
+        let s = HeadShape { tokens, width, vocab };
+        let mut w = t.random(vocab * width, 1.0);
+        w[bad.start * width..bad.end * width].fill(f64::NAN);
+        let x = t.random(tokens * width, 1.0);
+        let (x, w) = (t.floats(&x), t.floats(&w));
+        let targets = t.upload(&[TokenId(0), TokenId::IGNORED, TokenId(vocab as u32 - 1)]);
+        let mut nll = t.fresh(tokens);
+        t.b.head_loss(&mut nll, &x, &w, None, &targets, None, s).unwrap();
+        let mut got = vec![B::Stat::default(); tokens];
+        t.b.download(&mut got, &nll, 0).unwrap();
+        let is_nan: Vec<bool> = got.iter().map(|x| x.to_f64().is_nan()).collect();
+        assert_eq!(is_nan, [true, false, true], "{}: rows {bad:?} of {vocab}", t.label);
+        assert_eq!(got[1].to_f64(), 0.0);
+    }
 }
 
 /// A head with a bias or without one, its tokens weighted or not.

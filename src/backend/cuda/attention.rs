@@ -33,14 +33,43 @@ pub(super) fn key_elements(s: AttentionShape) -> usize {
     s.rows * s.keys * s.kv_heads * s.head_dim
 }
 
-/// Bytes of `rows` rows of a head in shared memory, padded against bank conflicts (`HeadRows` in cuda/attention.cuh).
+/// Bytes of `rows` rows of a head in shared memory, padded against bank conflicts (`HeadRows` in cuda/head_rows.cuh).
 fn head_rows(rows: usize, head_dim: usize) -> usize {
     rows * (head_dim + 8) * 2
 }
 
+/// Shared memory of the forward kernel with tiles of `tile` keys.
+fn forward_shared(tile: usize, head_dim: usize) -> usize {
+    head_rows(tiles::ATTENTION_QUERIES + 4 * tile, head_dim)
+}
+
+fn decode_shared(head_dim: usize) -> usize {
+    let meeting = 4 * tiles::DECODE_ROWS * (head_dim + 4) * 4;
+    head_rows(tiles::DECODE_ROWS + 4 * tiles::DECODE_KEYS, head_dim).max(meeting)
+}
+
+fn dq_shared(head_dim: usize) -> usize {
+    head_rows(2 * tiles::ATTENTION_DQ_QUERIES + 4 * tiles::ATTENTION_DQ_KEYS, head_dim)
+}
+
+fn dkv_shared(head_dim: usize) -> usize {
+    let rows = 2 * tiles::ATTENTION_DKV_KEYS + 4 * tiles::ATTENTION_DKV_QUERIES;
+    head_rows(rows, head_dim) + 16 * tiles::ATTENTION_DKV_QUERIES
+}
+
+/// What a GPU must give a block for the tensor core kernels of a head size, the forward pass in the smaller tiles. (99 KiB, as
+/// sm_86, sm_89 and sm_120 have, are enough for heads of 128; 256 take more.)
+fn most_shared(head_dim: usize) -> usize {
+    let forward = forward_shared(tiles::ATTENTION_KEYS_NARROW, head_dim);
+    [forward, decode_shared(head_dim), dq_shared(head_dim), dkv_shared(head_dim)]
+        .into_iter()
+        .fold(0, usize::max)
+}
+
 impl<E: CudaFloat> Cuda<E> {
-    fn way(s: AttentionShape) -> Way {
-        if E::SUFFIX != "bf16" || !HEAD_DIMS.contains(&s.head_dim) {
+    fn way(&self, s: AttentionShape) -> Way {
+        let compiled = E::SUFFIX == "bf16" && HEAD_DIMS.contains(&s.head_dim);
+        if !compiled || most_shared(s.head_dim) > self.gpu.about.shared_bytes {
             return Way::Plain;
         }
         Self::splits(s).map_or(Way::Tensor, |(splits, per_split)| Way::Split { splits, per_split })
@@ -59,7 +88,7 @@ impl<E: CudaFloat> Cuda<E> {
     }
 
     pub(super) fn forward_scratch(&self, s: AttentionShape) -> usize {
-        match Self::way(s) {
+        match self.way(s) {
             Way::Split { splits, .. } => 4 * Self::split_rows(splits, s) * (s.head_dim + 1),
             _ => 0,
         }
@@ -110,7 +139,7 @@ impl<E: CudaFloat> Cuda<E> {
             return Ok(());
         }
         let operands = [q.arg(), k.arg(), v.arg(), optional(documents)];
-        match Self::way(s) {
+        match self.way(s) {
             Way::Split { splits, per_split } => {
                 self.decode([o.arg(), lse.arg()], &operands, (splits, per_split), s)
             }
@@ -122,16 +151,21 @@ impl<E: CudaFloat> Cuda<E> {
     pub(super) fn forward_many(&self, out: [Arg; 2], operands: &[Arg; 4], s: AttentionShape) -> Result<()> {
         const OP: &str = "attention";
         let shape = self.shape_args(OP, s)?;
-        match Self::way(s) {
+        match self.way(s) {
             Way::Tensor | Way::Split { .. } => {
-                let tile = if s.head_dim > 128 { tiles::ATTENTION_KEYS_WIDE } else { tiles::ATTENTION_KEYS };
+                let wide = forward_shared(tiles::ATTENTION_KEYS, s.head_dim);
+                let (shared, narrow) = if wide <= self.gpu.about.shared_bytes && s.head_dim <= 128 {
+                    (wide, "")
+                } else {
+                    (forward_shared(tiles::ATTENTION_KEYS_NARROW, s.head_dim), "_narrow")
+                };
                 let grid = Grid {
                     blocks: [s.queries.div_ceil(tiles::ATTENTION_QUERIES), s.heads, s.rows],
                     threads: tiles::ATTENTION_THREADS,
-                    shared: head_rows(tiles::ATTENTION_QUERIES + 4 * tile, s.head_dim),
+                    shared,
                 };
                 let args = [&out[..], operands, &shape].concat();
-                self.launch(&format!("attention_d{}", s.head_dim), grid, &args)
+                self.launch(&format!("attention{narrow}_d{}", s.head_dim), grid, &args)
             }
             Way::Plain => {
                 let head_dim = self.int(OP, s.head_dim)?;
@@ -147,12 +181,8 @@ impl<E: CudaFloat> Cuda<E> {
         const OP: &str = "decode";
         let scratch = self.arena.take(self.forward_scratch(s))?;
         let parts = [scratch.arg(), scratch.arg_at(4 * Self::split_rows(splits, s) * s.head_dim)];
-        let meeting = 4 * tiles::DECODE_ROWS * (s.head_dim + 4) * 4;
-        let grid = Grid {
-            blocks: [splits, s.kv_heads, s.rows],
-            threads: tiles::DECODE_THREADS,
-            shared: head_rows(tiles::DECODE_ROWS + 4 * tiles::DECODE_KEYS, s.head_dim).max(meeting),
-        };
+        let blocks = [splits, s.kv_heads, s.rows];
+        let grid = Grid { blocks, threads: tiles::DECODE_THREADS, shared: decode_shared(s.head_dim) };
         let args = [&parts[..], operands, &[self.int(OP, per_split)?], &self.shape_args(OP, s)?].concat();
         self.launch(&format!("decode_d{}", s.head_dim), grid, &args)?;
         self.combine(out, parts, splits, s)
@@ -205,7 +235,7 @@ impl<E: CudaFloat> Cuda<E> {
         let blocks = stats.div_ceil(tiles::ATTENTION_STATS_THREADS / 32);
         self.launch("attention_row_stats", line(blocks, tiles::ATTENTION_STATS_THREADS), &args)?;
 
-        let plain = Self::way(s) == Way::Plain;
+        let plain = self.way(s) == Way::Plain;
         let head_dim = if plain { vec![self.int(OP, s.head_dim)?] } else { Vec::new() };
         let inputs = [d_o.arg(), scratch.arg(), q.arg(), k.arg(), v.arg(), optional(documents)];
         let rest = [&inputs[..], &head_dim, &self.shape_args(OP, s)?].concat();
@@ -229,16 +259,15 @@ fn dq_grid(s: AttentionShape) -> Grid {
     Grid {
         blocks: [s.queries.div_ceil(tiles::ATTENTION_DQ_QUERIES), s.heads, s.rows],
         threads: tiles::ATTENTION_DQ_THREADS,
-        shared: head_rows(2 * tiles::ATTENTION_DQ_QUERIES + 4 * tiles::ATTENTION_DQ_KEYS, s.head_dim),
+        shared: dq_shared(s.head_dim),
     }
 }
 
 fn dkv_grid(s: AttentionShape) -> Grid {
     let parts = s.head_dim.div_ceil(tiles::ATTENTION_DKV_COLUMNS);
-    let rows = 2 * tiles::ATTENTION_DKV_KEYS + 4 * tiles::ATTENTION_DKV_QUERIES;
     Grid {
         blocks: [s.keys.div_ceil(tiles::ATTENTION_DKV_KEYS), s.kv_heads, s.rows * parts],
         threads: tiles::ATTENTION_DKV_THREADS,
-        shared: head_rows(rows, s.head_dim) + 16 * tiles::ATTENTION_DKV_QUERIES,
+        shared: dkv_shared(s.head_dim),
     }
 }

@@ -9,15 +9,15 @@ use crate::memory::bytes_text;
 use cudarc::driver::sys::{self, CUresult};
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_uint, c_void};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// The oldest driver that knows the images: CUDA 13.0.
 const DRIVER_VERSION: i32 = 13000;
 /// Bytes of one of the two halves of the pinned staging memory.
 const STAGE: usize = 4 << 20;
-/// Dynamic shared memory that a kernel may have without asking.
-const FREE_SHARED: u32 = 48 << 10;
+/// Shared memory that a block may have without asking, static and dynamic.
+const FREE_SHARED: usize = 48 << 10;
 
 /// What a device says about itself.
 #[derive(Clone, Debug)]
@@ -26,17 +26,21 @@ pub struct Description {
     pub name: String,
     pub capability: (u32, u32),
     pub total_bytes: usize,
+    /// Shared memory that a block may have when it is asked for.
+    pub shared_bytes: usize,
     /// 13000 for CUDA 13.0.
     pub driver_version: i32,
     /// What the driver would load of this build's images; None where there is none for this device.
     pub image: Option<&'static str>,
 }
 
-/// A kernel's function, with the most dynamic shared memory asked for so far.
+/// A kernel's function.
 pub struct Kernel {
     pub name: String,
     function: sys::CUfunction,
-    shared: AtomicU32,
+    /// Bytes of shared memory that it has whatever a launch asks for, and the most dynamic ones that it may have by now.
+    static_shared: usize,
+    dynamic_shared: AtomicUsize,
 }
 
 /// One argument of a kernel: at most 32 bytes, by value.
@@ -189,6 +193,7 @@ pub fn describe(ordinal: usize) -> Result<Description> {
         code => Err(refuse(ordinal, said(code))),
     };
     let (mut device, mut name, mut total_bytes, mut capability) = (0, [0u8; 128], 0, [0; 2]);
+    let mut shared_bytes = 0;
     // SAFETY: pointers to numbers, and to text of the given length that the driver ends with NUL.
     unsafe {
         done(sys::cuDeviceGet(&mut device, ordinal as i32))?;
@@ -199,12 +204,15 @@ pub fn describe(ordinal: usize) -> Result<Description> {
             (CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
         done(sys::cuDeviceGetAttribute(&mut capability[0], major, device))?;
         done(sys::cuDeviceGetAttribute(&mut capability[1], minor, device))?;
+        let shared = CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        done(sys::cuDeviceGetAttribute(&mut shared_bytes, shared, device))?;
     }
     let name = CStr::from_bytes_until_nul(&name).map_or(String::new(), |n| n.to_string_lossy().into_owned());
     let capability = (capability[0] as u32, capability[1] as u32);
     let archs = IMAGES.first().map_or(&[][..], |image| image.archs);
     let image = images::image_for(archs, capability.0, capability.1);
-    Ok(Description { ordinal, name, capability, total_bytes, driver_version, image })
+    let shared_bytes = usize::try_from(shared_bytes).unwrap_or(0);
+    Ok(Description { ordinal, name, capability, total_bytes, shared_bytes, driver_version, image })
 }
 
 impl Gpu {
@@ -283,7 +291,9 @@ impl Gpu {
                 let problem = format!("the kernel {name} is missing from this build's images");
                 return Err(refuse(self.about.ordinal, problem));
             };
-            let kernel = Kernel { name: name.clone(), function, shared: AtomicU32::new(FREE_SHARED) };
+            let static_shared = self.static_shared(function)?;
+            let dynamic_shared = AtomicUsize::new(FREE_SHARED.saturating_sub(static_shared));
+            let kernel = Kernel { name: name.clone(), function, static_shared, dynamic_shared };
             self.kernels.insert(name.clone(), kernel);
         }
         Ok(())
@@ -295,6 +305,13 @@ impl Gpu {
         // SAFETY: a loaded module and text that ends in NUL.
         let code = unsafe { sys::cuModuleGetFunction(&mut function, module, name.as_ptr()) };
         (code == CUresult::CUDA_SUCCESS).then_some(function)
+    }
+
+    fn static_shared(&self, function: sys::CUfunction) -> Result<usize> {
+        let (mut bytes, attribute) = (0, sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES);
+        // SAFETY: a pointer to a number, a loaded function.
+        let code = unsafe { sys::cuFuncGetAttribute(&mut bytes, attribute, function) };
+        self.done("asking for a kernel's shared memory", code).map(|()| usize::try_from(bytes).unwrap_or(0))
     }
 
     /// Makes the context that of the calling thread.
@@ -363,7 +380,7 @@ impl Gpu {
             }
             code => return Err(self.explain("taking memory", code)),
         }
-        self.zero(at, bytes)?;
+        self.zero(at, bytes).inspect_err(|_| self.free(at))?;
         Ok(at)
     }
 
@@ -475,9 +492,16 @@ impl Gpu {
     }
 
     fn allow_shared(&self, kernel: &Kernel, bytes: usize) -> Result<()> {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        if bytes <= kernel.shared.load(Ordering::Relaxed) {
+        if bytes <= kernel.dynamic_shared.load(Ordering::Relaxed) {
             return Ok(());
+        }
+        let (all, most) = (bytes + kernel.static_shared, self.about.shared_bytes);
+        if all > most {
+            let problem = format!(
+                "{} takes {all} bytes of shared memory for these sizes, and this GPU gives a block {most}",
+                kernel.name
+            );
+            return Err(refuse(self.about.ordinal, problem));
         }
         let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: a loaded function.
@@ -485,7 +509,7 @@ impl Gpu {
             sys::cuFuncSetAttribute(kernel.function, attribute, i32::try_from(bytes).unwrap_or(i32::MAX))
         };
         self.done(&format!("{}: taking {bytes} bytes of shared memory", kernel.name), code)?;
-        kernel.shared.store(bytes, Ordering::Relaxed);
+        kernel.dynamic_shared.store(bytes, Ordering::Relaxed);
         Ok(())
     }
 

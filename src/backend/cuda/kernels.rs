@@ -47,7 +47,16 @@ const TENSOR: &[&str] = &[
     "matmul_few_bf16",
     "matmul_few_f32out_bf16",
 ];
-const OF_A_HEAD: &[&str] = &["attention", "attention_dq", "attention_dkv", "decode"];
+const OF_A_HEAD: &[&str] = &["attention_dq", "attention_dkv", "decode"];
+/// The forward pass in tiles of 64 keys, and of 32, which take less shared memory.
+const FORWARD: &[&str] = &[
+    "attention_d64_bf16",
+    "attention_d80_bf16",
+    "attention_d96_bf16",
+    "attention_d128_bf16",
+    "attention_narrow_d128_bf16",
+    "attention_narrow_d256_bf16",
+];
 
 /// All kernels for weights and activations in `suffix`, `bf16` or `f32`.
 pub(super) fn names(suffix: &str) -> Vec<String> {
@@ -57,7 +66,7 @@ pub(super) fn names(suffix: &str) -> Vec<String> {
         ["column_sum_f32", "sum_squares", "sample", "peak_mma_bf16", "peak_fma_f32"].map(String::from),
     );
     if suffix == "bf16" {
-        names.extend(TENSOR.iter().map(|name| name.to_string()));
+        names.extend(TENSOR.iter().chain(FORWARD).map(|name| name.to_string()));
         let of_head = |d: usize| OF_A_HEAD.iter().map(move |name| format!("{name}_d{d}_bf16"));
         names.extend(HEAD_DIMS.into_iter().flat_map(of_head));
     }

@@ -188,6 +188,10 @@ impl<E: CudaFloat> Backend for Cuda<E> {
         }
     }
 
+    fn optimizer_bytes(&self, lengths: &[usize]) -> usize {
+        optim::table_bytes(lengths)
+    }
+
     fn reserve_scratch(&self, bytes: usize) -> Result<()> {
         self.arena.reserve(bytes)
     }
@@ -202,7 +206,8 @@ impl<E: CudaFloat> Backend for Cuda<E> {
                 ("ids", ids.len(), tokens),
             ],
         )?;
-        let args = [y.arg(), table.arg(), ids.arg(), self.int("embed", tokens)?, self.int("embed", width)?];
+        let sizes = [self.int("embed", tokens)?, self.int("embed", width)?, self.int("embed", vocab)?];
+        let args = [&[y.arg(), table.arg(), ids.arg()][..], &sizes].concat();
         let pieces = if width.is_multiple_of(vector::<E>()) { vector::<E>() } else { 1 };
         self.launch("embed", striding(tokens * width / pieces), &args)
     }
@@ -223,8 +228,8 @@ impl<E: CudaFloat> Backend for Cuda<E> {
         let columns = width.div_ceil(tiles::EMBED_BACKWARD_COLUMNS * tiles::EMBED_BACKWARD_THREADS);
         let blocks = [columns, tiles::EMBED_BACKWARD_SHARES, 1];
         let grid = Grid { blocks, threads: tiles::EMBED_BACKWARD_THREADS, shared: 0 };
-        let args = [d_table.arg(), dy.arg(), ids.arg(), self.int(OP, tokens)?, self.int(OP, width)?];
-        self.launch(OP, grid, &args)
+        let sizes = [self.int(OP, tokens)?, self.int(OP, width)?, self.int(OP, vocab)?];
+        self.launch(OP, grid, &[&[d_table.arg(), dy.arg(), ids.arg()][..], &sizes].concat())
     }
 
     fn rmsnorm(

@@ -85,6 +85,12 @@ impl From<AdamStep> for Step {
     }
 }
 
+/// Bytes of [`Launch`]'s tables for tensors of so many elements, in the larger of their two forms.
+pub fn table_bytes(lengths: &[usize]) -> usize {
+    let runs: usize = lengths.iter().map(|len| len.div_ceil(tiles::ADAMW_RUN)).sum();
+    lengths.len() * size_of::<Tensor8>() + runs * size_of::<[u32; 2]>()
+}
+
 /// What stays on the device from step to step: partial sums, and the tables of the optimizer that runs.
 pub struct Tables {
     partial: Buf<f64>,

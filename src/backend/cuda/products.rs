@@ -21,9 +21,10 @@ impl<E: CudaFloat> Cuda<E> {
         Grid { blocks: [columns.div_ceil(width), rows.div_ceil(height), 1], threads, shared }
     }
 
-    /// The kernel for a product: in bf16 the one that goes element by element where a row does not start on 16 bytes.
-    fn product_kernel(op: &str, s: MatmulShape) -> String {
-        let aligned = [s.m, s.n, s.k].iter().all(|n| n.is_multiple_of(8));
+    /// The kernel for a product of operands with rows of these lengths: in bf16 the one that goes element by element where not
+    /// every row starts on 16 bytes.
+    fn product_kernel(op: &str, rows: &[usize]) -> String {
+        let aligned = rows.iter().all(|n| n.is_multiple_of(8));
         let ragged = if Self::in_bf16() && !aligned { "ragged_" } else { "" };
         format!("{op}_{ragged}{}", E::SUFFIX)
     }
@@ -49,7 +50,7 @@ impl<E: CudaFloat> Cuda<E> {
         let (kernel, grid) = if Self::is_few(s) {
             Self::few("matmul_few", s)
         } else {
-            (Self::product_kernel("matmul_nt", s), Self::tiles_of(s.m, s.n))
+            (Self::product_kernel("matmul_nt", &[s.k]), Self::tiles_of(s.m, s.n))
         };
         self.gpu.launch(&kernel, grid, &args)
     }
@@ -58,13 +59,13 @@ impl<E: CudaFloat> Cuda<E> {
     pub(super) fn nn(&self, dx: Arg, dy: Arg, w: Arg, write: Write, s: MatmulShape) -> Result<()> {
         let accumulate = Arg::int((write == Write::Accumulate).into());
         let args = [&[dx, dy, w, accumulate][..], &self.sizes("matmul_nn", s)?].concat();
-        self.gpu.launch(&Self::product_kernel("matmul_nn", s), Self::tiles_of(s.m, s.k), &args)
+        self.gpu.launch(&Self::product_kernel("matmul_nn", &[s.n, s.k]), Self::tiles_of(s.m, s.k), &args)
     }
 
     /// dw += dyᵀ·x
     pub(super) fn tn(&self, dw: Arg, dy: Arg, x: Arg, s: MatmulShape) -> Result<()> {
         let args = [&[dw, dy, x][..], &self.sizes("matmul_tn", s)?].concat();
-        self.gpu.launch(&Self::product_kernel("matmul_tn", s), Self::tiles_of(s.n, s.k), &args)
+        self.gpu.launch(&Self::product_kernel("matmul_tn", &[s.n, s.k]), Self::tiles_of(s.n, s.k), &args)
     }
 
     /// Tiles of a row of logits that [`Cuda::logits_with_stats`] leaves a pair of numbers for; none in f32.
@@ -80,7 +81,7 @@ impl<E: CudaFloat> Cuda<E> {
             return self.logits(z, x, w, s);
         }
         let args = [&[z, x, w, stats][..], &self.sizes("head_loss", s)?].concat();
-        self.gpu.launch(&Self::product_kernel("matmul_nt_f32out", s), Self::tiles_of(s.m, s.n), &args)
+        self.gpu.launch(&Self::product_kernel("matmul_nt_f32out", &[s.k]), Self::tiles_of(s.m, s.n), &args)
     }
 
     /// z = x·wᵀ, unrounded.

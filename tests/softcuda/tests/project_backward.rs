@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Arg, Arg::*, Gpu, numbers, ptx, worst};
+use softcuda::FaultKind;
 
 fn f64s(x: &[f32]) -> Vec<f64> {
     x.iter().map(|x| f64::from(*x)).collect()
@@ -119,7 +120,7 @@ fn embedding_both_ways() {
         let ids = [3u32, 40, 3, 0, 3, 40];
         let (table, dy) = (numbers(50 * width, 1), numbers(6 * width, 2));
         let (y, pids) = (gpu.memory.alloc(4 * 6 * width as u64).unwrap(), gpu.u32(&ids));
-        let args = [Ptr(y), Ptr(gpu.f32(&table)), Ptr(pids), Int(6), Int(width as i32)];
+        let args = [Ptr(y), Ptr(gpu.f32(&table)), Ptr(pids), Int(6), Int(width as i32), Int(50)];
         gpu.launch("embed_f32", [2, 1, 1], 256, 0, &args).unwrap();
         let row = |id: u32| f64s(&table[id as usize * width..][..width]);
         assert_eq!(
@@ -127,13 +128,22 @@ fn embedding_both_ways() {
             0.0
         );
         let sums = gpu.f32(&table);
-        let args = [Ptr(sums), Ptr(gpu.f32(&dy)), Ptr(pids), Int(6), Int(width as i32)];
+        let args = [Ptr(sums), Ptr(gpu.f32(&dy)), Ptr(pids), Int(6), Int(width as i32), Int(50)];
         gpu.launch("embed_backward_f32", [1, 32, 1], 256, 0, &args).unwrap();
         let mut want = f64s(&table);
         for (t, id) in ids.iter().enumerate() {
             (0..width).for_each(|i| want[*id as usize * width + i] += f64::from(dy[t * width + i]));
         }
         assert!(worst(&gpu.read_f32(sums, 50 * width), &want) < 1e-6);
+
+        let beyond = [&[0u32, 50][..], &[7; 4]].concat();
+        let args =
+            |first, other| [Ptr(first), other, Ptr(gpu.u32(&beyond)), Int(6), Int(width as i32), Int(50)];
+        let read = gpu.launch("embed_f32", [2, 1, 1], 256, 0, &args(y, Ptr(gpu.f32(&table))));
+        let written = gpu.launch("embed_backward_f32", [1, 32, 1], 256, 0, &args(sums, Ptr(gpu.f32(&dy))));
+        for ended in [read, written] {
+            assert_eq!(ended.expect_err("an id that is no row").kind, FaultKind::Trap);
+        }
     }
 }
 

@@ -147,14 +147,26 @@ fn attention(q: &[f32], k: &[f32], v: &[f32], s: &Shape) -> (Vec<f64>, Vec<f64>)
 fn attention_forward() {
     let Some(text) = ptx("attention_forward.cu") else { return };
     let gpu = Gpu::new(&text);
-    for (tokens, heads, kv_heads, d, window) in [
+    for (tokens, heads, kv_heads, d, window, tile) in [
         (1, 1, 1, 64, 9999),
         (200, 2, 1, 64, 9999),
         (150, 2, 2, 80, 40),
         (70, 1, 1, 96, 9999),
         (300, 2, 1, 128, 100),
         (130, 1, 1, 256, 9999),
-    ] {
+    ]
+    .into_iter()
+    .flat_map(|(tokens, heads, kv_heads, d, window)| {
+        // in tiles of 64 keys, of 32, or of either
+        let tiles: &[usize] = if d < 128 {
+            &[64]
+        } else if d > 128 {
+            &[32]
+        } else {
+            &[64, 32]
+        };
+        tiles.iter().map(move |tile| (tokens, heads, kv_heads, d, window, *tile))
+    }) {
         let s = Shape { tokens, heads, kv_heads, d, window };
         let (q, k, v) = (
             numbers(tokens * heads * d, 1),
@@ -165,8 +177,7 @@ fn attention_forward() {
             gpu.memory.alloc(2 * q.len() as u64).unwrap(),
             gpu.memory.alloc(4 * (tokens * heads) as u64).unwrap(),
         );
-        let keys = if d > 128 { 32 } else { 64 };
-        let shared = (128 + 4 * keys) * (d as u32 + 8) * 2;
+        let shared = (128 + 4 * tile as u32) * (d as u32 + 8) * 2;
         let args = [
             Ptr(o),
             Ptr(lse),
@@ -183,7 +194,13 @@ fn attention_forward() {
         ];
         let grid = [tokens.div_ceil(128) as u32, heads as u32, 1];
         let counters = gpu
-            .launch(&format!("attention_d{d}_bf16"), grid, 256, shared, &args)
+            .launch(
+                &format!("attention{}_d{d}_bf16", if tile == 32 { "_narrow" } else { "" }),
+                grid,
+                256,
+                shared,
+                &args,
+            )
             .unwrap_or_else(|e| panic!("{e}"));
         let (want_o, want_lse) = attention(&q, &k, &v, &s);
         assert!(worst(&gpu.read_bf16(o, q.len()), &want_o) < 8e-3, "o of {tokens} tokens, head_dim {d}");

@@ -109,9 +109,9 @@ pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_ui
             39 => 2048,                             // threads of a multiprocessor
             75 => major as c_int,
             76 => minor as c_int,
-            81 => 164 << 10,                          // shared memory of a multiprocessor
-            82 => 65536,                              // registers of a multiprocessor
-            97 => super::launch::MAX_SHARED as c_int, // shared memory of a block that opts in
+            81 => 164 << 10, // shared memory of a multiprocessor
+            82 => 65536,     // registers of a multiprocessor
+            97 => super::launch::most_shared((major, minor)) as c_int, // shared memory of a block that opts in
             _ => 0,
         };
         // SAFETY: the caller's pointer.

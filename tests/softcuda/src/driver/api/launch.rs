@@ -8,9 +8,19 @@ use crate::{Fault, FaultKind, Kernel, Launch, Options};
 use std::ffi::{c_uint, c_void};
 use std::sync::atomic::Ordering;
 
-/// Bytes of dynamic shared memory without, and of shared memory with `cuFuncSetAttribute` (sm_80).
+/// Bytes of a block's shared memory, static and dynamic, without `cuFuncSetAttribute`.
 pub const FREE_SHARED: u32 = 48 << 10;
-pub const MAX_SHARED: u32 = 163 << 10;
+
+/// And with it, on a device of this compute capability (CUDA C++ programming guide, "Technical specifications per compute capability").
+pub fn most_shared(capability: (u32, u32)) -> u32 {
+    match capability {
+        (8, 6 | 9) | (12, _) => 99 << 10,
+        (8, _) => 163 << 10,
+        (7, 5) => 64 << 10,
+        (7, _) => 96 << 10,
+        _ => 227 << 10,
+    }
+}
 
 /// The parameter block, from one pointer for each parameter or from a ready buffer (`extra`).
 unsafe fn parameters(kernel: &Kernel, params: *mut *mut c_void, extra: *mut *mut c_void) -> Api<Vec<u8>> {
@@ -63,7 +73,8 @@ pub unsafe extern "C" fn cuLaunchKernel(
         let device = driver.here()?;
         let Object::Function(function) = driver.get(function)? else { return Err(Code::InvalidHandle) };
         let kernel = &function.kernel;
-        let allowed = function.dynamic_shared.load(Ordering::Relaxed).max(FREE_SHARED);
+        let free = FREE_SHARED.saturating_sub(kernel.static_shared);
+        let allowed = function.dynamic_shared.load(Ordering::Relaxed).max(free);
         let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
         let threads: u64 = block.iter().map(|n| u64::from(*n)).product();
         let too_wide = grid_y > 65535 || grid_z > 65535 || block_z > 64;

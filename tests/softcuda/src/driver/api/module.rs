@@ -177,7 +177,10 @@ pub unsafe extern "C" fn cuFuncGetAttribute(value: *mut c_int, attribute: c_uint
             3 => kernel.local_bytes,
             4 => kernel.registers,
             5 | 6 => 80,
-            8 => function.dynamic_shared.load(Ordering::Relaxed).max(super::launch::FREE_SHARED),
+            8 => {
+                let free = super::launch::FREE_SHARED.saturating_sub(kernel.static_shared);
+                function.dynamic_shared.load(Ordering::Relaxed).max(free)
+            }
             _ => 0,
         };
         // SAFETY: the caller's pointer.
@@ -192,7 +195,8 @@ pub extern "C" fn cuFuncSetAttribute(handle: Handle, attribute: c_uint, value: c
         let function = function(handle)?;
         if attribute == MAX_DYNAMIC_SHARED {
             let value = u32::try_from(value).map_err(|_| Code::InvalidValue)?;
-            if value + function.kernel.static_shared > super::launch::MAX_SHARED {
+            let most = super::launch::most_shared(driver()?.settings.capability);
+            if value.saturating_add(function.kernel.static_shared) > most {
                 return Err(Code::InvalidValue);
             }
             function.dynamic_shared.store(value, Ordering::Relaxed);
