@@ -77,7 +77,9 @@ def books(out: pathlib.Path) -> None:
     heading("perplexity at 8k → 32k", *titles)
     for name, of_model in measured.items():
         by_window = {result["window"]: [book["ppl"] for book in result["documents"]] for result in of_model["results"]}
-        row(MODELS[name], *(f"{short:.2f} → {long:.2f}" for short, long in zip(by_window[8192], by_window[32768])))
+        pairs = zip(by_window[8192], by_window[32768])
+        # a book of one token has no perplexity
+        row(MODELS[name], *("-" if None in pair else "{:.2f} → {:.2f}".format(*pair) for pair in pairs))
 
 
 def passkey(out: pathlib.Path) -> None:

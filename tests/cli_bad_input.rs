@@ -128,6 +128,7 @@ fn flags_that_are_missing() {
         ("generate --model m --prompt x --kv-cache int4", &["int4", "--kv-cache", "int8"]),
         ("generate --model m", &["--prompt"]),
         ("coverage --train-len 2k", &["--target-len"]),
+        ("coverage --train-len 64 --target-len 128 --rows 0", &["--rows", "at least 1"]),
         ("logits --model m --ids ids.json", &["--out"]),
         ("plan", &["--model", "--preset"]),
         ("completions", &["SHELL"]),
@@ -157,7 +158,12 @@ fn flags_that_reading_commands_cannot_take() {
         ("eval-ppl --data a.txt --windows 16,x", 2, &["--windows", "'x'"]),
         ("eval-ppl --data a.txt --windows 16 --stride 0", 2, &["--stride", "at least 1"]),
         ("eval-ppl --data a.txt --windows 32,16 --stride 17", 2, &["--stride 17", "windows of 16"]),
-        ("eval-ppl --data a.txt --windows 16 --min-tokens 1M", 2, &["--min-tokens", "a.txt"]),
+        ("eval-ppl --data a.txt --windows 1,16", 2, &["--windows 1", "at least 2"]),
+        (
+            "eval-ppl --data a.txt --windows 16 --min-tokens 1M",
+            2,
+            &["--min-tokens 1048576: leaves nothing to measure on", "a.txt, has 200", "ask for at most 200"],
+        ),
         ("eval-ppl --data a.txt --windows 16 --tokens 1", 2, &["--data a.txt: there is no token to score"]),
         ("eval-ppl --data b.txt --windows 16", 1, &["b.txt", "No such file"]),
         (
@@ -181,6 +187,12 @@ fn flags_that_reading_commands_cannot_take() {
         ("generate --prompt x --top-p nan", 2, &["--top-p NaN", "above 0"]),
         ("generate --prompt x --temperature nan", 2, &["--temperature NaN"]),
         ("generate --prompt x --max-new-tokens 0", 2, &["--max-new-tokens", "at least 1"]),
+        (
+            "generate --prompt x --max-new-tokens 18446744073709551615",
+            2,
+            &["--max-new-tokens", "positions go up to 4294967295"],
+        ),
+        ("eval-passkey --lengths 18446744073709551615", 2, &["--lengths", "positions go up to 4294967295"]),
         ("logits --ids ids.json --out o.npy", 1, &["ids.json", "one length"]),
         ("logits --ids a.txt --out o.npy", 1, &["a.txt", "JSON"]),
         ("logits --ids high.json --out o.npy", 2, &["--ids 264", "264 entries"]),
@@ -193,6 +205,47 @@ fn flags_that_reading_commands_cannot_take() {
     let mut empty = dir.command("generate --model m --prompt");
     empty.arg("");
     dir.finish(empty, "generate --model m --prompt ''").refused(2, &["--prompt", "is empty"]);
+}
+
+/// Before anything is computed whose numbers would be lost.
+#[test]
+fn places_where_numbers_cannot_be_written() {
+    let dir = Dir::with_model();
+    std::fs::create_dir(dir.path("d")).unwrap();
+    for command in [
+        "eval-ppl --model m --data a.txt --windows 16",
+        "eval-passkey --model m --lengths 512",
+        "eval-needle --model m --data a.txt --lengths 512",
+        "eval-longppl --model m --data a.txt --windows 8k",
+        "eval-shift --model m --data a.txt --offsets 64",
+        "eval-tasks --model m --data a.txt",
+        "generate --model m --prompt x",
+        "coverage --train-len 64 --target-len 128",
+        "plan --preset tiny",
+        "plan eval-ppl --model m --windows 16",
+        "import a.gguf --out out",
+        "verify m",
+        "devices",
+        "quickstart --out out",
+        TRAIN,
+    ] {
+        refuse(
+            &dir,
+            &format!("{command} --json gone/n.json"),
+            2,
+            &["--json gone/n.json", "no directory gone"],
+        );
+        refuse(&dir, &format!("{command} --json d"), 2, &["--json d", "is a directory"]);
+    }
+    // directories that the command makes are there in the end
+    let train = TRAIN.replace("--out out", "--out ./runs/out");
+    dir.run(&format!("{train} --json runs/n.json")).ok();
+    assert_eq!(dir.json("runs/n.json")["steps"], 2);
+    dir.run(&format!("{TRAIN} --json out/n.json")).ok();
+    assert_eq!(dir.json("out/n.json")["steps"], 2);
+    let coverage = "coverage --train-len 64 --target-len 128 --rows 9 --json c.json --plot gone/c.svg";
+    dir.run(coverage).refused(1, &["gone/c.svg"]);
+    assert_eq!(dir.json("c.json")["rows"], 9);
 }
 
 #[test]

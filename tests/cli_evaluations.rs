@@ -155,6 +155,11 @@ fn what_evaluations_refuse() {
         ("eval-shift --data d", 2, &["--offsets"]),
         ("eval-shift --data d --offsets x", 2, &["--offsets", "x"]),
         ("eval-shift --data d --offsets 5000000k", 2, &["--offsets 5120000000", "positions go up to"]),
+        (
+            "eval-shift --data d --offsets 100 --length 4097M",
+            2,
+            &["--length 4296015872", "positions go up to"],
+        ),
         ("eval-shift --data d --offsets 100 --length 1", 2, &["--length 1", "at least 2"]),
         ("eval-shift --data d --offsets 100 --length 300 --passages 9", 2, &["--passages 9", "room for"]),
         ("eval-longppl --windows 64", 2, &["--data (missing)"]),

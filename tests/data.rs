@@ -396,21 +396,26 @@ fn sampler(method: Method, content: Content) -> Sampler {
 #[test]
 fn short_documents_are_dropped_and_all_short_is_an_error() {
     let mut corpus = numbered(&[10, 33, 32, 50]);
-    assert_eq!(corpus.retain_at_least(33, "--train-len").unwrap(), 2);
+    assert_eq!(corpus.retain_at_least(33), Ok(2));
     assert_eq!(corpus.tokens(), 83);
-    let error = corpus.retain_at_least(51, "--train-len").unwrap_err();
-    assert_eq!(error.exit_code(), 2);
-    let error = error.to_string();
-    assert!(error.starts_with("--train-len 50: each row takes 51 tokens"), "{error}");
-    assert!(
-        error.contains("the longest of 2 documents, document 3, has 50; lower --train-len to at most 49"),
-        "{error}"
-    );
+    let short = corpus.retain_at_least(51).unwrap_err();
+    assert_eq!((short.documents, short.longest.as_str(), short.tokens), (2, "document 3", 50));
+    assert_eq!(corpus.tokens(), 83, "what is refused is left as it is");
+    assert_eq!(Corpus::default().retain_at_least(0).unwrap_err().to_string(), "there are no documents");
 
     let (loader, warning) =
         Loader::new(numbered(&[10, 33, 32, 50]), sampler(Method::Plain, Content::Uniform), 1).unwrap();
     assert_eq!(warning.unwrap(), "2 of 4 documents have fewer than 33 tokens and are not trained on");
     assert_eq!(loader.corpus().documents.len(), 2);
+    let plain = sampler(Method::Plain, Content::Uniform);
+    let error = Loader::new(numbered(&[10, 32]), plain, 1).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    let error = error.to_string();
+    assert!(error.starts_with("--train-len 32: each row takes 33 tokens"), "{error}");
+    assert!(
+        error.contains("the longest of 2 documents, document 1, has 32; lower --train-len to at most 31"),
+        "{error}"
+    );
     let error =
         Loader::new(numbered(&[256]), sampler(Method::Full, Content::Uniform), 1).unwrap_err().to_string();
     assert!(error.starts_with("--target-len 256: "), "{error}");

@@ -8,11 +8,13 @@ use common::cli::{Dir, words};
 fn measured() -> Dir {
     let dir = Dir::new();
     dir.write("a.txt", words(20_000));
+    dir.write("b.txt", words(400));
     let train = "train --preset tiny --data a.txt --train-len 32 --steps 6 --batch 2 --quiet";
     dir.run(&format!("{train} --out pose --target-len 128 --eval-data a.txt --eval-every 2")).ok();
     dir.run(&format!("{train} --out other/pose --target-len 64 --method randpos")).ok();
     let read = "--model pose --quiet";
-    dir.run(&format!("eval-ppl {read} --data a.txt --windows 32,128 --tokens 512 --json ppl.json")).ok();
+    dir.run(&format!("eval-ppl {read} --data a.txt b.txt --windows 32,128 --tokens 512 --json ppl.json"))
+        .ok();
     dir.run(&format!(
         "eval-shift {read} --data a.txt --offsets 64 --length 32 --passages 2 --json shift.json"
     ))
@@ -35,10 +37,17 @@ fn runs_and_results_are_on_one_page() {
     assert!(ran.stdout.contains("report: report.html"), "{}", ran.all());
     let page = String::from_utf8(dir.read("report.html")).unwrap();
     let ppl = &dir.json("ppl.json")["results"];
+    let at_128 = |key: &str| ppl[1][key].as_f64().unwrap();
     let last = dir.lines("pose/metrics.jsonl").iter().filter_map(|m| m["ppl"].as_f64()).next_back().unwrap();
     let cells = [
         format!("<td>{last:.3}</td>"),
-        format!("<td>{:.3}</td>", ppl[1]["ppl"].as_f64().unwrap()),
+        format!(
+            "<td>{:.3} ({:.3} ± {:.3})</td>",
+            at_128("ppl"),
+            at_128("mean_ppl"),
+            at_128("mean_ppl_error")
+        ),
+        "in brackets the mean over documents".into(),
         "<td>other/pose</td><td>randpos</td><td>32</td><td>64</td><td>none</td><td>6</td><td>384</td>".into(),
         "Training loss".into(),
         "The same passages at rising positions".into(),

@@ -128,6 +128,19 @@ fn a_turn_is_two_to_the_sixty_fourth_parts() {
     assert_eq!(phase(RopePosition(256), 1 << 54), TAU / 4.0);
 }
 
+/// As a longrope factor of 0.1 makes of the first pair.
+#[test]
+fn more_than_a_turn_a_position_is_as_good_as_what_goes_beyond_it() {
+    for frequency in [7.0, 10.0, 100.0] {
+        for position in [1, 2, 1000, 131_071] {
+            let (exact, ours) =
+                (f64::from(position) * frequency, phase(RopePosition(position), turns(frequency)));
+            assert!((exact.cos() - ours.cos()).abs() < 1e-9, "position {position}, frequency {frequency}");
+            assert!((exact.sin() - ours.sin()).abs() < 1e-9, "position {position}, frequency {frequency}");
+        }
+    }
+}
+
 fn base() -> Rope {
     Rope { theta: 10000.0, rotary_dim: 64, scaling: Scaling::None }
 }

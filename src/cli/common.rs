@@ -5,7 +5,7 @@ use crate::backend::device::Device;
 use crate::error::{Error, Result};
 use crate::printable;
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Threads and quiet: every command has them.
 #[derive(Debug, Args)]
@@ -38,6 +38,24 @@ pub struct Json {
 impl Json {
     pub fn is_given(&self) -> bool {
         self.json.is_some()
+    }
+
+    /// Refuses a place that cannot be written to, before there is anything to lose. `makes` is the directory that the
+    /// command makes itself, with those above it.
+    pub fn check(&self, makes: Option<&Path>) -> Result<()> {
+        let Some(path) = &self.json else { return Ok(()) };
+        let refuse = |problem: String| Err(Error::usage("--json", path.display(), problem));
+        if path.is_dir() {
+            return refuse("is a directory; name a file".into());
+        }
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.into());
+        let made = |parent: &Path| makes.is_some_and(|dir| absolute(dir).starts_with(absolute(parent)));
+        match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            Some(parent) if !parent.is_dir() && !made(parent) => {
+                refuse(format!("there is no directory {} to write it to; make it first", parent.display()))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub fn write(&self, value: &impl serde::Serialize) -> Result<()> {

@@ -42,7 +42,7 @@ pub struct Coverage {
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
     #[command(flatten)]
-    json: Json,
+    pub json: Json,
     #[command(flatten)]
     pub common: Common,
 }
@@ -52,9 +52,6 @@ impl Coverage {
         let (lc, lt) = (self.train_len.0, self.target_len.0);
         let sampler =
             Sampler::new(self.method, lc, lt, self.chunks, self.chunk_lengths, Content::Contiguous)?;
-        if self.rows.0 == 0 {
-            return Err(Error::usage("--rows", 0, "must be at least 1"));
-        }
         self.refuse_what_does_not_fit(&sampler)?;
         let drawn = Distances::drawn(&sampler, self.seed, self.rows.0);
         let summary = drawn.summary();
@@ -70,16 +67,13 @@ impl Coverage {
         if never > 0 {
             outln!("{never} distances were never trained in {} rows", drawn.rows);
         }
-        if let Some(path) = &self.plot {
-            self.draw(&drawn).write(path)?;
+        if self.json.is_given() {
+            self.json.write(&json!({
+                "method": self.method, "train_len": lc, "target_len": lt, "chunks": self.chunks, "rows": drawn.rows,
+                "min": summary.min, "mean": summary.mean, "never": never, "probability": drawn.probability,
+            }))?;
         }
-        if !self.json.is_given() {
-            return Ok(());
-        }
-        self.json.write(&json!({
-            "method": self.method, "train_len": lc, "target_len": lt, "chunks": self.chunks, "rows": drawn.rows,
-            "min": summary.min, "mean": summary.mean, "never": never, "probability": drawn.probability,
-        }))
+        self.plot.as_ref().map_or(Ok(()), |path| self.draw(&drawn).write(path))
     }
 
     /// The counts are as long as the target, and so is the list that --json writes.

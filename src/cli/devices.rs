@@ -17,7 +17,7 @@ pub struct Devices {
     #[arg(long)]
     measure: bool,
     #[command(flatten)]
-    json: Json,
+    pub json: Json,
     #[command(flatten)]
     pub common: Common,
 }

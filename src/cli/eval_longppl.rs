@@ -1,6 +1,6 @@
 //! `pose-engine eval-longppl`.
 
-use super::evaluation::{Evaluation, Resumable};
+use super::evaluation::{Evaluation, Resumable, longest_window};
 use super::output::{error_text, size_text, table};
 use super::progress::Progress;
 use super::reader::{OpenedReader, Reader};
@@ -103,16 +103,7 @@ impl EvalLongPpl {
 
     /// The longest window, after a look at what does not go together.
     fn longest(&self) -> Result<usize> {
-        let longest = self.windows.iter().map(|w| w.0).max().unwrap_or(0);
-        let shortest = self.windows.iter().map(|w| w.0).min().unwrap_or(0);
-        if let Some(stride) = self.stride.filter(|s| s.0 > shortest) {
-            let problem =
-                format!("would leave tokens out between windows of {shortest}; ask for at most that");
-            return Err(Error::usage("--stride", stride, problem));
-        }
-        if shortest < 2 {
-            return Err(Error::usage("--windows", shortest, "a window needs at least 2 tokens"));
-        }
+        let longest = longest_window(&self.windows, self.stride)?;
         let short = self.short.0.saturating_add(self.short_stride.0);
         if short > longest {
             let problem = format!(
@@ -158,12 +149,12 @@ impl EvalLongPpl {
     fn refuse_short_texts(&self, protocol: &LongPplProtocol, corpus: &Corpus) -> Result<()> {
         let longest = corpus.documents.iter().map(|d| d.tokens.len()).max().unwrap_or(0);
         let window = protocol.longest();
-        let least = window - protocol.stride_of(window).min(window);
+        let stride = protocol.at(window).stride;
+        let least = window - stride;
         if longest > window && least < self.short.0 {
             let problem = format!(
-                "windows of {window} tokens begin every {}, so what should be the long context may be {least} tokens, less than \
-                 the short one; lower --short, give a smaller --stride or a longer window",
-                protocol.stride_of(window)
+                "windows of {window} tokens begin every {stride}, so what should be the long context may be {least} tokens, less \
+                 than the short one; lower --short, give a smaller --stride or a longer window"
             );
             return Err(Error::usage("--short", self.short, problem));
         }

@@ -10,7 +10,8 @@ use crate::backend::device::Job;
 use crate::data::Corpus;
 use crate::error::Result;
 use crate::eval::{
-    self, Asker, Bos, NeedleProtocol, Protocol, ROOM_FOR_ANSWER, Report, mean_and_error, proportion_error,
+    self, Asker, Bos, Haystack, NeedleProtocol, Protocol, ROOM_FOR_ANSWER, Report, mean_and_error,
+    proportion_error,
 };
 use crate::model::buffers::Reading;
 use crate::recipe::Size;
@@ -78,6 +79,7 @@ impl EvalNeedle {
         let protocol = NeedleProtocol { lengths, depths, trials, seed: self.seed, bos };
         let cache = self.evaluation.cache(&self.reader)?;
         let corpus = self.text.load(&opened.tokenizer, &self.evaluation.common)?;
+        let haystack = Haystack::new(&corpus, &opened.tokenizer, longest)?;
         let all = protocol.lengths.len() * protocol.depths.len() * protocol.trials;
         self.evaluation.announce(&protocol.describe());
         let bar = Progress::new("needle", all, "trials", self.evaluation.common.quiet);
@@ -86,6 +88,7 @@ impl EvalNeedle {
             opened: &opened,
             protocol: &protocol,
             corpus: &corpus,
+            haystack: &haystack,
             reading,
             bar: &bar,
             resumable: &self.evaluation.resumable,
@@ -94,9 +97,6 @@ impl EvalNeedle {
         bar.finish();
         print_report(&report);
         print_spent(report.spent);
-        if let Some(path) = &self.svg {
-            heat_map(&report).write(path)?;
-        }
         self.evaluation.write(
             "eval-needle",
             &self.reader,
@@ -104,7 +104,8 @@ impl EvalNeedle {
             json!({
                 "cells": cells(&report), "trials": report.trials, "spent": report.spent,
             }),
-        )
+        )?;
+        self.svg.as_ref().map_or(Ok(()), |path| heat_map(&report).write(path))
     }
 }
 
@@ -112,6 +113,7 @@ struct NeedleJob<'a> {
     opened: &'a OpenedReader,
     protocol: &'a NeedleProtocol,
     corpus: &'a Corpus,
+    haystack: &'a Haystack,
     reading: Reading,
     bar: &'a Progress,
     resumable: &'a Resumable,
@@ -132,7 +134,7 @@ impl Job for NeedleJob<'_> {
             model.set_rope(b, &rope)?;
             let mut asker = Asker::new(b, &model, &mut session, &self.opened.tokenizer);
             let protocol = NeedleProtocol { lengths, ..self.protocol.clone() };
-            parts.push(eval::needle(&mut asker, self.corpus, &protocol, &mut partial, &mut progress)?);
+            parts.push(eval::needle(&mut asker, self.haystack, &protocol, &mut partial, &mut progress)?);
         }
         Ok(Report::joined(self.protocol.clone(), parts))
     }

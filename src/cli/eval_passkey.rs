@@ -6,7 +6,7 @@ use super::progress::Progress;
 use super::reader::{OpenedReader, Reader};
 use crate::backend::Backend;
 use crate::backend::device::Job;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::eval::{self, Asker, Bos, PasskeyProtocol, Protocol, ROOM_FOR_ANSWER, Report, proportion_error};
 use crate::model::buffers::Reading;
 use crate::recipe::Size;
@@ -38,9 +38,6 @@ pub struct EvalPasskey {
 
 impl EvalPasskey {
     pub fn run(self) -> Result<()> {
-        if self.trials.0 == 0 {
-            return Err(Error::usage("--trials", 0, "must be at least 1"));
-        }
         let lengths: Vec<usize> = self.lengths.iter().map(|l| l.0).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let opened = self.reader.open(longest, "--lengths")?;

@@ -1,6 +1,6 @@
 //! `pose-engine eval-ppl`.
 
-use super::evaluation::Evaluation;
+use super::evaluation::{Evaluation, longest_window};
 use super::output::{error_text, seconds_text, size_text, table};
 use super::progress::Progress;
 use super::reader::{OpenedReader, Reader};
@@ -8,7 +8,7 @@ use super::text::{Selection, Text};
 use crate::backend::Backend;
 use crate::backend::device::{Device, Job, dispatch};
 use crate::data::Corpus;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::eval::{self, Bos, Mode, Protocol, WindowReport};
 use crate::infer::Scorer;
 use crate::memory::{self, Ledger};
@@ -58,19 +58,10 @@ impl ProtocolFlags {
     }
 
     pub fn longest(&self) -> Result<usize> {
-        match self.windows.iter().find(|w| w.0 < 2) {
-            Some(w) => Err(Error::usage("--windows", w, "a window needs at least 2 tokens")),
-            None => Ok(self.windows.iter().map(|w| w.0).max().unwrap_or(2)),
-        }
+        longest_window(&self.windows, self.stride)
     }
 
     fn resolve(&self, opened: &OpenedReader) -> Result<Protocol> {
-        let shortest = self.windows.iter().map(|w| w.0).min().unwrap_or(2);
-        if let Some(stride) = self.stride.filter(|s| s.0 > shortest) {
-            let problem =
-                format!("would leave tokens out between windows of {shortest}; ask for at most that");
-            return Err(Error::usage("--stride", stride, problem));
-        }
         let bos = Protocol::bos_token(self.bos, &opened.tokenizer)?;
         Ok(Protocol { mode: self.mode, stride: self.stride.map(|s| s.0), bos })
     }
@@ -83,17 +74,23 @@ impl EvalPpl {
         let opened = self.reader.open(longest, "--windows")?;
         let protocol = self.protocol.resolve(&opened)?;
         let corpus = self.selection.load(&self.text, &opened, &self.evaluation.common)?;
-        self.evaluation.announce(&protocol.describe());
+        let described = protocol.describe(&self.protocol.sizes());
+        self.evaluation.announce(&described);
         let reading = self.reading(Some(&corpus))?;
         let job = PplJob { flags: &self, opened: &opened, protocol: &protocol, corpus: &corpus, reading };
         let (reports, planned) = self.evaluation.dispatch(&self.reader, job)?;
         print_reports(&reports);
         let peak = memory::resident_bytes().map(|(_, peak)| peak);
         outln!("{}", memory::peak_text(peak, planned));
-        self.evaluation.write("eval-ppl", &self.reader, &protocol, json!({
-            "planned_bytes": planned, "peak_bytes": peak,
-            "protocol_text": protocol.describe(), "rope_scaling": opened.rope.scaling.name(), "results": reports,
-        }))
+        self.evaluation.write(
+            "eval-ppl",
+            &self.reader,
+            &protocol,
+            json!({
+                "planned_bytes": planned, "peak_bytes": peak,
+                "protocol_text": described, "rope_scaling": opened.rope.scaling.name(), "results": reports,
+            }),
+        )
     }
 
     /// What the run would allocate, of the model or of a built-in architecture; text is counted where --data is given.
@@ -198,7 +195,7 @@ fn print_reports(reports: &[WindowReport]) {
                 format!("{:.4}", r.ppl),
                 format!("{:.6}", r.nll),
                 format!("{:.4}", r.mean_ppl),
-                error_text(r.standard_error, 4),
+                error_text(r.mean_ppl_error, 4),
                 r.documents.len().to_string(),
                 r.scored.to_string(),
                 seconds_text(r.seconds),

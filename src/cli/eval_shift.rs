@@ -84,9 +84,12 @@ impl EvalShift {
         if self.length.0 < 2 {
             return Err(Error::usage("--length", self.length, "a passage needs at least 2 tokens"));
         }
-        let most = u32::MAX as usize - self.length.0;
+        let end = format!("positions go up to {}", u32::MAX);
+        let Some(most) = (u32::MAX as usize).checked_sub(self.length.0) else {
+            return Err(Error::usage("--length", self.length, end));
+        };
         if let Some(offset) = self.offsets.iter().find(|&&offset| offset >= most) {
-            return Err(Error::usage("--offsets", offset, format!("positions go up to {}", u32::MAX)));
+            return Err(Error::usage("--offsets", offset, end));
         }
         let mut offsets = [&[0], self.offsets.as_slice()].concat();
         offsets.sort_unstable();

@@ -8,6 +8,7 @@ use crate::data::Corpus;
 use crate::error::{Error, Result};
 use crate::eval::Partial;
 use crate::model::cache::CacheFormat;
+use crate::recipe::Size;
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -55,6 +56,19 @@ impl Evaluation {
         }
         self.json.write(&all)
     }
+}
+
+/// The longest of `--windows`, after a look at what `--stride` leaves of a text.
+pub fn longest_window(windows: &[Size], stride: Option<Size>) -> Result<usize> {
+    let shortest = windows.iter().map(|w| w.0).min().unwrap_or(0);
+    if shortest < 2 {
+        return Err(Error::usage("--windows", shortest, "a window needs at least 2 tokens"));
+    }
+    if let Some(stride) = stride.filter(|s| s.0 > shortest) {
+        let problem = format!("would leave tokens out between windows of {shortest}; ask for at most that");
+        return Err(Error::usage("--stride", stride, problem));
+    }
+    Ok(windows.iter().map(|w| w.0).max().unwrap_or(shortest))
 }
 
 /// `--partial FILE`, where a measure takes long.

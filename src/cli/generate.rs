@@ -56,7 +56,7 @@ pub struct Generate {
     #[command(flatten)]
     place: Where,
     #[command(flatten)]
-    json: Json,
+    pub json: Json,
     #[command(flatten)]
     pub common: Common,
 }
@@ -80,7 +80,8 @@ impl Generate {
         if prompt.is_empty() {
             return Err(Error::usage("--prompt", "\"\"", "is empty; give at least one token to continue"));
         }
-        let opened = self.reader.scaled(files, prompt.len() + self.max_new_tokens.0, "--max-new-tokens")?;
+        let longest = prompt.len().saturating_add(self.max_new_tokens.0);
+        let opened = self.reader.scaled(files, longest, "--max-new-tokens")?;
         let stop: Vec<TokenId> = opened.config.eos_token_ids.iter().map(|&id| TokenId(id)).collect();
         let job = GenerateJob {
             opened: &opened,

@@ -20,7 +20,7 @@ pub struct Import {
     file: PathBuf,
     /// Directory for the model; must be new or empty
     #[arg(long, value_name = "DIR")]
-    out: PathBuf,
+    pub out: PathBuf,
     /// What the weights are stored as: f32 keeps every bit of them
     #[arg(long, value_enum, default_value_t = DType::Bf16)]
     dtype: DType,
@@ -28,7 +28,7 @@ pub struct Import {
     #[arg(long, value_name = "DIR")]
     tokenizer: Option<PathBuf>,
     #[command(flatten)]
-    json: Json,
+    pub json: Json,
     #[command(flatten)]
     pub common: Common,
 }

@@ -45,6 +45,8 @@ mod verify;
 
 use crate::error::{Error, Result};
 use clap::{Parser, Subcommand};
+use common::{Common, Json};
+use std::path::Path;
 
 /// Lengthens the context window of RoPE language models by PoSE, on kernels written by hand.
 #[derive(Debug, Parser)]
@@ -101,7 +103,8 @@ enum Command {
 
 impl Cli {
     pub fn run(self) -> Result<()> {
-        self.limit_threads()?;
+        limit_threads(self.command.common())?;
+        self.command.json().map_or(Ok(()), |(json, makes)| json.check(makes))?;
         match self.command {
             Command::Quickstart(c) => c.run(),
             Command::Train(c) => c.run(),
@@ -124,10 +127,11 @@ impl Cli {
             Command::Man(c) => c.run(),
         }
     }
+}
 
-    /// `--threads` for what runs outside the kernels too: tokenizing, drawing coverage.
-    fn limit_threads(&self) -> Result<()> {
-        let common = match &self.command {
+impl Command {
+    fn common(&self) -> &Common {
+        match self {
             Command::Quickstart(c) => &c.common,
             Command::Train(c) => &c.common,
             Command::EvalPpl(c) => &c.evaluation.common,
@@ -138,7 +142,7 @@ impl Cli {
             Command::EvalTasks(c) => &c.evaluation.common,
             Command::Generate(c) => &c.common,
             Command::Coverage(c) => &c.common,
-            Command::Plan(_) => return Ok(()),
+            Command::Plan(c) => c.shared().0,
             Command::Import(c) => &c.common,
             Command::Report(c) => &c.common,
             Command::Merge(c) => &c.common,
@@ -147,10 +151,52 @@ impl Cli {
             Command::Devices(c) => &c.common,
             Command::Completions(c) => &c.common,
             Command::Man(c) => &c.common,
+        }
+    }
+
+    /// `--json` where there is one, and the directory that the command makes.
+    fn json(&self) -> Option<(&Json, Option<&Path>)> {
+        let (json, makes) = match self {
+            Command::Quickstart(c) => (&c.json, Some(c.out.as_path())),
+            // which it makes stands in its recipe, so it looks itself
+            Command::Train(_) => return None,
+            Command::EvalPpl(c) => (&c.evaluation.json, None),
+            Command::EvalPasskey(c) => (&c.evaluation.json, None),
+            Command::EvalNeedle(c) => (&c.evaluation.json, None),
+            Command::EvalLongPpl(c) => (&c.evaluation.json, None),
+            Command::EvalShift(c) => (&c.evaluation.json, None),
+            Command::EvalTasks(c) => (&c.evaluation.json, None),
+            Command::Generate(c) => (&c.json, None),
+            Command::Coverage(c) => (&c.json, None),
+            Command::Plan(c) => (c.shared().1, None),
+            Command::Import(c) => (&c.json, Some(c.out.as_path())),
+            Command::Verify(c) => (&c.json, None),
+            Command::Devices(c) => (&c.json, None),
+            Command::Report(_) | Command::Merge(_) | Command::Logits(_) => return None,
+            Command::Completions(_) | Command::Man(_) => return None,
         };
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(common.threads).build_global();
-        pool.map_err(|e| {
-            Error::usage("--threads", common.threads, format!("the threads cannot be started: {e}"))
-        })
+        Some((json, makes))
+    }
+}
+
+/// `--threads` for what runs outside the kernels too: tokenizing, drawing coverage.
+fn limit_threads(common: &Common) -> Result<()> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(common.threads).build_global();
+    pool.map_err(|e| Error::usage("--threads", common.threads, format!("the threads cannot be started: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_have_threads_and_json_wherever_they_stand() {
+        let flags = "--threads 3 --json p.json";
+        for plan in ["", "train ", "eval-ppl --windows 2k "] {
+            let args = format!("pose-engine plan {plan}--preset tiny {flags}");
+            let cli = Cli::try_parse_from(args.split_whitespace()).unwrap();
+            assert_eq!(cli.command.common().threads, 3, "{args}");
+            assert!(cli.command.json().is_some_and(|(json, _)| json.is_given()), "{args}");
+        }
     }
 }

@@ -39,11 +39,33 @@ pub fn error_text(error: Option<f64>, decimals: usize) -> String {
     error.map_or("-".into(), |error| format!("{error:.decimals$}"))
 }
 
-/// 93.5 as "1:34".
+/// 93.5 as "1:34 min", 5.26 as "5.3 s".
 pub fn seconds_text(seconds: f64) -> String {
-    if seconds < 60.0 {
+    // what would be rounded to 60.0 is a minute
+    if seconds < 59.95 {
         format!("{seconds:.1} s")
     } else {
-        format!("{}:{:02} min", seconds as u64 / 60, seconds as u64 % 60)
+        let whole = seconds.round() as u64;
+        format!("{}:{:02} min", whole / 60, whole % 60)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rounded() {
+        for (seconds, text) in [
+            (0.0, "0.0 s"),
+            (5.26, "5.3 s"),
+            (59.94, "59.9 s"),
+            (59.96, "1:00 min"),
+            (93.5, "1:34 min"),
+            (119.7, "2:00 min"),
+            (3725.2, "62:05 min"),
+        ] {
+            assert_eq!(seconds_text(seconds), text, "{seconds}");
+        }
     }
 }

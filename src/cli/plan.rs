@@ -1,6 +1,6 @@
 //! `pose-engine plan`.
 
-use super::common::Json;
+use super::common::{Common, Json};
 use super::eval_ppl::EvalPpl;
 use super::output::size_text;
 use super::train::Train;
@@ -72,6 +72,15 @@ struct Show {
 }
 
 impl Plan {
+    /// `--threads`, `--quiet` and `--json`.
+    pub fn shared(&self) -> (&Common, &Json) {
+        match &self.what {
+            Some(For::EvalPpl(flags)) => (&flags.eval.evaluation.common, &flags.eval.evaluation.json),
+            Some(For::Train(flags)) => (&flags.train.common, &flags.train.json),
+            None => (&self.train.train.common, &self.train.train.json),
+        }
+    }
+
     pub fn run(self) -> Result<()> {
         match self.what {
             Some(For::Train(flags)) => flags.run(),

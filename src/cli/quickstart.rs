@@ -17,7 +17,7 @@ Needs no download: it writes its own documents. Then open quickstart-out/report.
 pub struct Quickstart {
     /// Directory for documents, models, results.json and report.html; must not exist yet
     #[arg(long, default_value = "quickstart-out", value_name = "DIR")]
-    out: PathBuf,
+    pub out: PathBuf,
     /// Remove an earlier quickstart in --out first
     #[arg(long)]
     overwrite: bool,
@@ -25,7 +25,7 @@ pub struct Quickstart {
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
     #[command(flatten)]
-    json: Json,
+    pub json: Json,
     #[command(flatten)]
     pub common: Common,
 }

@@ -14,6 +14,9 @@ use clap::Args;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
+/// As many as there are positions.
+const MOST_TOKENS: usize = 1 << 32;
+
 /// A model to read with, and a scaling to try on it without training.
 #[derive(Clone, Debug, Args)]
 pub struct Reader {
@@ -101,6 +104,9 @@ impl Reader {
     /// The second part of [`Reader::open`]: the rotation for texts of `longest` tokens.
     pub fn scaled(&self, files: ModelFiles, longest: usize, flag: &str) -> Result<OpenedReader> {
         let ModelFiles { config, tokenizer, adapter } = files;
+        if longest > MOST_TOKENS {
+            return Err(Error::usage(flag, longest, format!("positions go up to {}", u32::MAX)));
+        }
         let kind = self.rope.unwrap_or(ScalingKind::None);
         if let (ScalingKind::None, Some(factor)) = (kind, self.rope_factor) {
             let problem =

@@ -79,7 +79,11 @@ impl Selection {
     pub fn load(&self, text: &Text, opened: &OpenedReader, common: &Common) -> Result<Corpus> {
         let mut corpus = text.load(&opened.tokenizer, common)?;
         if let Some(least) = self.min_tokens {
-            let dropped = corpus.retain_at_least(least.0, "--min-tokens")?;
+            let dropped = corpus.retain_at_least(least.0).map_err(|short| {
+                let problem =
+                    format!("leaves nothing to measure on: {short}; ask for at most {}", short.tokens);
+                Error::usage("--min-tokens", least, problem)
+            })?;
             common.note(&match dropped {
                 1 => format!("1 document has fewer than {least} tokens and is left out"),
                 _ => format!("{dropped} documents have fewer than {least} tokens and are left out"),

@@ -42,6 +42,7 @@ pub struct Train {
 impl Train {
     pub fn run(self) -> Result<()> {
         let recipe = self.recipe(true)?;
+        self.json.check(Some(&recipe.out))?;
         if !self.common.quiet {
             printed::note("recipe:");
             recipe.to_toml().lines().for_each(|line| printed::note(&format!("  {line}")));

@@ -18,7 +18,7 @@ pub struct Verify {
     /// Directory of a run, a checkpoint, or a model that this program wrote
     dir: PathBuf,
     #[command(flatten)]
-    json: Json,
+    pub json: Json,
     #[command(flatten)]
     pub common: Common,
 }

@@ -170,6 +170,11 @@ impl Layout {
             std::iter::once(name.to_string()).chain(lengths.iter().map(at)).collect()
         };
         self.page.table(&headings, &curves.iter().map(row).collect::<Vec<Vec<String>>>());
+        let with_mean = |p: &Point| p.mean.and(p.standard_error).is_some();
+        if curves.iter().any(|(_, _, points)| points.iter().any(with_mean)) {
+            let said = "Over all tokens; in brackets the mean over documents with its standard error.";
+            self.page.paragraph(said);
+        }
         Ok(())
     }
 
@@ -303,9 +308,10 @@ fn smoothed(t: &Training) -> Vec<(f64, f64)> {
 
 fn point_text(p: &Point) -> String {
     let digits = |v: f64| if v.abs() < 1000.0 { format!("{v:.3}") } else { format!("{v:.0}") };
-    match p.standard_error {
-        Some(error) => format!("{} ± {}", digits(p.value), digits(error)),
-        None => digits(p.value),
+    match (p.mean, p.standard_error) {
+        (Some(mean), Some(error)) => format!("{} ({} ± {})", digits(p.value), digits(mean), digits(error)),
+        (None, Some(error)) => format!("{} ± {}", digits(p.value), digits(error)),
+        (_, None) => digits(p.value),
     }
 }
 

@@ -45,6 +45,11 @@ pub struct Point {
     pub length: usize,
     #[serde(alias = "ppl", alias = "accuracy")]
     pub value: f64,
+    /// Mean over documents, where `value` is over all their tokens.
+    #[serde(alias = "mean_ppl")]
+    pub mean: Option<f64>,
+    /// Of `mean` in a perplexity, else of `value`; in earlier files both have the one name.
+    #[serde(alias = "mean_ppl_error")]
     pub standard_error: Option<f64>,
 }
 
@@ -155,7 +160,7 @@ fn evaluation(value: Value) -> std::result::Result<Evaluation, String> {
         || by_keys.into_iter().find(|(key, _)| value.get(key).is_some()).map(|(_, command)| command);
     let of = |key: &str| list(&value[key], key);
     match value["command"].as_str().or_else(by_keys) {
-        Some("eval-ppl") => of("results").map(Evaluation::Perplexity),
+        Some("eval-ppl") => of("results").map(perplexity),
         Some("eval-passkey") => of("by_length").map(Evaluation::Passkey),
         Some("eval-needle") => list(&value["cells"], "cells").and_then(needles),
         Some("eval-longppl") => list(&value["results"], "results").map(longppl),
@@ -189,10 +194,18 @@ fn list<T: serde::de::DeserializeOwned>(value: &Value, key: &str) -> std::result
     }
 }
 
+fn perplexity(mut points: Vec<Point>) -> Evaluation {
+    // without its mean an error would be taken for that of the perplexity over all tokens
+    points.iter_mut().filter(|p| p.mean.is_none()).for_each(|p| p.standard_error = None);
+    Evaluation::Perplexity(points)
+}
+
 fn longppl(reports: Vec<Value>) -> Evaluation {
     let point = |r: &Value| {
         let (length, value) = (r["window"].as_u64()? as usize, r["longppl"].as_f64()?);
-        Some(Point { length, value, standard_error: r["mean_longppl_error"].as_f64() })
+        let mean = r["mean_longppl"].as_f64();
+        let standard_error = r["mean_longppl_error"].as_f64().filter(|_| mean.is_some());
+        Some(Point { length, value, mean, standard_error })
     };
     Evaluation::LongPpl(reports.iter().filter_map(point).collect())
 }
@@ -229,20 +242,27 @@ mod tests {
 
     #[test]
     fn kinds_are_told_by_their_keys() {
-        let point = |length, value| Point { length, value, standard_error: Some(0.5) };
-        let ppl = json!({ "results": [{ "window": 64, "ppl": 3.5, "standard_error": 0.5, "nll": 1.25 }] });
-        assert_eq!(evaluation(ppl), Ok(Evaluation::Perplexity(vec![point(64, 3.5)])));
+        let point = |length, value, mean| Point { length, value, mean, standard_error: Some(0.5) };
+        for error in ["mean_ppl_error", "standard_error"] {
+            let ppl = json!({ "window": 64, "ppl": 3.5, "mean_ppl": 4.5, error: 0.5, "nll": 1.25 });
+            let told = evaluation(json!({ "results": [ppl] }));
+            assert_eq!(told, Ok(Evaluation::Perplexity(vec![point(64, 3.5, Some(4.5))])), "{error}");
+        }
+        let ppl = json!({ "results": [{ "window": 64, "ppl": 3.5, "standard_error": 0.5 }] });
+        let bare = Point { standard_error: None, ..point(64, 3.5, None) };
+        assert_eq!(evaluation(ppl), Ok(Evaluation::Perplexity(vec![bare])));
         let passkey =
             json!({ "by_length": [{ "length": 64, "accuracy": 0.25, "standard_error": 0.5, "trials": 4 }] });
-        assert_eq!(evaluation(passkey), Ok(Evaluation::Passkey(vec![point(64, 0.25)])));
+        assert_eq!(evaluation(passkey), Ok(Evaluation::Passkey(vec![point(64, 0.25, None)])));
         let needle = json!({ "cells": [{ "length": 64, "depth": 0.5, "accuracy": 1.0, "trials": 4 }] });
         assert_eq!(
             evaluation(needle),
             Ok(Evaluation::Needle(vec![Needle { length: 64, depth: 0.5, accuracy: 1.0 }]))
         );
         let long = json!({ "command": "eval-longppl", "results": [
-            { "window": 64, "ppl": 3.5, "longppl": 2.5, "mean_longppl_error": 0.5 }, { "window": 128, "longppl": null }] });
-        assert_eq!(evaluation(long), Ok(Evaluation::LongPpl(vec![point(64, 2.5)])));
+            { "window": 64, "ppl": 3.5, "longppl": 2.5, "mean_longppl": 2.75, "mean_longppl_error": 0.5 },
+            { "window": 128, "longppl": null }] });
+        assert_eq!(evaluation(long), Ok(Evaluation::LongPpl(vec![point(64, 2.5, Some(2.75))])));
         let shifted = json!({ "command": "eval-shift", "results": [
             { "offset": 64, "alone": { "difference": 0.25 }, "after": null }] });
         assert_eq!(

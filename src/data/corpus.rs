@@ -28,6 +28,27 @@ pub struct Corpus {
     pub documents: Vec<Document>,
 }
 
+/// That no document is as long as was asked for, as a part of a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AllShort {
+    pub documents: usize,
+    /// The longest one's name and tokens.
+    pub longest: String,
+    pub tokens: usize,
+}
+
+impl std::fmt::Display for AllShort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.documents {
+            0 => f.write_str("there are no documents"),
+            n => {
+                let documents = names::counted(n, "document");
+                write!(f, "the longest of {documents}, {}, has {}", self.longest, self.tokens)
+            }
+        }
+    }
+}
+
 /// How documents become tokens.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
@@ -111,24 +132,15 @@ impl Corpus {
         }
     }
 
-    /// Drops the documents of fewer than `tokens` tokens and returns how many there were. `flag` set the window that asks
-    /// for them.
+    /// Drops the documents of fewer than `tokens` tokens and returns how many there were.
     ///
-    /// Errors: nothing would be left.
-    pub fn retain_at_least(&mut self, tokens: usize, flag: &str) -> Result<usize> {
-        let Some(longest) = self.documents.iter().max_by_key(|document| document.tokens.len()) else {
-            return Err(Error::usage("PATH", "", "there are no documents"));
-        };
-        if longest.tokens.len() < tokens {
-            let len = longest.tokens.len();
-            let problem = format!(
-                "each row takes {tokens} tokens of one document (a window and the last target), and the longest of {}, \
-                 {}, has {len}; lower {flag} to at most {} or give longer documents",
-                names::counted(self.documents.len(), "document"),
-                longest.name,
-                len.saturating_sub(1)
-            );
-            return Err(Error::usage(flag, tokens.saturating_sub(1), problem));
+    /// Errors: nothing would be left, and nothing is dropped.
+    pub fn retain_at_least(&mut self, tokens: usize) -> std::result::Result<usize, AllShort> {
+        let longest = self.documents.iter().max_by_key(|document| document.tokens.len());
+        let (name, longest) = longest.map_or(("", 0), |d| (d.name.as_str(), d.tokens.len()));
+        if self.documents.is_empty() || longest < tokens {
+            let documents = self.documents.len();
+            return Err(AllShort { documents, longest: name.into(), tokens: longest });
         }
         let before = self.documents.len();
         self.documents.retain(|document| document.tokens.len() >= tokens);

@@ -13,7 +13,7 @@ mod pack;
 mod shares;
 mod zstd;
 
-pub use corpus::{Corpus, Document, LoadOptions, Progress};
+pub use corpus::{AllShort, Corpus, Document, LoadOptions, Progress};
 pub use cuts::Cuts;
 pub use decoder::Decoder;
 pub use loader::{Batch, BatchPlaces, Example, Loader, Packed};

@@ -105,7 +105,15 @@ pub fn check_weights(weights: &[f64]) -> Result<()> {
 fn drop_short(corpus: &mut Corpus, sampler: &Sampler) -> Result<Option<String>> {
     let (need, all) = (sampler.document_len(), corpus.documents.len());
     if !sampler.packs() {
-        let dropped = corpus.retain_at_least(need, sampler.window_flag())?;
+        let flag = sampler.window_flag();
+        let dropped = corpus.retain_at_least(need).map_err(|short| {
+            let problem = format!(
+                "each row takes {need} tokens of one document (a window and the last target), and {short}; lower {flag} to at \
+                 most {} or give longer documents",
+                short.tokens.saturating_sub(1)
+            );
+            Error::usage(flag, need.saturating_sub(1), problem)
+        })?;
         return Ok((dropped > 0).then(|| {
             format!("{dropped} of {all} documents have fewer than {need} tokens and are not trained on")
         }));

@@ -83,18 +83,13 @@ impl LongPplProtocol {
         self.windows.iter().copied().max().unwrap_or(0)
     }
 
-    /// Tokens from the begin of one window to the next one's.
-    pub fn stride_of(&self, window: usize) -> usize {
-        self.stride.unwrap_or(window / 2).clamp(1, window.max(1))
-    }
-
-    fn at(&self, window: usize) -> Windows {
-        Windows { window, stride: self.stride_of(window), mode: Mode::Sliding, bos: self.bos }
+    /// How a text is gone over at one window.
+    pub fn at(&self, window: usize) -> Windows {
+        Windows::new(window, self.stride, Mode::Sliding, self.bos)
     }
 
     fn short(&self) -> Windows {
-        let window = self.short + self.short_stride;
-        Windows { window, stride: self.short_stride, mode: Mode::Sliding, bos: self.bos }
+        Windows::new(self.short + self.short_stride, Some(self.short_stride), Mode::Sliding, self.bos)
     }
 
     /// Tokens of a text of `n` that go through the judge, and through the model.
@@ -113,7 +108,7 @@ impl LongPplProtocol {
             "key tokens chosen by {judge}: log p(windows of {}, one every {}) - log p(window of {short} to {}) > {min_gain} and \
              log p(long) > {min_log_likelihood}; {bos}; LongPPL = exp(mean NLL over key tokens)",
             self.longest(),
-            self.stride_of(self.longest()),
+            self.at(self.longest()).stride,
             short + short_stride,
         )
     }

@@ -13,7 +13,7 @@ pub mod tasks;
 mod windows;
 
 pub use longppl::{Judged, KeyScore, LongPplProtocol, LongPplReport, judge, run as longppl};
-pub use needle::{NeedleProtocol, run as needle};
+pub use needle::{Haystack, NeedleProtocol, run as needle};
 pub use partial::{Partial, Unit};
 pub use passkey::{PasskeyProtocol, run as passkey};
 pub use perplexity::{Bos, DocumentScore, Protocol, WindowReport, run as perplexity};

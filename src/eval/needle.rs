@@ -40,16 +40,27 @@ impl NeedleProtocol {
 }
 
 /// Natural text as tokens, and after which of them a sentence ends.
-struct Haystack {
-    /// The first document's name, for errors.
-    name: String,
+pub struct Haystack {
     tokens: Vec<TokenId>,
     ends: Vec<bool>,
+    /// Tokens behind the longest prompt's, so that each can begin at any of as many places.
+    spare: usize,
 }
 
 impl Haystack {
-    fn new(corpus: &Corpus, tokenizer: &Tokenizer) -> Result<Haystack> {
+    /// For prompts of up to `longest` tokens: those of a whole measure, so that parts of it draw alike.
+    ///
+    /// # Errors
+    /// Less text than that.
+    pub fn new(corpus: &Corpus, tokenizer: &Tokenizer, longest: usize) -> Result<Haystack> {
         let tokens: Vec<TokenId> = corpus.documents.iter().flat_map(|d| d.tokens.iter().copied()).collect();
+        let Some(spare) = tokens.len().checked_sub(longest) else {
+            let name = corpus.documents.first().map_or("", |document| &document.name);
+            let have = tokens.len();
+            let problem =
+                format!("the texts have {have} tokens, the longest length is {longest}; give more text");
+            return Err(Error::usage("--data", name, problem));
+        };
         let mut known: HashMap<u32, bool> = HashMap::new();
         let mut ends = Vec::with_capacity(tokens.len());
         for token in &tokens {
@@ -62,11 +73,10 @@ impl Haystack {
                 }
             });
         }
-        let name = corpus.documents.first().map_or(String::new(), |document| document.name.clone());
-        Ok(Haystack { name, tokens, ends })
+        Ok(Haystack { tokens, ends, spare })
     }
 
-    /// The first sentence that begins at or before `at`; 0 where there is none.
+    /// Where the last sentence begins that does so at or before `at`, but after `from`; `from` where none does.
     fn sentence_before(&self, from: usize, at: usize) -> usize {
         (from..at).rev().find(|&i| self.ends[i]).map_or(from, |i| i + 1)
     }
@@ -111,15 +121,8 @@ impl Draw {
             let problem = format!("needle and question alone take {fixed} tokens; ask for at least that");
             return Err(Error::usage("--lengths", length, problem));
         };
-        let longest = protocol.lengths.iter().copied().max().unwrap_or(length);
-        let Some(spare) = haystack.tokens.len().checked_sub(longest) else {
-            let have = haystack.tokens.len();
-            let problem =
-                format!("the texts have {have} tokens, the longest length is {longest}; give more text");
-            return Err(Error::usage("--data", &haystack.name, problem));
-        };
         let mut stream = Stream::new(protocol.seed, Purpose::Task, trial as u64, u32::MAX);
-        let start = haystack.sentence_before(0, stream.below_usize(spare + 1));
+        let start = haystack.sentence_before(0, stream.below_usize(haystack.spare + 1));
         let depth = protocol.depths[depth];
         let aim = start + (depth * tokens as f64).round() as usize;
         let before = haystack.sentence_before(start, aim) - start;
@@ -142,26 +145,25 @@ impl Draw {
 }
 
 /// Asks every trial of every length and depth but those that `partial` has; the prompts of a trial begin with the same
-/// haystack.
+/// stretch of the haystack, which has room for the longest.
 pub fn run<B: Backend>(
-    asker: &mut Asker<'_, B>, corpus: &Corpus, protocol: &NeedleProtocol, partial: &mut Partial,
+    asker: &mut Asker<'_, B>, haystack: &Haystack, protocol: &NeedleProtocol, partial: &mut Partial,
     progress: &mut dyn FnMut(&Trial),
 ) -> Result<Report<NeedleProtocol>> {
     let tokenizer = asker.tokenizer;
-    let haystack = Haystack::new(corpus, tokenizer)?;
     let mut trials = Vec::new();
     for trial in 0..protocol.trials {
         let mut draws = Vec::new();
         for (l, &length) in protocol.lengths.iter().enumerate() {
             for depth in 0..protocol.depths.len() {
-                let draw = Draw::new(tokenizer, protocol, &haystack, length, depth, trial)?;
+                let draw = Draw::new(tokenizer, protocol, haystack, length, depth, trial)?;
                 draws.push(((l, depth, trial), draw));
             }
         }
         draws.sort_by_key(|(_, draw)| std::cmp::Reverse(draw.before));
         for (place, draw) in &draws {
             let key = ("needle", draw.length, draw.depth, trial);
-            let question = || draw.question(tokenizer, protocol, &haystack);
+            let question = || draw.question(tokenizer, protocol, haystack);
             trials.push((*place, asker.ask(partial, &key, question)?));
             progress(&trials[trials.len() - 1].1);
         }
@@ -176,17 +178,18 @@ mod tests {
     use super::*;
     use crate::data::Document;
 
-    fn haystack(tokenizer: &Tokenizer) -> Haystack {
+    fn haystack(tokenizer: &Tokenizer, longest: usize) -> Result<Haystack> {
         let text =
             "It rained. Did it? It did! A fox slept under the old bridge.\nNobody came by. ".repeat(60);
         let tokens = tokenizer.encode(&text).unwrap();
-        Haystack::new(&Corpus { documents: vec![Document { name: "t".into(), tokens }] }, tokenizer).unwrap()
+        let corpus = Corpus { documents: vec![Document { name: "t".into(), tokens }] };
+        Haystack::new(&corpus, tokenizer, longest)
     }
 
     #[test]
     fn needles_lie_between_sentences_at_their_depth() {
         let tokenizer = Tokenizer::bytes();
-        let haystack = haystack(&tokenizer);
+        let haystack = haystack(&tokenizer, 2000).unwrap();
         let (lengths, depths) = (vec![400, 2000], vec![0.0, 0.3, 1.0]);
         for bos in [None, Some(256)] {
             let protocol =
@@ -211,13 +214,11 @@ mod tests {
     #[test]
     fn what_is_too_short_is_refused() {
         let tokenizer = Tokenizer::bytes();
-        let haystack = haystack(&tokenizer);
-        let refused = |length| {
-            let protocol =
-                NeedleProtocol { lengths: vec![length], depths: vec![0.5], trials: 1, seed: 5, bos: None };
-            Draw::new(&tokenizer, &protocol, &haystack, length, 0, 0).err().unwrap().to_string()
-        };
-        assert!(refused(99).contains("needle and question alone take"));
-        assert!(refused(1 << 20).contains("give more text"));
+        let protocol = NeedleProtocol { lengths: vec![99], depths: vec![0.5], trials: 1, seed: 5, bos: None };
+        let short = haystack(&tokenizer, 99).unwrap();
+        let refused = Draw::new(&tokenizer, &protocol, &short, 99, 0, 0).err().unwrap().to_string();
+        assert!(refused.contains("needle and question alone take"), "{refused}");
+        let refused = haystack(&tokenizer, 1 << 20).err().unwrap().to_string();
+        assert!(refused.starts_with("--data t: ") && refused.contains("give more text"), "{refused}");
     }
 }

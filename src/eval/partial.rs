@@ -3,7 +3,7 @@
 //! The first line says of what: the command, its protocol, the model. Each further line is a unit (a document at a
 //! window, a trial, a question): its key, its result, and the seconds it took. Measures sum up units and nothing else,
 //! and floats read back exactly, so a measure that was cut off has the bits of one that was not. Lines are appended
-//! whole; the last one of a process that died may be cut short, and is dropped.
+//! whole; the last one of a process that died may be cut short, within a letter too, and is dropped.
 
 use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;
@@ -28,7 +28,8 @@ pub struct Partial {
 struct Kept {
     path: PathBuf,
     header: String,
-    /// Bytes of whole lines.
+    /// Bytes that were read, and how many of them are whole lines.
+    read: u64,
     whole: u64,
     file: Option<File>,
 }
@@ -67,28 +68,29 @@ impl Partial {
                 format!("there is no directory {} to keep it in", missing.display()),
             ));
         }
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(e) => return Err(Error::io(path, "reading what is finished", e)),
         };
         let header = json!({ "format": FORMAT, "measure": header });
         let line = header.to_string();
-        let whole = text.rfind('\n').map_or(0, |end| end + 1);
-        if whole == 0 && !line.starts_with(&text) {
+        let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1);
+        if whole == 0 && !line.as_bytes().starts_with(&bytes) {
             return Err(foreign(path));
         }
-        let mut lines = text[..whole].lines().enumerate();
+        let mut lines = bytes[..whole].split_inclusive(|&b| b == b'\n').enumerate();
         if let Some((_, first)) = lines.next() {
-            let found: Value = serde_json::from_str(first).map_err(|_| foreign(path))?;
+            let found: Value = serde_json::from_slice(first).map_err(|_| foreign(path))?;
             same_measure(path, &found, &header)?;
         }
         let mut done = HashMap::new();
         for (i, line) in lines {
-            let line: Line = serde_json::from_str(line).map_err(|_| damaged(path, i + 1))?;
+            let line: Line = serde_json::from_slice(line).map_err(|_| damaged(path, i + 1))?;
             done.insert(line.unit.to_string(), line);
         }
-        let kept = Kept { path: path.into(), header: line, whole: whole as u64, file: None };
+        let (read, whole) = (bytes.len() as u64, whole as u64);
+        let kept = Kept { path: path.into(), header: line, read, whole, file: None };
         Ok(Partial { kept: Some(kept), done })
     }
 
@@ -147,6 +149,13 @@ impl Kept {
             return Err(Error::file(
                 &self.path,
                 "another run is writing it; give each run a file of its own",
+            ));
+        }
+        // what another run appended since this one read the file would be cut off
+        if file.metadata().map_err(failed)?.len() != self.read {
+            return Err(Error::file(
+                &self.path,
+                "another run wrote to it while this one measured; repeat the command to go on from what it has now",
             ));
         }
         file.set_len(self.whole).map_err(failed)?;
@@ -221,6 +230,20 @@ mod tests {
         std::fs::write(&path, &text[..text.len() - 7]).unwrap();
         assert_eq!(measure(&path, &header, 0..20), (whole.clone(), 11));
         assert_eq!(measure(&path, &header, 0..20), (whole, 20));
+        // within a letter of two bytes
+        let name = |i: u32| format!("é{i}");
+        let name_units = |units: std::ops::Range<u32>| {
+            let mut partial = Partial::open(&path, &header).unwrap();
+            let before = partial.finished();
+            units.for_each(|i| assert_eq!(partial.unit(&name(i), || Ok(i)).unwrap().result, i));
+            before
+        };
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(name_units(0..2), 0);
+        let named = std::fs::read(&path).unwrap();
+        let letter = named.iter().rposition(|&b| b == 0xC3).unwrap();
+        std::fs::write(&path, &named[..=letter]).unwrap();
+        assert_eq!((name_units(0..2), name_units(0..2)), (1, 2));
         // a header that was cut short is written anew
         std::fs::write(&path, &text[..5]).unwrap();
         assert_eq!(measure(&path, &header, 0..3).1, 0);
@@ -258,5 +281,19 @@ mod tests {
         one.unit(&0, || Ok(1)).unwrap();
         let said = two.unit(&0, || Ok(1)).unwrap_err().to_string();
         assert!(said.contains("another run is writing it"), "{said}");
+    }
+
+    #[test]
+    fn what_another_run_wrote_meanwhile_is_not_cut_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p.jsonl");
+        for finished in [0, 3] {
+            let mut late = Partial::open(&path, &json!({})).unwrap();
+            measure(&path, &json!({}), 0..finished + 3);
+            let text = std::fs::read(&path).unwrap();
+            let said = late.unit(&"late", || Ok(1)).unwrap_err().to_string();
+            assert!(said.contains("repeat the command"), "{said}");
+            assert_eq!(std::fs::read(&path).unwrap(), text);
+        }
     }
 }

@@ -55,23 +55,24 @@ impl Protocol {
         }
     }
 
-    pub fn stride_of(&self, window: usize) -> usize {
-        self.stride.unwrap_or(window / 2).clamp(1, window)
-    }
-
     /// How a text is gone over at one window.
     pub fn windows(&self, window: usize) -> Windows {
-        Windows { window, stride: self.stride_of(window), mode: self.mode, bos: self.bos }
+        Windows::new(window, self.stride, self.mode, self.bos)
     }
 
-    /// One sentence for people.
-    pub fn describe(&self) -> String {
+    /// One sentence for people, of a measure at these windows.
+    pub fn describe(&self, windows: &[usize]) -> String {
         let bos = bos_text(self.bos, "opens each window");
         match self.mode {
             Mode::Sliding => {
                 let stride = self.stride.map_or("half the window".to_string(), |s| s.to_string());
+                // where windows do not overlap, what begins one has nothing before it
+                let apart = |&&w: &&usize| self.bos.is_none() && self.windows(w).stride == w;
+                let but = windows.iter().find(apart).map_or(String::new(), |window| {
+                    format!(" but for the first of each window of {window}, which nothing predicts")
+                });
                 format!(
-                    "sliding windows, stride {stride}, {bos}; each token scored once; ppl = exp(sum of NLL / scored tokens)"
+                    "sliding windows, stride {stride}, {bos}; each token scored once{but}; ppl = exp(sum of NLL / scored tokens)"
                 )
             }
             Mode::Truncate => {
@@ -89,7 +90,8 @@ pub struct DocumentScore {
     pub scored: usize,
     /// Mean negative log-likelihood, nats per token.
     pub nll: f64,
-    pub ppl: f64,
+    /// None where nothing was scored, as in a document of one token.
+    pub ppl: Option<f64>,
 }
 
 /// All documents at one window.
@@ -102,9 +104,10 @@ pub struct WindowReport {
     pub nll: f64,
     /// Token-weighted over all documents.
     pub ppl: f64,
-    /// Mean over documents of each one's perplexity.
+    /// Mean over the documents that have a perplexity.
     pub mean_ppl: f64,
-    pub standard_error: Option<f64>,
+    /// Standard error of that mean.
+    pub mean_ppl_error: Option<f64>,
     pub seconds: f64,
     pub documents: Vec<DocumentScore>,
 }
@@ -128,7 +131,8 @@ pub fn run<B: Backend>(
     }
     let scored: usize = documents.iter().map(|d: &DocumentScore| d.scored).sum();
     let nll = documents.iter().map(|d| d.nll * d.scored as f64).sum::<f64>() / scored.max(1) as f64;
-    let (mean_ppl, standard_error) = mean_and_error(&documents.iter().map(|d| d.ppl).collect::<Vec<_>>());
+    let of_documents: Vec<f64> = documents.iter().filter(|d| d.scored > 0).filter_map(|d| d.ppl).collect();
+    let (mean_ppl, mean_ppl_error) = mean_and_error(&of_documents);
     Ok(WindowReport {
         window,
         stride: windows.stride,
@@ -137,7 +141,7 @@ pub fn run<B: Backend>(
         nll,
         ppl: nll.exp(),
         mean_ppl,
-        standard_error,
+        mean_ppl_error,
         seconds,
         documents,
     })
@@ -154,5 +158,26 @@ fn score_document<B: Backend>(
     })?;
     let (name, tokens) = (document.name.clone(), document.tokens.len());
     let nll = sum / scored.max(1) as f64;
-    Ok(DocumentScore { name, tokens, scored, nll, ppl: nll.exp() })
+    Ok(DocumentScore { name, tokens, scored, nll, ppl: (scored > 0).then(|| nll.exp()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_protocol_says_which_tokens_are_left_out() {
+        let said = |stride, mode, bos| Protocol { mode, stride, bos }.describe(&[128, 64]);
+        let part = "scored once but for the first of each window of 64, which nothing predicts;";
+        assert!(
+            said(Some(64), Mode::Sliding, None).contains(part),
+            "{}",
+            said(Some(64), Mode::Sliding, None)
+        );
+        for whole in [said(Some(63), Mode::Sliding, None), said(None, Mode::Sliding, None)] {
+            assert!(whole.contains("each token scored once;"), "{whole}");
+        }
+        assert!(said(Some(64), Mode::Sliding, Some(1)).contains("each token scored once;"));
+        assert!(!said(Some(64), Mode::Truncate, None).contains("each token"));
+    }
 }

@@ -49,6 +49,11 @@ pub fn bin(b: usize, target: usize) -> std::ops::RangeInclusive<usize> {
     edge(b) + 1..=edge(b + 1)
 }
 
+/// The bin of a distance from 1 to Lt-1.
+pub fn bin_of(distance: usize, target: usize) -> usize {
+    (distance * BINS).div_ceil(target - 1) - 1
+}
+
 /// A distance to train, by the weights.
 fn distance(stream: &mut Stream, weights: &DistanceWeights, target: usize) -> usize {
     let distances = bin(stream.weighted(&weights.0), target);
@@ -84,6 +89,15 @@ mod tests {
     use crate::positions::coverage::between_chunks;
     use crate::positions::{ChunkLengths, chunks};
     use crate::random::Purpose;
+
+    #[test]
+    fn every_distance_is_in_its_bin() {
+        for target in [2, 3, 16, 17, 18, 33, 40, 513, 4096] {
+            for d in 1..target {
+                assert!(bin(bin_of(d, target), target).contains(&d), "{d} of {target}");
+            }
+        }
+    }
 
     #[test]
     fn every_row_trains_the_distance_drawn_for_it() {

@@ -18,7 +18,7 @@ pub struct Coverage {
     pub rows: usize,
 }
 
-/// A [`Coverage`] in a line.
+/// A [`Coverage`] in a line, over the distances that a row may miss: from 1 on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
     pub min: f64,
@@ -85,14 +85,15 @@ impl Coverage {
 
     pub fn summary(&self) -> Summary {
         let mut never: Vec<Range<usize>> = Vec::new();
-        for (d, _) in self.probability.iter().enumerate().filter(|(_, p)| **p == 0.0) {
+        let distances = self.probability.get(1..).unwrap_or_default();
+        for d in (1..self.probability.len()).filter(|&d| self.probability[d] == 0.0) {
             match never.last_mut() {
                 Some(last) if last.end == d => last.end = d + 1,
                 _ => never.push(d..d + 1),
             }
         }
-        let min = self.probability.iter().copied().fold(f64::INFINITY, f64::min);
-        let mean = self.probability.iter().sum::<f64>() / self.probability.len() as f64;
+        let min = distances.iter().copied().fold(f64::INFINITY, f64::min);
+        let mean = distances.iter().sum::<f64>() / distances.len() as f64;
         Summary { min, mean, never }
     }
 }

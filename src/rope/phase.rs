@@ -9,9 +9,10 @@ use std::f64::consts::TAU;
 /// 2^64, the number of parts that a turn has.
 const PARTS: f64 = 18_446_744_073_709_551_616.0;
 
-/// Radians per position, at most 2π, as a 64-bit binary fraction of a turn, rounded to the nearest.
+/// Radians per position as a 64-bit binary fraction of a turn, rounded to the nearest. Whole turns leave no trace at any
+/// position, so those of a pair that makes more than one a position are dropped.
 pub fn turns(inverse_frequency: f64) -> u64 {
-    (inverse_frequency / TAU * PARTS).round() as u64
+    ((inverse_frequency / TAU).fract() * PARTS).round() as u64
 }
 
 /// The angle at `position` in radians, from −π up to π.

@@ -67,12 +67,14 @@ impl FromStr for ScalingKind {
 
 /// The rotation to train with, for a context of `target_len` tokens, set by a flag, where `original_len` were trained.
 ///
-/// `none` keeps `base` as it is, whatever that is; what depends on the length of the text is that of `target_len`. Any other kind starts from an unscaled base and scales it by
-/// target_len / original_len, or by `factor` where given.
+/// `none` keeps the scaling of `base`, whatever that is; one that depends on the length of the text is set to
+/// `target_len`. Any other kind starts from an unscaled base and scales it by target_len / original_len, or by `factor`
+/// where given.
 ///
 /// # Errors
-/// A base that is scaled already (its frequencies would be scaled twice), a factor for `none`, a factor of 1 or less, or
-/// a scaling that changes no frequency of this base.
+/// A base that is scaled already (its frequencies would be scaled twice), a factor for `none`, a target that is no longer
+/// than the original where no factor is given, a factor that the scaling does not take (1 or less; of `dynamic` less than
+/// 1), or a scaling that changes no frequency of this base.
 pub fn for_training(
     base: &Rope, kind: ScalingKind, (target_len, flag): (usize, &str), original_len: usize,
     factor: Option<f64>,

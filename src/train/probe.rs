@@ -15,7 +15,7 @@ use crate::eval::{Mode, Windows, losses};
 use crate::infer::Scorer;
 use crate::model::Model;
 use crate::positions::DistanceWeights;
-use crate::positions::adaptive::BINS;
+use crate::positions::adaptive::{BINS, bin_of};
 use crate::recipe::Recipe;
 use std::path::Path;
 
@@ -94,23 +94,22 @@ pub fn probe<B: Backend>(
 ) -> Result<Probe> {
     let (window, target) = (recipe.sampler.train_len(), recipe.sampler.target_len());
     let (mut long, mut short, mut counts) = ([0.0; BINS], [0.0; BINS], [0usize; BINS]);
-    let sliding =
-        |window: usize| Windows { window, stride: (window / 2).max(1), mode: Mode::Sliding, bos: None };
+    let sliding = |window: usize| Windows::new(window, None, Mode::Sliding, None);
     for document in eval.documents.iter().filter(|d| d.tokens.len() >= target) {
         let beginning = Document { name: document.name.clone(), tokens: document.tokens[..target].to_vec() };
         for (sums, window) in [(&mut long, target), (&mut short, window)] {
             losses(b, model, scorer, &beginning, &sliding(window), &mut |_| {}, &mut |first, nll| {
-                let bins = (first..).map(|t| bin_of(t, target));
+                let bins = (first..).map(|t| bin_of_token(t, target));
                 bins.zip(nll).for_each(|(bin, &nll)| sums[bin] += f64::from(nll));
             })?;
         }
-        (1..target).for_each(|t| counts[bin_of(t, target)] += 1);
+        (1..target).for_each(|t| counts[bin_of_token(t, target)] += 1);
     }
     let mean = |sums: [f64; BINS]| std::array::from_fn(|b| sums[b] / counts[b].max(1) as f64);
     Ok(Probe { long: mean(long), short: mean(short), counts })
 }
 
-/// The bin that token t of a window of `target` counts for, t from 1.
-fn bin_of(t: usize, target: usize) -> usize {
-    ((t - 1) * BINS / (target - 1)).min(BINS - 1)
+/// The bin that token t of a window of `target` counts for, t from 1; token 1 has only itself behind it.
+fn bin_of_token(t: usize, target: usize) -> usize {
+    bin_of((t - 1).max(1), target)
 }
