@@ -8,8 +8,8 @@ use crate::backend::{Backend, Buffer, NormShape, ScratchFor};
 use crate::error::Result;
 
 /// Blocks that each take a row at a time.
-fn rows_grid(rows: usize, shared: usize) -> Grid {
-    Grid { blocks: [rows.min(STRIDING), 1, 1], threads: tiles::ROW_THREADS, shared }
+fn row_blocks(blocks: usize, shared: usize) -> Grid {
+    Grid { blocks: [blocks, 1, 1], threads: tiles::ROW_THREADS, shared }
 }
 
 /// A norm's statistics: what they are called, where they are, how many a token has.
@@ -28,7 +28,7 @@ impl<E: CudaFloat> Cuda<E> {
         let operands = [y.arg(), rstd.arg(), x.arg(), w.arg()];
         let sizes = [self.int(OP, tokens)?, self.int(OP, width)?, Arg::float(eps)];
         let shared = 2 * width * size_of::<E>();
-        let grid = Grid { blocks: [Self::norm_blocks(tokens, 16), 1, 1], ..rows_grid(0, shared) };
+        let grid = row_blocks(Self::norm_blocks(tokens, 16), shared);
         self.launch(OP, grid, &[&operands[..], &sizes].concat())
     }
 
@@ -48,10 +48,7 @@ impl<E: CudaFloat> Cuda<E> {
         self.lengths(OP, &operands)?;
         let operands = [y.arg(), stats.arg(), x.arg(), w.arg(), bias.arg()];
         let sizes = [self.int(OP, tokens)?, self.int(OP, width)?, Arg::float(eps)];
-        let grid = Grid {
-            blocks: [Self::norm_blocks(tokens, 32), 1, 1],
-            ..rows_grid(0, 3 * width * size_of::<E>())
-        };
+        let grid = row_blocks(Self::norm_blocks(tokens, 32), 3 * width * size_of::<E>());
         self.launch(OP, grid, &[&operands[..], &sizes].concat())
     }
 
@@ -77,7 +74,7 @@ impl<E: CudaFloat> Cuda<E> {
         let scratch = self.arena.take(self.scratch_bytes(ScratchFor::NormBackward(s)))?;
         let (partial, blocks) = (scratch.arg(), tiles::NORM_BACKWARD_BLOCKS);
         let shared = width * (4 + 3 * size_of::<E>());
-        let grid = Grid { blocks: [blocks, 1, 1], ..rows_grid(0, shared) };
+        let grid = row_blocks(blocks, shared);
         let operands = [dx.arg(), partial, dy.arg(), x.arg(), stats.arg(), w.arg()];
         let sizes = [self.int(op, tokens)?, self.int(op, width)?];
         self.launch(op, grid, &[&operands[..], &sizes].concat())?;
@@ -91,7 +88,7 @@ impl<E: CudaFloat> Cuda<E> {
         let all = rows * width;
         self.lengths(OP, &[("y", y.len(), all), ("scale", scale.len(), rows), ("x", x.len(), all)])?;
         let args = [y.arg(), scale.arg(), x.arg(), self.int(OP, rows)?, self.int(OP, width)?];
-        self.launch(OP, rows_grid(rows, width * size_of::<E>()), &args)
+        self.launch(OP, row_blocks(rows.min(STRIDING), width * size_of::<E>()), &args)
     }
 
     pub(super) fn undo_unit_rows(
@@ -101,6 +98,6 @@ impl<E: CudaFloat> Cuda<E> {
         let all = rows * width;
         self.lengths(OP, &[("d", d.len(), all), ("y", y.len(), all), ("scale", scale.len(), rows)])?;
         let args = [d.arg(), y.arg(), scale.arg(), self.int(OP, rows)?, self.int(OP, width)?];
-        self.launch(OP, rows_grid(rows, 8 * width), &args)
+        self.launch(OP, row_blocks(rows.min(STRIDING), 8 * width), &args)
     }
 }

@@ -396,7 +396,7 @@ struct Strip<'a> {
     /// For each query.
     lse: &'a [f32],
     delta: &'a [f32],
-    /// The queries in question, both ends multiples of [`PADDED`].
+    /// The queries in question, both ends multiples of the kernel's width.
     columns: Range<usize>,
     scale: f32,
 }
