@@ -331,6 +331,9 @@ fn recipes_that_cannot_be_read() {
     dir.write("recipe.toml", "steps = 0\n");
     refuse(&dir, "train --preset tiny --data a.txt --out out --config recipe.toml", 2, &["--steps 0"]);
     refuse(&dir, "train --preset tiny --data a.txt --out out --config no.toml", 1, &["no.toml"]);
+    dir.write("recipe.toml", "#".repeat(300 << 10));
+    let args = "train --preset tiny --data a.txt --out out --train-len 32 --config recipe.toml";
+    dir.run(args).refused(1, &["recipe.toml", "longer than 256 KiB"]);
 }
 
 /// Changes one key of m's config.json.

@@ -102,6 +102,13 @@ pub fn config(gguf: &Gguf<'_>, architecture: Architecture) -> Result<Config> {
         let id = gguf.size(key)?.filter(|&id| id < vocab_size);
         Ok(id.map(|id| id as u32))
     };
+    // each has some; and what is made for each must not be more than the file stands for
+    let (layers, tensors) = (keys.needed("block_count")?, gguf.tensors.len());
+    if layers > tensors {
+        return Err(
+            gguf.error(format!("has {tensors} tensors, and by its own keys {layers} layers: it is damaged"))
+        );
+    }
     let bos = id("tokenizer.ggml.bos_token_id")?;
     let config = Config {
         family: architecture.family(),
@@ -110,7 +117,7 @@ pub fn config(gguf: &Gguf<'_>, architecture: Architecture) -> Result<Config> {
         hidden_size,
         intermediate_size: gguf
             .require(&keys.name("feed_forward_length"), keys.for_all_layers("feed_forward_length")?)?,
-        num_hidden_layers: keys.needed("block_count")?,
+        num_hidden_layers: layers,
         num_attention_heads: heads,
         num_key_value_heads: keys.for_all_layers("attention.head_count_kv")?.unwrap_or(heads),
         head_dim,

@@ -13,12 +13,27 @@ pub use settings::{OnSaveError, OnSpike, Recompute, Settings, Size};
 pub use validate::{Recipe, Source};
 
 use crate::error::{Error, Result};
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
+
+/// Of a recipe. A table for each dot of a key of dots makes up to 900 bytes of one in the file.
+const MOST_BYTES: u64 = 256 << 10;
 
 impl Settings {
     /// Reads a TOML file with the same keys as the flags.
+    ///
+    /// # Errors
+    /// It cannot be read, is no recipe, or is longer than [`MOST_BYTES`].
     pub fn from_file(path: &Path) -> Result<Settings> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "reading the recipe", e))?;
+        let mut text = String::new();
+        File::open(path)
+            .and_then(|file| file.take(MOST_BYTES + 1).read_to_string(&mut text))
+            .map_err(|e| Error::io(path, "reading the recipe", e))?;
+        if text.len() as u64 > MOST_BYTES {
+            let problem = format!("is longer than {} KiB, which no recipe is", MOST_BYTES >> 10);
+            return Err(Error::file(path, problem));
+        }
         toml::from_str(&text)
             .map_err(|e| Error::file(path, format!("is not a recipe: {}", one_line(&e, &text))))
     }
