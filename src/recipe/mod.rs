@@ -24,7 +24,7 @@ impl Settings {
     /// Reads a TOML file with the same keys as the flags.
     ///
     /// # Errors
-    /// It cannot be read, is no recipe, or is longer than [`MOST_BYTES`].
+    /// It cannot be read, is no recipe, or is longer than 256 KiB.
     pub fn from_file(path: &Path) -> Result<Settings> {
         let mut text = String::new();
         File::open(path)
