@@ -243,14 +243,20 @@ fn a_run_that_died_when_it_was_done_still_knows_what_it_did() {
     }
 }
 
-#[test]
-fn a_broken_checkpoint_is_none_of_those_that_stay() {
+/// A run of 10 steps that looks as if it had been killed after the checkpoint of step 8, and what its weights became.
+fn stopped_after_8_of_10() -> (Dir, Vec<u8>) {
     let dir = Dir::new();
     let run = RUN.replace("--steps 40", "--steps 10");
     dir.run(&format!("{run} --quiet --out whole")).ok();
     let whole = weights(&dir, "whole", 10);
     std::fs::remove_file(dir.path("whole/manifest.json")).unwrap();
     std::fs::remove_dir_all(dir.path("whole/checkpoint-000010")).unwrap();
+    (dir, whole)
+}
+
+#[test]
+fn a_broken_checkpoint_is_none_of_those_that_stay() {
+    let (dir, whole) = stopped_after_8_of_10();
     dir.write("whole/checkpoint-000008/config.json", "{}");
     let resume = "train --resume --out whole --save-every 1 --keep-last 1 --quiet";
     let ran = stopped(&dir, resume, "whole", 5, libc::SIGKILL);
@@ -261,12 +267,7 @@ fn a_broken_checkpoint_is_none_of_those_that_stay() {
 
 #[test]
 fn a_broken_checkpoint_is_passed_over_and_said() {
-    let dir = Dir::new();
-    let run = RUN.replace("--steps 40", "--steps 10");
-    dir.run(&format!("{run} --quiet --out whole")).ok();
-    let whole = weights(&dir, "whole", 10);
-    std::fs::remove_file(dir.path("whole/manifest.json")).unwrap();
-    std::fs::remove_dir_all(dir.path("whole/checkpoint-000010")).unwrap();
+    let (dir, whole) = stopped_after_8_of_10();
     let broken = "whole/checkpoint-000008/resume/optimizer.safetensors";
     let mut bytes = dir.read(broken);
     *bytes.last_mut().unwrap() ^= 1;
