@@ -318,6 +318,8 @@ fn recipes_that_cannot_be_read() {
     for (recipe, parts) in [
         ("steps = ", &["recipe.toml", "line 1"][..]),
         ("lr = 1e-3\nstep = 4", &["recipe.toml", "line 2", "unknown field `step`"]),
+        ("steps = 4\n[rope]\nkind = \"yarn\"", &["recipe.toml", "line 2", "table"]),
+        ("out = a.b", &["recipe.toml", "line 1", "string"]),
         ("steps = \"4x\"", &["recipe.toml", "line 1", "not a size"]),
         ("steps = -4", &["recipe.toml", "line 1", "not a size"]),
         ("steps = [4]", &["recipe.toml", "line 1", "not a size"]),

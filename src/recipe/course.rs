@@ -1,7 +1,8 @@
 //! What happens while a run goes: what it asks of held-out text, what of it stays, what a loss that leaps does.
 
 use super::checks::{at_least_one, counted, number};
-use super::{OnSpike, Settings, Size};
+use super::defaults::filled;
+use super::{OnSpike, Settings};
 use crate::error::{Error, Result};
 use crate::positions::Method;
 
@@ -61,8 +62,7 @@ pub(super) fn eval_tokens(s: &Settings, target_len: usize) -> Result<usize> {
 }
 
 pub(super) fn adapt(s: &Settings, need_data: bool) -> Result<Option<Adapt>> {
-    let (method, no_eval) =
-        (s.method.unwrap_or(Method::Pose), s.eval_data.as_ref().is_none_or(Vec::is_empty));
+    let (method, no_eval) = (filled(s.method), s.eval_data.as_ref().is_none_or(Vec::is_empty));
     if method == Method::Adaptive && need_data && no_eval {
         let problem = "--method adaptive goes by a probe on held-out text, and there is none; name some of at least the \
                        target length";
@@ -70,8 +70,8 @@ pub(super) fn adapt(s: &Settings, need_data: bool) -> Result<Option<Adapt>> {
     }
     match (method, s.adapt_every, s.adapt_floor) {
         (Method::Adaptive, every, floor) => Ok(Some(Adapt {
-            every: at_least_one("--adapt-every", every.unwrap_or(Size(50)))? as u64,
-            floor: number("--adapt-floor", floor.unwrap_or(0.25), 0.0, 1.0)?,
+            every: at_least_one("--adapt-every", filled(every))? as u64,
+            floor: number("--adapt-floor", filled(floor), 0.0, 1.0)?,
         })),
         (_, None, None) => Ok(None),
         (_, Some(every), _) => {

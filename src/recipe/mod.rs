@@ -5,6 +5,9 @@
 
 mod checks;
 mod course;
+mod defaults;
+mod flat;
+mod learning;
 mod settings;
 mod validate;
 
@@ -17,14 +20,14 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// Of a recipe. A table for each dot of a key of dots makes up to 900 bytes of one in the file.
+/// Of a recipe.
 const MOST_BYTES: u64 = 256 << 10;
 
 impl Settings {
     /// Reads a TOML file with the same keys as the flags.
     ///
     /// # Errors
-    /// It cannot be read, is no recipe, or is longer than 256 KiB.
+    /// It cannot be read, is longer than 256 KiB, has a table, or a key or a value that a recipe has not.
     pub fn from_file(path: &Path) -> Result<Settings> {
         let mut text = String::new();
         File::open(path)
@@ -33,6 +36,13 @@ impl Settings {
         if text.len() as u64 > MOST_BYTES {
             let problem = format!("is longer than {} KiB, which no recipe is", MOST_BYTES >> 10);
             return Err(Error::file(path, problem));
+        }
+        if let Some(table) = flat::first_table(&text) {
+            let problem = "a table or a key of dots; a recipe has keys with plain values";
+            return Err(Error::file(
+                path,
+                format!("is not a recipe: {}: {problem}", line(&text, table.start)),
+            ));
         }
         toml::from_str(&text)
             .map_err(|e| Error::file(path, format!("is not a recipe: {}", one_line(&e, &text))))
@@ -53,7 +63,12 @@ impl Settings {
 
 /// A TOML error on one line.
 fn one_line(error: &toml::de::Error, text: &str) -> String {
-    let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+    let start = error.span().map_or(0, |span| span.start);
     let message: Vec<&str> = error.message().lines().map(str::trim).collect();
-    format!("line {line}: {}", message.join(" "))
+    format!("{}: {}", line(text, start), message.join(" "))
+}
+
+/// "line N", the one that the byte `start` is in.
+fn line(text: &str, start: usize) -> String {
+    format!("line {}", 1 + text[..start].matches('\n').count())
 }

@@ -11,12 +11,8 @@ pub const MANIFEST: Target =
     Target { name: "manifest", read: manifest, seeds: manifest_seeds, budget: Budget::PARSED };
 pub const RESUME: Target =
     Target { name: "resume", read: resume, seeds: resume_seeds, budget: Budget::PARSED };
-pub const RECIPE: Target = Target {
-    name: "recipe",
-    read: recipe,
-    seeds: recipe_seeds,
-    budget: Budget { base: 4 << 20, times: 1024 },
-};
+pub const RECIPE: Target =
+    Target { name: "recipe", read: recipe, seeds: recipe_seeds, budget: Budget::PARSED };
 pub const RESULT: Target =
     Target { name: "result", read: result, seeds: result_seeds, budget: Budget::PARSED };
 
