@@ -20,6 +20,7 @@ pub mod printable;
 pub mod quickstart;
 pub mod random;
 pub mod recipe;
+mod regular;
 pub mod report;
 pub mod rope;
 pub mod size;

@@ -10,6 +10,7 @@ use crate::model::Config;
 use crate::model::family::{FAMILIES, short};
 use crate::model::lora::{Also, Lora, Target};
 use crate::model::params::{ParamSpec, adapter_name, model_name, peft_name};
+use crate::regular;
 use clap::ValueEnum;
 use serde::Deserialize;
 use serde_json::json;
@@ -52,7 +53,7 @@ struct PeftConfig {
 impl PeftConfig {
     fn read(path: &Path) -> Result<PeftConfig> {
         let text =
-            std::fs::read_to_string(path).map_err(|e| Error::io(path, "reading the adapter's config", e))?;
+            regular::read_to_string(path).map_err(|e| Error::io(path, "reading the adapter's config", e))?;
         let config: PeftConfig = serde_json::from_str(&text)
             .map_err(|e| Error::file(path, format!("is not an adapter's config: {e}")))?;
         let refused = [
@@ -124,7 +125,7 @@ impl Adapter {
 
     /// Whether these are the weights that the adapter was trained on, as far as the adapter says.
     pub fn check_base(&self, base: &Weights) -> Result<()> {
-        let Ok(text) = std::fs::read_to_string(self.dir.join(BASE)) else { return Ok(()) };
+        let Ok(text) = regular::read_to_string(&self.dir.join(BASE)) else { return Ok(()) };
         let known: serde_json::Value = serde_json::from_str(&text)
             .map_err(|e| Error::file(self.dir.join(BASE), format!("is not JSON: {e}")))?;
         let (known, found) = (known["fingerprint"].as_str(), base.fingerprint()?);

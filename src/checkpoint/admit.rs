@@ -4,6 +4,7 @@
 use super::manifest::{FORMATS, MANIFEST, Manifest, verify_file};
 use super::resume::STATE;
 use crate::error::{Error, Result};
+use crate::regular;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -26,7 +27,7 @@ pub fn admit(dir: &Path) -> Result<()> {
 
 /// The manifest, if there is one of ours: other software has files of this name too. One that is damaged may be any text.
 fn ours(path: &Path) -> Result<Option<Manifest>> {
-    let text = match std::fs::read_to_string(path) {
+    let text = match regular::read_to_string(path) {
         Ok(text) => text,
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
         Err(e) => return Err(Error::io(path, "reading", e)),

@@ -4,11 +4,12 @@
 //! ends: a file that no one has locked is stale, whatever stands in it. It says who holds it, for who comes second.
 
 use crate::error::{Error, Result};
+use crate::regular;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Below the run's directory.
 const LOCK: &str = ".lock";
@@ -48,7 +49,7 @@ impl RunLock {
             let stale = holder(&path).filter(|h| h.pid != std::process::id()).map(|Holder { pid, since }| {
                 format!("process {pid}, which had this run since {since}, ended without giving it back")
             });
-            let since = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+            let since = humantime::format_rfc3339_seconds(now()).to_string();
             let text = serde_json::to_string(&Holder { pid: std::process::id(), since })
                 .expect("a holder is plain numbers and text");
             file.set_len(0)
@@ -80,6 +81,12 @@ impl Drop for RunLock {
         // still locked: no one else can have taken it; and a file that stays is only stale
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+/// The wall clock, within the years that can be written with four digits: a clock that is far off must not end a run.
+fn now() -> SystemTime {
+    let last = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    SystemTime::now().clamp(UNIX_EPOCH, last)
 }
 
 fn open(path: &Path) -> Result<File> {
@@ -116,7 +123,7 @@ pub fn is_at(file: &File, path: &Path) -> bool {
 }
 
 fn holder(path: &Path) -> Option<Holder> {
-    serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
+    serde_json::from_str(&regular::read_to_string(path).ok()?).ok()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What makes a directory complete: the list of its files with their lengths and hashes.
 
 use crate::error::{Error, Result};
+use crate::regular;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -52,7 +53,7 @@ impl Manifest {
     /// Reads `dir/manifest.json` without looking at the files that it names.
     pub(super) fn load(dir: &Path) -> Result<Manifest> {
         let path = dir.join(MANIFEST);
-        let text = match std::fs::read_to_string(&path) {
+        let text = match regular::read_to_string(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 return Err(Error::file(
@@ -122,7 +123,7 @@ pub(super) fn sync(path: &Path) -> Result<()> {
 /// Length in bytes and hash of a file.
 fn hash(path: &Path) -> Result<(u64, String)> {
     let reading = |e| Error::io(path, "reading", e);
-    let file = File::open(path).map_err(reading)?;
+    let file = regular::open(path).map_err(reading)?;
     let bytes = file.metadata().map_err(reading)?.len();
     let mut hasher = blake3::Hasher::new();
     // a byte more than there should be is enough to see, and some things never end

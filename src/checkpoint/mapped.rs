@@ -4,6 +4,7 @@
 //! word; so does a page that the disk fails to give. The handler here says which file it was, and ends the process with exit code 1.
 
 use crate::error::{Error, Result};
+use crate::regular;
 use memmap2::{Mmap, MmapOptions};
 use std::fs::File;
 use std::ops::Deref;
@@ -40,7 +41,7 @@ pub(super) fn map(file: &File, path: &Path, at: u64, len: usize) -> Result<Mappe
 /// # Errors
 /// The operating system's refusal, a file that is empty.
 pub fn map_file(path: &Path) -> Result<Mapped> {
-    let file = File::open(path).map_err(|e| Error::io(path, "opening", e))?;
+    let file = regular::open(path).map_err(|e| Error::io(path, "opening", e))?;
     let metadata = file.metadata().map_err(|e| Error::io(path, "reading the length", e))?;
     if metadata.is_dir() {
         return Err(Error::file(path, "is a directory; name a file"));

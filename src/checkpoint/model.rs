@@ -5,6 +5,7 @@ use super::tensors::{Stored, TensorSource, write_safetensors};
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::model::params::{file_tensors, table};
+use crate::regular;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -135,7 +136,7 @@ pub fn copy_tokenizer(staging: &Staging, from: &Path) -> Result<Vec<&'static str
     let mut copied = Vec::new();
     for name in TOKENIZER_FILES {
         let path = from.join(name);
-        match std::fs::read(&path) {
+        match regular::read(&path) {
             Ok(bytes) => {
                 staging.write(name, &bytes)?;
                 copied.push(name);
@@ -154,7 +155,7 @@ fn copy_code(staging: &Staging, from: &Path) -> Result<()> {
         let path = entry.map_err(refused)?.path();
         let name = path.file_name().and_then(|name| name.to_str()).filter(|name| name.ends_with(".py"));
         if let Some(name) = name.filter(|_| path.is_file()) {
-            staging.write(name, &std::fs::read(&path).map_err(refused)?)?;
+            staging.write(name, &regular::read(&path).map_err(refused)?)?;
         }
     }
     Ok(())

@@ -4,6 +4,7 @@ use super::atomic::Staging;
 use super::tensors::{TensorSource, write_safetensors};
 use super::weights::Weights;
 use crate::error::{Error, Result};
+use crate::regular;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -151,7 +152,7 @@ impl Resume {
     /// Where the run of a checkpoint stands.
     pub(super) fn read_state(checkpoint: &Path) -> Result<ResumeState> {
         let path = checkpoint.join(STATE);
-        let text = match std::fs::read_to_string(&path) {
+        let text = match regular::read_to_string(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 return Err(Error::file(

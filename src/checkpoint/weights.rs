@@ -9,6 +9,7 @@ use crate::backend::Element;
 use crate::error::{Error, Result};
 use crate::model::config::Dtype;
 use crate::model::params::{ParamSpec, file_tensors};
+use crate::regular;
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
@@ -240,7 +241,7 @@ impl Weights {
     /// Adds the wanted tensors of one file, from its header alone.
     fn add_file(&mut self, path: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
         let opening = |e| Error::io(path, "opening the weights", e);
-        let file = File::open(path).map_err(opening)?;
+        let file = regular::open(path).map_err(opening)?;
         let length = file.metadata().map_err(opening)?.len();
         let broken = |e: String| {
             Error::file(
@@ -273,7 +274,7 @@ fn readable(dtype: safetensors::Dtype) -> Option<Dtype> {
 }
 
 fn open_shards(dir: &Path, index: &Path) -> Result<Weights> {
-    let text = std::fs::read_to_string(index).map_err(|e| Error::io(index, "reading", e))?;
+    let text = regular::read_to_string(index).map_err(|e| Error::io(index, "reading", e))?;
     let json: Value =
         serde_json::from_str(&text).map_err(|e| Error::file(index, format!("is not JSON: {e}")))?;
     let Some(map) = json["weight_map"].as_object() else {

@@ -9,6 +9,7 @@ use crate::infer::Reads;
 use crate::memory::{self, Kind, Ledger};
 use crate::model::buffers::Reading;
 use crate::model::{Config, Merge, Model};
+use crate::regular;
 use crate::rope::{self, Rope, ScalingKind};
 use clap::Args;
 use serde_json::json;
@@ -198,7 +199,7 @@ impl OpenedReader {
         let base = self.adapter.as_ref().map_or(Ok(dir), Adapter::base)?;
         let adapter = self.adapter.as_ref().map(|adapter| adapter.weights.fingerprint()).transpose()?;
         let config = config_dir(dir, self.adapter.as_ref())?.join("config.json");
-        let config = std::fs::read(&config).map_err(|e| Error::io(&config, "reading", e))?;
+        let config = regular::read(&config).map_err(|e| Error::io(&config, "reading", e))?;
         Ok(json!({
             "weights": Weights::open(base)?.fingerprint()?, "adapter": adapter,
             "config": hex(blake3::hash(&config).as_bytes()), "tokenizer": hex(&self.tokenizer.fingerprint()),

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::recipe::{Recipe, Settings};
+use crate::regular;
 use crate::train::StepMetrics;
 use serde::Deserialize;
 use serde_json::Value;
@@ -123,7 +124,7 @@ fn read(path: &Path) -> Result<Input> {
         (Content::Training(Box::new(training(path)?)), path.into())
     } else {
         let text =
-            std::fs::read_to_string(path).map_err(|e| Error::io(path, "reading what to compare", e))?;
+            regular::read_to_string(path).map_err(|e| Error::io(path, "reading what to compare", e))?;
         let value: Value =
             serde_json::from_str(&text).map_err(|e| Error::file(path, format!("is not JSON: {e}")))?;
         let about = value["model"].as_str().unwrap_or_default().into();
@@ -135,7 +136,7 @@ fn read(path: &Path) -> Result<Input> {
 fn training(dir: &Path) -> Result<Training> {
     let file = |name: &str| {
         let path = dir.join(name);
-        std::fs::read_to_string(&path)
+        regular::read_to_string(&path)
             .map_err(|e| Error::io(&path, "reading the run (is this the --out of a train?)", e))
     };
     let (text, metrics) = (file("recipe.toml")?, file("metrics.jsonl")?);

@@ -7,6 +7,7 @@
 use super::documents::Source;
 use super::tokenizer::Tokenizer;
 use crate::index::TokenId;
+use crate::regular;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -56,7 +57,7 @@ impl Key {
     pub fn of(
         source: &Source, tokenizer: &Tokenizer, text_field: &str, bos: Option<u32>, eos: Option<u32>,
     ) -> io::Result<Key> {
-        let content = blake3::Hasher::new().update_reader(File::open(&source.path)?)?.finalize();
+        let content = blake3::Hasher::new().update_reader(regular::open(&source.path)?)?.finalize();
         let options = format!("{:?} {:?} {text_field:?} {bos:?} {eos:?}", source.format, source.compression);
         let mut hasher = blake3::Hasher::new();
         hasher.update(&MAGIC).update(&VERSION.to_le_bytes());
@@ -103,7 +104,7 @@ pub fn write(dir: &Path, key: Key, entries: &[Entry]) -> io::Result<()> {
 /// The tokens that were written under `key`, checked against their hash; all below `vocab_size`, whatever the hash says.
 pub fn read(dir: &Path, key: Key, vocab_size: usize) -> Lookup {
     let path = key.path(dir);
-    let file = match File::open(&path) {
+    let file = match regular::open(&path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Lookup::Absent,
         Err(e) => return Lookup::Corrupt(e.to_string()),

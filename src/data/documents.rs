@@ -1,9 +1,10 @@
 //! Files of text: .txt (one document a file) and .jsonl (one a line, in a named field), plain or as .gz or .zst.
 
 use crate::error::{Error, Result};
+use crate::regular;
 use crate::size::bytes_text;
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
@@ -210,7 +211,7 @@ impl Source {
 
     fn open(&self) -> Result<Box<dyn BufRead>> {
         let opening = |e| Error::io(&self.path, "opening the file", e);
-        let file = File::open(&self.path).map_err(opening)?;
+        let file = regular::open(&self.path).map_err(opening)?;
         let bytes = file.metadata().map_err(opening)?.len();
         let file = BufReader::with_capacity(1 << 17, file);
         let most = self.max_decompressed.unwrap_or_else(|| default_limit(bytes));

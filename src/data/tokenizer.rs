@@ -4,6 +4,7 @@ use super::decoder::Decoder;
 use super::guarded::guarded;
 use crate::error::{Error, Result};
 use crate::index::TokenId;
+use crate::regular;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -56,7 +57,7 @@ impl Tokenizer {
     /// Errors: no tokenizer.json, one that cannot be used, a special token that is not in it.
     pub fn load(model_dir: &Path) -> Result<Self> {
         let path = model_dir.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(|e| match e.kind() {
+        let bytes = regular::read(&path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Error::file(model_dir, no_tokenizer(model_dir)),
             _ => Error::io(&path, "reading the tokenizer", e),
         })?;
@@ -91,7 +92,7 @@ impl Tokenizer {
 
     /// Takes bos and eos from tokenizer_config.json: a string, or an object with the string in "content".
     fn special_tokens(&mut self, path: &Path) -> Result<()> {
-        let text = std::fs::read(path).map_err(|e| Error::io(path, "reading the special tokens", e))?;
+        let text = regular::read(path).map_err(|e| Error::io(path, "reading the special tokens", e))?;
         let config: Value =
             serde_json::from_slice(&text).map_err(|e| Error::file(path, format!("not valid JSON: {e}")))?;
         let id = |key: &str| -> Result<Option<u32>> {

@@ -6,6 +6,7 @@
 //! whole; the last one of a process that died may be cut short, within a letter too, and is dropped.
 
 use crate::error::{Error, Result};
+use crate::regular;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -68,7 +69,7 @@ impl Partial {
                 format!("there is no directory {} to keep it in", missing.display()),
             ));
         }
-        let bytes = match std::fs::read(path) {
+        let bytes = match regular::read(path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(e) => return Err(Error::io(path, "reading what is finished", e)),

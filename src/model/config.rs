@@ -14,6 +14,7 @@ pub use preset::preset_names;
 use super::family::{Arch, Family, Norm};
 use super::lora::Lora;
 use crate::error::{Error, Result};
+use crate::regular;
 use crate::rope::{Rope, Scaling};
 use fields::Fields;
 use rope_json::DEFAULT_THETA;
@@ -74,7 +75,7 @@ impl Config {
     pub fn load(dir: &Path) -> Result<Config> {
         let path = dir.join("config.json");
         let text =
-            std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "reading the model's config", e))?;
+            regular::read_to_string(&path).map_err(|e| Error::io(&path, "reading the model's config", e))?;
         Config::from_json(&text, &path)
     }
 

@@ -16,7 +16,7 @@ pub use settings::{OnSaveError, OnSpike, Recompute, Settings, Size};
 pub use validate::{Recipe, Source};
 
 use crate::error::{Error, Result};
-use std::fs::File;
+use crate::regular;
 use std::io::Read;
 use std::path::Path;
 
@@ -30,7 +30,7 @@ impl Settings {
     /// It cannot be read, is longer than 256 KiB, has a table, or a key or a value that a recipe has not.
     pub fn from_file(path: &Path) -> Result<Settings> {
         let mut text = String::new();
-        File::open(path)
+        regular::open(path)
             .and_then(|file| file.take(MOST_BYTES + 1).read_to_string(&mut text))
             .map_err(|e| Error::io(path, "reading the recipe", e))?;
         if text.len() as u64 > MOST_BYTES {

@@ -3,6 +3,7 @@
 use crate::checkpoint::is_at;
 use crate::error::{Error, Result};
 use crate::recipe::OnSaveError;
+use crate::regular;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -69,7 +70,7 @@ impl Growing {
 /// # Errors
 /// It is there and cannot be read: to begin it anew would lose it.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
-    match std::fs::read(path) {
+    match regular::read(path) {
         Ok(bytes) => Ok(bytes),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(e) => Err(Error::io(path, "reading", e)),

@@ -1,14 +1,10 @@
 //! The checks of [`crate::backend::check`] in this backend's name.
 
-use crate::backend::{SampleShape, check};
-use crate::error::{Error, Result};
+use crate::backend::check;
+use crate::error::Result;
 use crate::index::TokenId;
 
-const DEVICE: &str = "cpu";
-
-pub(super) fn refuse(problem: String) -> Error {
-    check::refuse(DEVICE, problem)
-}
+pub(super) const DEVICE: &str = "cpu";
 
 pub(super) fn lengths(op: &str, operands: &[(&str, usize, usize)]) -> Result<()> {
     check::lengths(DEVICE, op, operands)
@@ -20,8 +16,4 @@ pub(super) fn range(op: &str, name: &str, have: usize, at: usize, len: usize) ->
 
 pub(super) fn tokens(op: &str, ids: &[TokenId], vocab: usize, may_ignore: bool) -> Result<()> {
     check::tokens(DEVICE, op, ids, vocab, may_ignore)
-}
-
-pub(super) fn sample(op: &str, s: SampleShape) -> Result<()> {
-    check::sample(DEVICE, op, s)
 }

@@ -5,7 +5,7 @@ use super::check;
 use super::isa::per_isa;
 use super::math::{CpuFloat, exp, fma};
 use super::{Cpu, RUN};
-use crate::backend::{Buffer, GELU_CUBE, GELU_SCALE};
+use crate::backend::{GELU_CUBE, GELU_SCALE, operands};
 use crate::error::Result;
 
 const SCALE: f32 = GELU_SCALE as f32;
@@ -13,7 +13,7 @@ const CUBE: f32 = GELU_CUBE as f32;
 
 impl<E: CpuFloat> Cpu<E> {
     pub(super) fn gelu(&self, y: &mut Buf<E>, x: &Buf<E>, len: usize) -> Result<()> {
-        check::lengths("gelu", &[("y", y.len(), len), ("x", x.len(), len)])?;
+        operands::gelu::<Self>(check::DEVICE, y, x, len)?;
         let run = self.workers.run_length(len, 0.5).next_multiple_of(RUN);
         let runs = y.as_mut_slice()[..len].chunks_mut(run).zip(x.as_slice()[..len].chunks(run));
         self.workers.each(0.5 * len as f64, runs, |(y, x)| forward(self.simd, y, x));
@@ -21,10 +21,7 @@ impl<E: CpuFloat> Cpu<E> {
     }
 
     pub(super) fn gelu_backward(&self, dx: &mut Buf<E>, dy: &Buf<E>, x: &Buf<E>, len: usize) -> Result<()> {
-        check::lengths(
-            "gelu_backward",
-            &[("dx", dx.len(), len), ("dy", dy.len(), len), ("x", x.len(), len)],
-        )?;
+        operands::gelu_backward::<Self>(check::DEVICE, dx, dy, x, len)?;
         let run = self.workers.run_length(len, 0.7).next_multiple_of(RUN);
         let runs = dx.as_mut_slice()[..len].chunks_mut(run).zip(dy.as_slice()[..len].chunks(run));
         let runs = runs.zip(x.as_slice()[..len].chunks(run));

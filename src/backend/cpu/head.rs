@@ -12,7 +12,7 @@ use super::pool::Disjoint;
 use super::products::{columns, lines};
 use super::scratch::{Carver, grain};
 use super::sinks::{AddExact, Rounded, StoreExact};
-use crate::backend::{Buffer, HeadGrad, HeadShape, MatmulShape};
+use crate::backend::{HeadGrad, HeadShape, MatmulShape, operands};
 use crate::error::Result;
 use crate::index::TokenId;
 use std::ops::Range;
@@ -71,20 +71,7 @@ impl<E: CpuFloat> Cpu<E> {
         mut grad: Option<HeadGrad<'_, Self>>, s: HeadShape,
     ) -> Result<()> {
         let HeadShape { tokens, width, vocab } = s;
-        let mut operands = vec![
-            ("nll", nll.len(), tokens),
-            ("x", x.len(), tokens * width),
-            ("w", w.len(), vocab * width),
-            ("targets", targets.len(), tokens),
-        ];
-        operands.extend(bias.map(|bias| ("bias", bias.len(), vocab)));
-        if let Some(grad) = &grad {
-            operands.push(("dx", grad.dx.len(), tokens * width));
-            operands.extend(grad.dw.as_ref().map(|dw| ("dw", dw.len(), vocab * width)));
-            operands.extend(grad.db.as_ref().map(|db| ("db", db.len(), vocab)));
-            operands.extend(grad.weights.map(|weights| ("weights", weights.len(), tokens)));
-        }
-        check::lengths("head_loss", &operands)?;
+        operands::head_loss::<Self>(check::DEVICE, nll, [x, w], bias, targets, grad.as_ref(), s)?;
         let bias = bias.map(|bias| &bias.as_slice()[..vocab]);
         let targets = &targets.as_slice()[..tokens];
         check::tokens("head_loss", targets, vocab, true)?;

@@ -1,11 +1,11 @@
 //! Keys and values as 8-bit integers: quantising them, and attention over them.
 
+use super::attention::ForwardPlan;
 use super::attention::source::{Codes, Source};
-use super::attention::{self, ForwardPlan};
 use super::isa::per_isa;
 use super::math::{CpuFloat, ROUND, largest};
 use super::{Buf, Cpu, check};
-use crate::backend::{AttentionShape, Buffer, KV_CODE_MAX, KV_SCALE_LEAST, KvShape, Quantised};
+use crate::backend::{AttentionShape, KV_CODE_MAX, KV_SCALE_LEAST, KvShape, Quantised, operands};
 use crate::error::Result;
 use crate::index::DocumentId;
 
@@ -13,12 +13,9 @@ impl<E: CpuFloat> Cpu<E> {
     pub(super) fn kv_quantise(
         &self, codes: &mut Buf<i8>, scales: &mut Buf<f32>, at: usize, x: &Buf<E>, s: KvShape,
     ) -> Result<()> {
-        const OP: &str = "kv_quantise";
+        operands::kv_quantise::<Self>(check::DEVICE, codes, scales, at, x, s)?;
         let KvShape { tokens, kv_heads, head_dim } = s;
         let (first, heads) = (at * kv_heads, tokens * kv_heads);
-        check::lengths(OP, &[("x", x.len(), heads * head_dim)])?;
-        check::range(OP, "scales", scales.len(), first, heads)?;
-        check::range(OP, "codes", codes.len(), first * head_dim, heads * head_dim)?;
         if heads * head_dim == 0 {
             return Ok(());
         }
@@ -38,22 +35,8 @@ impl<E: CpuFloat> Cpu<E> {
         &self, o: &mut Buf<E>, lse: &mut Buf<f32>, q: &Buf<E>, k: Quantised<'_, Self>,
         v: Quantised<'_, Self>, documents: Option<&Buf<DocumentId>>, s: AttentionShape,
     ) -> Result<()> {
-        const OP: &str = "attention_int8";
-        attention::check(OP, s)?;
-        let (queries, keys) = (attention::query_elements(s), attention::key_elements(s));
-        let scales = s.rows * s.keys * s.kv_heads;
-        let mut operands = vec![
-            ("o", o.len(), queries),
-            ("lse", lse.len(), s.rows * s.heads * s.queries),
-            ("q", q.len(), queries),
-            ("k.codes", k.codes.len(), keys),
-            ("k.scales", k.scales.len(), scales),
-            ("v.codes", v.codes.len(), keys),
-            ("v.scales", v.scales.len(), scales),
-        ];
-        operands.extend(documents.map(|d| ("documents", d.len(), s.rows * s.keys)));
-        check::lengths(OP, &operands)?;
-        if queries == 0 {
+        operands::attention_int8::<Self>(check::DEVICE, (o, lse), q, [&k, &v], documents, s)?;
+        if s.query_elements() == 0 {
             return Ok(());
         }
         let (k, v) = (Source::Int8(Codes::of(k)), Source::Int8(Codes::of(v)));

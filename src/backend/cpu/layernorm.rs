@@ -7,7 +7,8 @@ use super::check;
 use super::isa::per_isa;
 use super::math::{CpuFloat, LANES, fma, sum_lanes};
 use super::norm::Undo;
-use crate::backend::{Buffer, NormShape};
+use crate::backend::operands::Norm;
+use crate::backend::{NormShape, operands};
 use crate::error::Result;
 
 impl<E: CpuFloat> Cpu<E> {
@@ -16,14 +17,7 @@ impl<E: CpuFloat> Cpu<E> {
     ) -> Result<()> {
         let NormShape { tokens, width, eps } = s;
         let all = tokens * width;
-        let operands = [
-            ("y", y.len(), all),
-            ("stats", stats.len(), 2 * tokens),
-            ("x", x.len(), all),
-            ("w", w.len(), width),
-            ("bias", bias.len(), width),
-        ];
-        check::lengths("layernorm", &operands)?;
+        operands::layernorm::<Self>(check::DEVICE, y, stats, x, [w, bias], s)?;
         let cost = 0.4 * width as f64;
         let run = self.workers.run_length(tokens, cost);
         let chunk = (run * width).max(1);
@@ -39,8 +33,7 @@ impl<E: CpuFloat> Cpu<E> {
 }
 
 impl<E: CpuFloat> Undo<E> {
-    pub const LAYER: Undo<E> =
-        Undo { name: "layernorm_backward", stats: ("stats", 2), ns: 0.8, rows: backward::<E> };
+    pub const LAYER: Undo<E> = Undo { norm: Norm::LAYER, ns: 0.8, rows: backward::<E> };
 }
 
 per_isa! {

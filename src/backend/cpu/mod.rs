@@ -42,7 +42,7 @@ pub use math::CpuFloat;
 use crate::backend::{
     Adam8Tensor, AdamStep, AdamTensor, AttentionShape, Backend, Buffer, Direction, Element, HeadGrad,
     HeadShape, KvShape, MatmulShape, NormShape, Peaks, Places, Quantised, RopeShape, SampleShape, ScratchFor,
-    Write,
+    Write, operands,
 };
 use crate::error::Result;
 use crate::index::{DocumentId, TokenId};
@@ -206,14 +206,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
 
     fn embed(&self, y: &mut Buf<E>, table: &Buf<E>, ids: &Buf<TokenId>, s: HeadShape) -> Result<()> {
         let HeadShape { tokens, width, vocab } = s;
-        check::lengths(
-            "embed",
-            &[
-                ("y", y.len(), tokens * width),
-                ("table", table.len(), vocab * width),
-                ("ids", ids.len(), tokens),
-            ],
-        )?;
+        operands::embed::<Self>(check::DEVICE, y, table, ids, s)?;
         let ids = &ids.as_slice()[..tokens];
         check::tokens("embed", ids, vocab, false)?;
         let cost = 0.2 * width as f64;
@@ -231,14 +224,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
         &self, d_table: &mut Buf<f32>, dy: &Buf<E>, ids: &Buf<TokenId>, s: HeadShape,
     ) -> Result<()> {
         let HeadShape { tokens, width, vocab } = s;
-        check::lengths(
-            "embed_backward",
-            &[
-                ("d_table", d_table.len(), vocab * width),
-                ("dy", dy.len(), tokens * width),
-                ("ids", ids.len(), tokens),
-            ],
-        )?;
+        operands::embed_backward::<Self>(check::DEVICE, d_table, dy, ids, s)?;
         let (dy, ids) = (dy.as_slice(), &ids.as_slice()[..tokens]);
         check::tokens("embed_backward", ids, vocab, false)?;
         let table = Disjoint::new(d_table.as_mut_slice());
@@ -311,7 +297,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     }
 
     fn bias_backward(&self, db: &mut Buf<f32>, dy: &Buf<E>, m: usize, n: usize) -> Result<()> {
-        check::lengths("bias_backward", &[("db", db.len(), n), ("dy", dy.len(), m * n)])?;
+        operands::bias_backward::<Self>(check::DEVICE, db, dy, m, n)?;
         if m == 0 {
             return Ok(());
         }
@@ -330,24 +316,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     ) -> Result<()> {
         let (tokens, pairs) = (s.rows * s.tokens, s.rotary_dim / 2);
         let (q_width, k_width) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
-        let places_needed = match &places {
-            Places::Spans { spans, per_row } => ("spans", spans.len(), (s.rows * per_row).max(s.rows)),
-            Places::List(list) => ("positions", list.len(), tokens),
-        };
-        check::lengths(
-            "rope",
-            &[
-                ("q", q.len(), tokens * q_width),
-                ("k", k.len(), tokens * k_width),
-                ("turns", turns.len(), pairs),
-                places_needed,
-            ],
-        )?;
-        if !s.rotary_dim.is_multiple_of(2) || s.rotary_dim > s.head_dim {
-            let problem =
-                format!("rope: rotary_dim {} must be even and at most {}", s.rotary_dim, s.head_dim);
-            return Err(check::refuse(problem));
-        }
+        operands::rope::<Self>(check::DEVICE, [q, k], &places, turns, s)?;
         let position = |t: usize| match &places {
             Places::List(list) => list.as_slice()[t].0,
             Places::Spans { spans, per_row } => {
@@ -375,7 +344,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     }
 
     fn swiglu(&self, y: &mut Buf<E>, gate: &Buf<E>, up: &Buf<E>, len: usize) -> Result<()> {
-        check::lengths("swiglu", &[("y", y.len(), len), ("gate", gate.len(), len), ("up", up.len(), len)])?;
+        operands::swiglu::<Self>(check::DEVICE, y, gate, up, len)?;
         let run = self.workers.run_length(len, 0.5).next_multiple_of(RUN);
         let runs = y.as_mut_slice()[..len].chunks_mut(run);
         let runs = runs.zip(gate.as_slice()[..len].chunks(run)).zip(up.as_slice()[..len].chunks(run));
@@ -386,16 +355,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     fn swiglu_backward(
         &self, d_gate: &mut Buf<E>, d_up: &mut Buf<E>, dy: &Buf<E>, gate: &Buf<E>, up: &Buf<E>, len: usize,
     ) -> Result<()> {
-        check::lengths(
-            "swiglu_backward",
-            &[
-                ("d_gate", d_gate.len(), len),
-                ("d_up", d_up.len(), len),
-                ("dy", dy.len(), len),
-                ("gate", gate.len(), len),
-                ("up", up.len(), len),
-            ],
-        )?;
+        operands::swiglu_backward::<Self>(check::DEVICE, [d_gate, d_up], [dy, gate, up], len)?;
         let run = self.workers.run_length(len, 0.8).next_multiple_of(RUN);
         let runs =
             d_gate.as_mut_slice()[..len].chunks_mut(run).zip(d_up.as_mut_slice()[..len].chunks_mut(run));
@@ -419,18 +379,8 @@ impl<E: CpuFloat> Backend for Cpu<E> {
         &self, o: &mut Buf<E>, lse: &mut Buf<f32>, q: &Buf<E>, k: &Buf<E>, v: &Buf<E>,
         documents: Option<&Buf<DocumentId>>, s: AttentionShape,
     ) -> Result<()> {
-        attention::check("attention", s)?;
-        let (queries, keys) = (attention::query_elements(s), attention::key_elements(s));
-        let mut operands = vec![
-            ("o", o.len(), queries),
-            ("lse", lse.len(), s.rows * s.heads * s.queries),
-            ("q", q.len(), queries),
-            ("k", k.len(), keys),
-            ("v", v.len(), keys),
-        ];
-        operands.extend(documents.map(|d| ("documents", d.len(), s.rows * s.keys)));
-        check::lengths("attention", &operands)?;
-        if queries == 0 {
+        operands::attention::<Self>(check::DEVICE, (o, lse), [q, k, v], documents, s)?;
+        if s.query_elements() == 0 {
             return Ok(());
         }
         let (k, v) = (Source::Plain(k.as_slice()), Source::Plain(v.as_slice()));
@@ -455,26 +405,15 @@ impl<E: CpuFloat> Backend for Cpu<E> {
         &self, dq: &mut Buf<E>, dk: &mut Buf<E>, dv: &mut Buf<E>, d_o: &Buf<E>, o: &Buf<E>, lse: &Buf<f32>,
         q: &Buf<E>, k: &Buf<E>, v: &Buf<E>, documents: Option<&Buf<DocumentId>>, s: AttentionShape,
     ) -> Result<()> {
-        attention::check("attention_backward", s)?;
-        if s.queries != s.keys {
-            let problem = format!("attention_backward: {} queries but {} keys", s.queries, s.keys);
-            return Err(check::refuse(problem));
-        }
-        let (queries, keys) = (attention::query_elements(s), attention::key_elements(s));
-        let mut operands = vec![
-            ("dq", dq.len(), queries),
-            ("dk", dk.len(), keys),
-            ("dv", dv.len(), keys),
-            ("d_o", d_o.len(), queries),
-            ("o", o.len(), queries),
-            ("lse", lse.len(), s.rows * s.heads * s.queries),
-            ("q", q.len(), queries),
-            ("k", k.len(), keys),
-            ("v", v.len(), keys),
-        ];
-        operands.extend(documents.map(|d| ("documents", d.len(), s.rows * s.keys)));
-        check::lengths("attention_backward", &operands)?;
-        if queries == 0 {
+        operands::attention_backward::<Self>(
+            check::DEVICE,
+            [dq, dk, dv, d_o],
+            (o, lse),
+            [q, k, v],
+            documents,
+            s,
+        )?;
+        if s.query_elements() == 0 {
             return Ok(());
         }
         let plan = self.backward_plan(s);
@@ -507,13 +446,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
         &self, logits: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, bias: Option<&Buf<E>>, s: HeadShape,
     ) -> Result<()> {
         let HeadShape { tokens, width, vocab } = s;
-        let mut operands = vec![
-            ("logits", logits.len(), tokens * vocab),
-            ("x", x.len(), tokens * width),
-            ("w", w.len(), vocab * width),
-        ];
-        operands.extend(bias.map(|bias| ("bias", bias.len(), vocab)));
-        check::lengths("head_logits", &operands)?;
+        operands::head_logits::<Self>(check::DEVICE, logits, [x, w], bias, s)?;
         let words = self.nt_words(MatmulShape { m: tokens, n: vocab, k: width });
         let mut scratch = self.arena.take(words);
         self.logits(logits.as_mut_slice(), vocab, scratch.words(words), x.as_slice(), w.as_slice(), s);
@@ -529,13 +462,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     fn sample(
         &self, tokens: &mut Buf<TokenId>, logits: &mut Buf<f32>, units: &Buf<f32>, s: SampleShape,
     ) -> Result<()> {
-        check::sample("sample", s)?;
-        let operands = [
-            ("tokens", tokens.len(), s.rows),
-            ("logits", logits.len(), s.rows * s.vocab),
-            ("units", units.len(), s.rows),
-        ];
-        check::lengths("sample", &operands)?;
+        operands::sample::<Self>(check::DEVICE, tokens, logits, units, s)?;
         let rows = logits.as_mut_slice().chunks_exact_mut(s.vocab).zip(units.as_slice());
         for (token, (logits, unit)) in tokens.as_mut_slice()[..s.rows].iter_mut().zip(rows) {
             *token = sample::choose(logits, *unit, s);
@@ -572,12 +499,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     }
 
     fn adamw(&self, tensors: &mut [AdamTensor<'_, Self>], step: AdamStep) -> Result<()> {
-        for t in tensors.iter() {
-            let n = t.param.len();
-            let mut operands = vec![("m", t.m.len(), n), ("v", t.v.len(), n), ("grad", t.grad.len(), n)];
-            operands.extend(t.master.as_ref().map(|master| ("master", master.len(), n)));
-            check::lengths("adamw", &operands)?;
-        }
+        operands::adamw(check::DEVICE, tensors)?;
         let elements: usize = tensors.iter().map(|t| t.param.len()).sum();
         let pieces = tensors.iter_mut().flat_map(|t| optim::pieces(t, step));
         self.workers.each(1.0 * elements as f64, pieces, |piece| optim::step(self.simd, piece));
@@ -585,7 +507,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     }
 
     fn adamw8(&self, tensors: &mut [Adam8Tensor<'_, Self>], step: AdamStep, seed: u64) -> Result<()> {
-        tensors.iter().try_for_each(|t| check::lengths("adamw8", &t.lengths()))?;
+        operands::adamw8(check::DEVICE, tensors)?;
         let elements: usize = tensors.iter().map(|t| t.param.len()).sum();
         let pieces = tensors.iter_mut().enumerate().flat_map(|(at, t)| optim8::pieces(t, at, step, seed));
         self.workers.each(2.0 * elements as f64, pieces, |piece| optim8::step(self.simd, piece));

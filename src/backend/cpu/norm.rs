@@ -6,7 +6,8 @@ use super::check;
 use super::isa::{Simd, per_isa};
 use super::math::{CpuFloat, fma, sum_products};
 use super::scratch::grain;
-use crate::backend::{Buffer, NormShape};
+use crate::backend::NormShape;
+use crate::backend::operands::{self, Norm};
 use crate::error::Result;
 
 /// Tokens of a block whose sums are kept apart, at most 64 blocks of at least 32; by the number of tokens alone.
@@ -19,17 +20,14 @@ type UndoRows<E> = fn(Simd, &mut [E], &mut [f32], &[E], &[E], &[f32], &[E]);
 
 /// A norm's backward pass.
 pub(super) struct Undo<E> {
-    pub name: &'static str,
-    /// What its statistics are called, and how many a token has.
-    pub stats: (&'static str, usize),
+    pub norm: Norm,
     /// ns an element.
     pub ns: f64,
     pub rows: UndoRows<E>,
 }
 
 impl<E: CpuFloat> Undo<E> {
-    pub const RMS: Undo<E> =
-        Undo { name: "rmsnorm_backward", stats: ("rstd", 1), ns: 0.6, rows: backward::<E> };
+    pub const RMS: Undo<E> = Undo { norm: Norm::RMS, ns: 0.6, rows: backward::<E> };
 }
 
 impl<E: CpuFloat> Cpu<E> {
@@ -38,10 +36,7 @@ impl<E: CpuFloat> Cpu<E> {
     ) -> Result<()> {
         let NormShape { tokens, width, eps } = s;
         let all = tokens * width;
-        check::lengths(
-            "rmsnorm",
-            &[("y", y.len(), all), ("rstd", rstd.len(), tokens), ("x", x.len(), all), ("w", w.len(), width)],
-        )?;
+        operands::rmsnorm::<Self>(check::DEVICE, y, rstd, x, w, s)?;
         let cost = 0.3 * width as f64;
         let run = self.workers.run_length(tokens, cost);
         let chunk = (run * width).max(1);
@@ -61,16 +56,8 @@ impl<E: CpuFloat> Cpu<E> {
         stats: &Buf<f32>, w: &Buf<E>, s: NormShape,
     ) -> Result<()> {
         let NormShape { tokens, width, .. } = s;
-        let ((stats_name, per_token), all) = (undo.stats, tokens * width);
-        let mut operands = vec![
-            ("dx", dx.len(), all),
-            ("dy", dy.len(), all),
-            ("x", x.len(), all),
-            (stats_name, stats.len(), per_token * tokens),
-            ("w", w.len(), width),
-        ];
-        operands.extend(dw.as_ref().map(|dw| ("dw", dw.len(), width)));
-        check::lengths(undo.name, &operands)?;
+        operands::norm_backward::<Self>(check::DEVICE, undo.norm, (dx, dw.as_deref()), [dy, x], stats, w, s)?;
+        let (per_token, all) = (undo.norm.per_token, tokens * width);
         if all == 0 {
             return Ok(());
         }

@@ -9,7 +9,7 @@ use super::matmul::skinny::{self, MAX_ROWS};
 use super::matmul::{self, Operand, Plan, Sink, Size, Tile};
 use super::pool::Disjoint;
 use super::sinks::{AddExact, AddRounded, Rounded};
-use crate::backend::{Buffer, MatmulShape, Write};
+use crate::backend::{MatmulShape, Write, operands};
 use crate::error::Result;
 
 /// Rows of w that a task of the skinny product takes at most.
@@ -68,15 +68,11 @@ impl<E: CpuFloat> Cpu<E> {
         &self, y: &mut Buf<E>, x: &Buf<E>, w: &Buf<E>, bias: Option<&Buf<E>>, residual: Option<&Buf<E>>,
         s: MatmulShape,
     ) -> Result<()> {
-        let MatmulShape { m, n, k } = s;
-        let mut operands = vec![("y", y.len(), m * n), ("x", x.len(), m * k), ("w", w.len(), n * k)];
-        operands.extend(bias.map(|b| ("bias", b.len(), n)));
-        operands.extend(residual.map(|r| ("residual", r.len(), m * n)));
-        check::lengths("matmul_nt", &operands)?;
+        operands::matmul_nt::<Self>(check::DEVICE, [y, x, w], bias, residual, s)?;
         let words = self.nt_words(s);
         let mut scratch = self.arena.take(words);
         let (bias, residual) = (bias.map(|b| b.as_slice()), residual.map(|r| r.as_slice()));
-        let sink = Rounded { simd: self.simd, out: Disjoint::new(y.as_mut_slice()), ld: n, bias, residual };
+        let sink = Rounded { simd: self.simd, out: Disjoint::new(y.as_mut_slice()), ld: s.n, bias, residual };
         self.nt(scratch.words(words), x.as_slice(), w.as_slice(), s, &sink);
         Ok(())
     }
@@ -85,10 +81,7 @@ impl<E: CpuFloat> Cpu<E> {
         &self, dx: &mut Buf<E>, dy: &Buf<E>, w: &Buf<E>, write: Write, s: MatmulShape,
     ) -> Result<()> {
         let MatmulShape { m, n, k } = s;
-        check::lengths(
-            "matmul_nn",
-            &[("dx", dx.len(), m * k), ("dy", dy.len(), m * n), ("w", w.len(), n * k)],
-        )?;
+        operands::matmul_nn::<Self>(check::DEVICE, dx, dy, w, s)?;
         let (a, b) = (lines(dy.as_slice(), n), columns(w.as_slice(), k));
         let words = self.product_words(m, k, n, a);
         let mut scratch = self.arena.take(words);
@@ -105,10 +98,7 @@ impl<E: CpuFloat> Cpu<E> {
 
     pub(super) fn matmul_tn(&self, dw: &mut Buf<f32>, dy: &Buf<E>, x: &Buf<E>, s: MatmulShape) -> Result<()> {
         let MatmulShape { m, n, k } = s;
-        check::lengths(
-            "matmul_tn",
-            &[("dw", dw.len(), n * k), ("dy", dy.len(), m * n), ("x", x.len(), m * k)],
-        )?;
+        operands::matmul_tn::<Self>(check::DEVICE, dw, dy, x, s)?;
         let (a, b) = (columns(dy.as_slice(), n), columns(x.as_slice(), k));
         let words = self.product_words(n, k, m, a);
         let mut scratch = self.arena.take(words);

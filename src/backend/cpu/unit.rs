@@ -5,7 +5,7 @@ use super::buffer::Buf;
 use super::check;
 use super::isa::per_isa;
 use super::math::{CpuFloat, LANES, fma, sum_lanes, sum_products};
-use crate::backend::{Buffer, UNIT_LEAST};
+use crate::backend::{UNIT_LEAST, operands};
 use crate::error::Result;
 
 impl<E: CpuFloat> Cpu<E> {
@@ -13,10 +13,7 @@ impl<E: CpuFloat> Cpu<E> {
         &self, y: &mut Buf<E>, scale: &mut Buf<f32>, x: &Buf<E>, rows: usize, width: usize,
     ) -> Result<()> {
         let all = rows * width;
-        check::lengths(
-            "unit_rows",
-            &[("y", y.len(), all), ("scale", scale.len(), rows), ("x", x.len(), all)],
-        )?;
+        operands::unit_rows::<Self>(check::DEVICE, y, scale, x, rows, width)?;
         let cost = 0.3 * width as f64;
         let run = self.workers.run_length(rows, cost);
         let chunk = (run * width).max(1);
@@ -33,8 +30,7 @@ impl<E: CpuFloat> Cpu<E> {
         &self, d: &mut Buf<f32>, y: &Buf<E>, scale: &Buf<f32>, rows: usize, width: usize,
     ) -> Result<()> {
         let all = rows * width;
-        let operands = [("d", d.len(), all), ("y", y.len(), all), ("scale", scale.len(), rows)];
-        check::lengths("unit_rows_backward", &operands)?;
+        operands::unit_rows_backward::<Self>(check::DEVICE, d, y, scale, rows, width)?;
         let cost = 0.5 * width as f64;
         let run = self.workers.run_length(rows, cost);
         let chunk = (run * width).max(1);

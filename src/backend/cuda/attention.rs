@@ -5,7 +5,7 @@ use super::driver::{Arg, Grid};
 use super::images::tiles;
 use super::kernels::HEAD_DIMS;
 use super::{Cuda, CudaFloat, line};
-use crate::backend::{AttentionShape, Backend, Buffer, ScratchFor, check};
+use crate::backend::{AttentionShape, Backend, ScratchFor, operands};
 use crate::error::Result;
 use crate::index::DocumentId;
 
@@ -23,14 +23,6 @@ enum Way {
         per_split: usize,
     },
     Plain,
-}
-
-pub(super) fn query_elements(s: AttentionShape) -> usize {
-    s.rows * s.queries * s.heads * s.head_dim
-}
-
-pub(super) fn key_elements(s: AttentionShape) -> usize {
-    s.rows * s.keys * s.kv_heads * s.head_dim
 }
 
 /// Bytes of `rows` rows of a head in shared memory, padded against bank conflicts (`HeadRows` in cuda/head_rows.cuh).
@@ -94,20 +86,13 @@ impl<E: CudaFloat> Cuda<E> {
         }
     }
 
-    pub(super) fn check_attention(
-        &self, op: &str, s: AttentionShape, operands: &[(&str, usize, usize)],
-        documents: Option<&Buf<DocumentId>>,
-    ) -> Result<()> {
-        check::attention(&self.name, op, s)?;
+    /// Refuses heads wider than any kernel takes.
+    pub(super) fn fits(&self, op: &str, s: AttentionShape) -> Result<()> {
         if s.head_dim > tiles::PLAIN_HEAD_DIM {
             let problem = format!("{op}: head_dim {} is more than {}", s.head_dim, tiles::PLAIN_HEAD_DIM);
             return Err(self.refuse(problem));
         }
-        self.lengths(op, operands)?;
-        match documents {
-            Some(d) => self.lengths(op, &[("documents", d.len(), s.rows * s.keys)]),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// What the kernels take after their operands.
@@ -126,16 +111,9 @@ impl<E: CudaFloat> Cuda<E> {
         documents: Option<&Buf<DocumentId>>, s: AttentionShape,
     ) -> Result<()> {
         const OP: &str = "attention";
-        let (queries, keys) = (query_elements(s), key_elements(s));
-        let operands = [
-            ("o", o.len(), queries),
-            ("lse", lse.len(), s.rows * s.heads * s.queries),
-            ("q", q.len(), queries),
-            ("k", k.len(), keys),
-            ("v", v.len(), keys),
-        ];
-        self.check_attention(OP, s, &operands, documents)?;
-        if queries == 0 {
+        operands::attention::<Self>(&self.name, (o, lse), [q, k, v], documents, s)?;
+        self.fits(OP, s)?;
+        if s.query_elements() == 0 {
             return Ok(());
         }
         let operands = [q.arg(), k.arg(), v.arg(), optional(documents)];
@@ -207,24 +185,17 @@ impl<E: CudaFloat> Cuda<E> {
         [q, k, v]: [&Buf<E>; 3], documents: Option<&Buf<DocumentId>>, s: AttentionShape,
     ) -> Result<()> {
         const OP: &str = "attention_backward";
-        let (queries, keys) = (query_elements(s), key_elements(s));
+        operands::attention_backward::<Self>(
+            &self.name,
+            [dq, dk, dv, d_o],
+            (o, lse),
+            [q, k, v],
+            documents,
+            s,
+        )?;
+        self.fits(OP, s)?;
         let stats = s.rows * s.heads * s.queries;
-        let operands = [
-            ("dq", dq.len(), queries),
-            ("dk", dk.len(), keys),
-            ("dv", dv.len(), keys),
-            ("d_o", d_o.len(), queries),
-            ("o", o.len(), queries),
-            ("lse", lse.len(), stats),
-            ("q", q.len(), queries),
-            ("k", k.len(), keys),
-            ("v", v.len(), keys),
-        ];
-        self.check_attention(OP, s, &operands, documents)?;
-        if s.queries != s.keys {
-            return Err(self.refuse(format!("{OP}: {} queries but {} keys", s.queries, s.keys)));
-        }
-        if queries == 0 {
+        if s.query_elements() == 0 {
             return Ok(());
         }
         let scratch = self.arena.take(self.scratch_bytes(ScratchFor::AttentionBackward(s)))?;

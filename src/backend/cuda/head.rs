@@ -4,7 +4,7 @@ use super::buffer::Buf;
 use super::driver::Arg;
 use super::images::tiles;
 use super::{Cuda, CudaFloat, line};
-use crate::backend::{Buffer, HeadGrad, HeadShape, MatmulShape, SampleShape, Write, check};
+use crate::backend::{HeadGrad, HeadShape, MatmulShape, SampleShape, Write, operands};
 use crate::error::Result;
 use crate::index::TokenId;
 
@@ -42,20 +42,7 @@ impl<E: CudaFloat> Cuda<E> {
     ) -> Result<()> {
         const OP: &str = "head_loss";
         let HeadShape { tokens, width, vocab } = s;
-        let mut operands = vec![
-            ("nll", nll.len(), tokens),
-            ("x", x.len(), tokens * width),
-            ("w", w.len(), vocab * width),
-            ("targets", targets.len(), tokens),
-        ];
-        operands.extend(bias.map(|bias| ("bias", bias.len(), vocab)));
-        if let Some(grad) = &grad {
-            operands.push(("dx", grad.dx.len(), tokens * width));
-            operands.extend(grad.dw.as_ref().map(|dw| ("dw", dw.len(), vocab * width)));
-            operands.extend(grad.db.as_ref().map(|db| ("db", db.len(), vocab)));
-            operands.extend(grad.weights.map(|weights| ("weights", weights.len(), tokens)));
-        }
-        self.lengths(OP, &operands)?;
+        operands::head_loss::<Self>(&self.name, nll, [x, w], bias, targets, grad.as_ref(), s)?;
         let chunk = chunk_tokens(s);
         let scratch = self.arena.take(Self::head_scratch(s, grad.is_some()))?;
         let logits = scratch.arg();
@@ -110,13 +97,7 @@ impl<E: CudaFloat> Cuda<E> {
         &self, tokens: &mut Buf<TokenId>, logits: &mut Buf<f32>, units: &Buf<f32>, s: SampleShape,
     ) -> Result<()> {
         const OP: &str = "sample";
-        check::sample(&self.name, OP, s)?;
-        let operands = [
-            ("tokens", tokens.len(), s.rows),
-            ("logits", logits.len(), s.rows * s.vocab),
-            ("units", units.len(), s.rows),
-        ];
-        self.lengths(OP, &operands)?;
+        operands::sample::<Self>(&self.name, tokens, logits, units, s)?;
         let greedy = s.temperature == 0.0;
         // a temperature next to nothing must not make 0·inf of the largest logit
         let inverse = if greedy { 0.0 } else { (1.0 / s.temperature).min(f64::from(f32::MAX) / 2.0) };

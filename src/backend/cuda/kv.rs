@@ -1,11 +1,10 @@
 //! Keys and values as 8-bit integers: `cuda/kv_int8.cu`.
 
-use super::attention::{key_elements, query_elements};
 use super::buffer::{Buf, optional};
 use super::driver::{Arg, Grid};
 use super::images::tiles;
 use super::{Cuda, CudaFloat, striding};
-use crate::backend::{AttentionShape, Buffer, KvShape, Quantised, check};
+use crate::backend::{AttentionShape, KvShape, Quantised, operands};
 use crate::error::Result;
 use crate::index::DocumentId;
 
@@ -22,9 +21,7 @@ impl<E: CudaFloat> Cuda<E> {
         const OP: &str = "kv_quantise";
         let KvShape { tokens, kv_heads, head_dim } = s;
         let (first, heads) = (at * kv_heads, tokens * kv_heads);
-        self.lengths(OP, &[("x", x.len(), heads * head_dim)])?;
-        check::range(&self.name, OP, "scales", scales.len(), first, heads)?;
-        check::range(&self.name, OP, "codes", codes.len(), first * head_dim, heads * head_dim)?;
+        operands::kv_quantise::<Self>(&self.name, codes, scales, at, x, s)?;
         let to = [codes.arg_at(first * head_dim), scales.arg_at(first), x.arg()];
         let sizes = [self.int(OP, head_dim)?, Arg::long(heads as i64)];
         // eight lanes for a head
@@ -37,18 +34,10 @@ impl<E: CudaFloat> Cuda<E> {
         documents: Option<&Buf<DocumentId>>, s: AttentionShape,
     ) -> Result<()> {
         const OP: &str = "attention_int8";
-        let (queries, keys, heads) = (query_elements(s), key_elements(s), s.rows * s.keys * s.kv_heads);
-        let operands = [
-            ("o", o.len(), queries),
-            ("lse", lse.len(), s.rows * s.heads * s.queries),
-            ("q", q.len(), queries),
-            ("k.codes", k.codes.len(), keys),
-            ("k.scales", k.scales.len(), heads),
-            ("v.codes", v.codes.len(), keys),
-            ("v.scales", v.scales.len(), heads),
-        ];
-        self.check_attention(OP, s, &operands, documents)?;
-        if queries == 0 {
+        operands::attention_int8::<Self>(&self.name, (o, lse), q, [&k, &v], documents, s)?;
+        self.fits(OP, s)?;
+        let (keys, heads) = (s.key_elements(), s.rows * s.keys * s.kv_heads);
+        if s.query_elements() == 0 {
             return Ok(());
         }
         let scratch = self.arena.take(self.int8_scratch(s))?;
@@ -76,7 +65,7 @@ impl<E: CudaFloat> Cuda<E> {
     pub(super) fn int8_scratch(&self, s: AttentionShape) -> usize {
         match Self::splits(s) {
             Some((splits, _)) => 4 * Self::split_rows(splits, s) * (s.head_dim + 1),
-            None => 2 * key_elements(s) * size_of::<E>(),
+            None => 2 * s.key_elements() * size_of::<E>(),
         }
     }
 }

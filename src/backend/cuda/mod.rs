@@ -27,13 +27,14 @@ pub use images::architectures;
 use super::{
     Adam8Tensor, AdamStep, AdamTensor, AttentionShape, Backend, Buffer, Direction, Element, Float, HeadGrad,
     HeadShape, KvShape, MatmulShape, NormShape, PairLayout, Places, Quantised, RopeShape, SampleShape,
-    ScratchFor, Write, check,
+    ScratchFor, Write, check, operands,
 };
 use crate::error::{Error, Result};
 use crate::index::{DocumentId, TokenId};
 use buffer::optional;
 use driver::{Arg, Gpu, Grid};
 use images::tiles;
+use operands::Norm;
 use scratch::Arena;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -198,14 +199,7 @@ impl<E: CudaFloat> Backend for Cuda<E> {
 
     fn embed(&self, y: &mut Buf<E>, table: &Buf<E>, ids: &Buf<TokenId>, s: HeadShape) -> Result<()> {
         let HeadShape { tokens, width, vocab } = s;
-        self.lengths(
-            "embed",
-            &[
-                ("y", y.len(), tokens * width),
-                ("table", table.len(), vocab * width),
-                ("ids", ids.len(), tokens),
-            ],
-        )?;
+        operands::embed::<Self>(&self.name, y, table, ids, s)?;
         let sizes = [self.int("embed", tokens)?, self.int("embed", width)?, self.int("embed", vocab)?];
         let args = [&[y.arg(), table.arg(), ids.arg()][..], &sizes].concat();
         let pieces = if width.is_multiple_of(vector::<E>()) { vector::<E>() } else { 1 };
@@ -217,14 +211,7 @@ impl<E: CudaFloat> Backend for Cuda<E> {
     ) -> Result<()> {
         let HeadShape { tokens, width, vocab } = s;
         const OP: &str = "embed_backward";
-        self.lengths(
-            OP,
-            &[
-                ("d_table", d_table.len(), vocab * width),
-                ("dy", dy.len(), tokens * width),
-                ("ids", ids.len(), tokens),
-            ],
-        )?;
+        operands::embed_backward::<Self>(&self.name, d_table, dy, ids, s)?;
         let columns = width.div_ceil(tiles::EMBED_BACKWARD_COLUMNS * tiles::EMBED_BACKWARD_THREADS);
         let blocks = [columns, tiles::EMBED_BACKWARD_SHARES, 1];
         let grid = Grid { blocks, threads: tiles::EMBED_BACKWARD_THREADS, shared: 0 };
@@ -242,7 +229,7 @@ impl<E: CudaFloat> Backend for Cuda<E> {
         &self, dx: &mut Buf<E>, dw: Option<&mut Buf<f32>>, dy: &Buf<E>, x: &Buf<E>, rstd: &Buf<f32>,
         w: &Buf<E>, s: NormShape,
     ) -> Result<()> {
-        self.undo_norm("rmsnorm_backward", (dx, dw), [dy, x], ("rstd", rstd, 1), w, s)
+        self.undo_norm(Norm::RMS, (dx, dw), [dy, x], rstd, w, s)
     }
 
     fn layernorm(
@@ -255,7 +242,7 @@ impl<E: CudaFloat> Backend for Cuda<E> {
         &self, dx: &mut Buf<E>, dw: Option<&mut Buf<f32>>, dy: &Buf<E>, x: &Buf<E>, stats: &Buf<f32>,
         w: &Buf<E>, s: NormShape,
     ) -> Result<()> {
-        self.undo_norm("layernorm_backward", (dx, dw), [dy, x], ("stats", stats, 2), w, s)
+        self.undo_norm(Norm::LAYER, (dx, dw), [dy, x], stats, w, s)
     }
 
     fn unit_rows(
@@ -274,32 +261,24 @@ impl<E: CudaFloat> Backend for Cuda<E> {
         &self, y: &mut Buf<E>, x: &Buf<E>, w: &Buf<E>, bias: Option<&Buf<E>>, residual: Option<&Buf<E>>,
         s: MatmulShape,
     ) -> Result<()> {
-        let MatmulShape { m, n, k } = s;
-        let mut operands = vec![("y", y.len(), m * n), ("x", x.len(), m * k), ("w", w.len(), n * k)];
-        operands.extend(bias.map(|b| ("bias", b.len(), n)));
-        operands.extend(residual.map(|r| ("residual", r.len(), m * n)));
-        self.lengths("matmul_nt", &operands)?;
+        operands::matmul_nt::<Self>(&self.name, [y, x, w], bias, residual, s)?;
         self.nt(&[y.arg(), x.arg(), w.arg(), optional(bias), optional(residual)], s)
     }
 
     fn matmul_nn(
         &self, dx: &mut Buf<E>, dy: &Buf<E>, w: &Buf<E>, write: Write, s: MatmulShape,
     ) -> Result<()> {
-        let MatmulShape { m, n, k } = s;
-        let operands = [("dx", dx.len(), m * k), ("dy", dy.len(), m * n), ("w", w.len(), n * k)];
-        self.lengths("matmul_nn", &operands)?;
+        operands::matmul_nn::<Self>(&self.name, dx, dy, w, s)?;
         self.nn(dx.arg(), dy.arg(), w.arg(), write, s)
     }
 
     fn matmul_tn(&self, dw: &mut Buf<f32>, dy: &Buf<E>, x: &Buf<E>, s: MatmulShape) -> Result<()> {
-        let MatmulShape { m, n, k } = s;
-        let operands = [("dw", dw.len(), n * k), ("dy", dy.len(), m * n), ("x", x.len(), m * k)];
-        self.lengths("matmul_tn", &operands)?;
+        operands::matmul_tn::<Self>(&self.name, dw, dy, x, s)?;
         self.tn(dw.arg(), dy.arg(), x.arg(), s)
     }
 
     fn bias_backward(&self, db: &mut Buf<f32>, dy: &Buf<E>, m: usize, n: usize) -> Result<()> {
-        self.lengths("bias_backward", &[("db", db.len(), n), ("dy", dy.len(), m * n)])?;
+        operands::bias_backward::<Self>(&self.name, db, dy, m, n)?;
         self.column_sum::<E>(db, dy.arg(), m, n)
     }
 
@@ -308,24 +287,11 @@ impl<E: CudaFloat> Backend for Cuda<E> {
         direction: Direction, s: RopeShape,
     ) -> Result<()> {
         let tokens = s.rows * s.tokens;
-        let (places_needed, at, per_row) = match &places {
-            Places::Spans { spans, per_row } => {
-                (("spans", spans.len(), (s.rows * per_row).max(s.rows)), spans.arg(), *per_row)
-            }
-            Places::List(list) => (("positions", list.len(), tokens), list.arg(), 0),
+        operands::rope::<Self>(&self.name, [q, k], &places, turns, s)?;
+        let (at, per_row) = match &places {
+            Places::Spans { spans, per_row } => (spans.arg(), *per_row),
+            Places::List(list) => (list.arg(), 0),
         };
-        let operands = [
-            ("q", q.len(), tokens * s.heads * s.head_dim),
-            ("k", k.len(), tokens * s.kv_heads * s.head_dim),
-            ("turns", turns.len(), s.rotary_dim / 2),
-            places_needed,
-        ];
-        self.lengths("rope", &operands)?;
-        if !s.rotary_dim.is_multiple_of(2) || s.rotary_dim > s.head_dim {
-            let problem =
-                format!("rope: rotary_dim {} must be even and at most {}", s.rotary_dim, s.head_dim);
-            return Err(self.refuse(problem));
-        }
         let mut args = vec![q.arg(), k.arg(), at, turns.arg()];
         for size in [per_row, s.tokens, s.heads, s.kv_heads, s.head_dim, s.rotary_dim] {
             args.push(self.int("rope", size)?);
@@ -338,7 +304,7 @@ impl<E: CudaFloat> Backend for Cuda<E> {
     }
 
     fn swiglu(&self, y: &mut Buf<E>, gate: &Buf<E>, up: &Buf<E>, len: usize) -> Result<()> {
-        self.lengths("swiglu", &[("y", y.len(), len), ("gate", gate.len(), len), ("up", up.len(), len)])?;
+        operands::swiglu::<Self>(&self.name, y, gate, up, len)?;
         let args = [y.arg(), gate.arg(), up.arg(), Arg::long(len as i64)];
         self.launch("swiglu", striding(len.div_ceil(vector::<E>())), &args)
     }
@@ -346,30 +312,20 @@ impl<E: CudaFloat> Backend for Cuda<E> {
     fn swiglu_backward(
         &self, d_gate: &mut Buf<E>, d_up: &mut Buf<E>, dy: &Buf<E>, gate: &Buf<E>, up: &Buf<E>, len: usize,
     ) -> Result<()> {
-        self.lengths(
-            "swiglu_backward",
-            &[
-                ("d_gate", d_gate.len(), len),
-                ("d_up", d_up.len(), len),
-                ("dy", dy.len(), len),
-                ("gate", gate.len(), len),
-                ("up", up.len(), len),
-            ],
-        )?;
+        operands::swiglu_backward::<Self>(&self.name, [d_gate, d_up], [dy, gate, up], len)?;
         let args = [d_gate.arg(), d_up.arg(), dy.arg(), gate.arg(), up.arg(), Arg::long(len as i64)];
         self.launch("swiglu_backward", striding(len.div_ceil(vector::<E>())), &args)
     }
 
     fn gelu(&self, y: &mut Buf<E>, x: &Buf<E>, len: usize) -> Result<()> {
-        self.lengths("gelu", &[("y", y.len(), len), ("x", x.len(), len)])?;
+        operands::gelu::<Self>(&self.name, y, x, len)?;
         self.launch("gelu", striding(len.div_ceil(vector::<E>())), &[y.arg(), x.arg(), Arg::long(len as i64)])
     }
 
     fn gelu_backward(&self, dx: &mut Buf<E>, dy: &Buf<E>, x: &Buf<E>, len: usize) -> Result<()> {
-        const OP: &str = "gelu_backward";
-        self.lengths(OP, &[("dx", dx.len(), len), ("dy", dy.len(), len), ("x", x.len(), len)])?;
+        operands::gelu_backward::<Self>(&self.name, dx, dy, x, len)?;
         let args = [dx.arg(), dy.arg(), x.arg(), Arg::long(len as i64)];
-        self.launch(OP, striding(len.div_ceil(vector::<E>())), &args)
+        self.launch("gelu_backward", striding(len.div_ceil(vector::<E>())), &args)
     }
 
     fn attention(
@@ -410,13 +366,7 @@ impl<E: CudaFloat> Backend for Cuda<E> {
         &self, logits: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, bias: Option<&Buf<E>>, s: HeadShape,
     ) -> Result<()> {
         let HeadShape { tokens, width, vocab } = s;
-        let mut operands = vec![
-            ("logits", logits.len(), tokens * vocab),
-            ("x", x.len(), tokens * width),
-            ("w", w.len(), vocab * width),
-        ];
-        operands.extend(bias.map(|bias| ("bias", bias.len(), vocab)));
-        self.lengths("head_logits", &operands)?;
+        operands::head_logits::<Self>(&self.name, logits, [x, w], bias, s)?;
         self.logits(logits.arg(), x.arg(), w.arg(), MatmulShape { m: tokens, n: vocab, k: width })?;
         bias.map_or(Ok(()), |bias| self.add_bias(logits.arg(), bias, tokens, vocab))
     }
@@ -444,17 +394,12 @@ impl<E: CudaFloat> Backend for Cuda<E> {
     }
 
     fn adamw(&self, tensors: &mut [AdamTensor<'_, Self>], step: AdamStep) -> Result<()> {
-        for t in tensors.iter() {
-            let n = t.param.len();
-            let mut operands = vec![("m", t.m.len(), n), ("v", t.v.len(), n), ("grad", t.grad.len(), n)];
-            operands.extend(t.master.as_ref().map(|master| ("master", master.len(), n)));
-            self.lengths("adamw", &operands)?;
-        }
+        operands::adamw(&self.name, tensors)?;
         self.step(tensors, step)
     }
 
     fn adamw8(&self, tensors: &mut [Adam8Tensor<'_, Self>], step: AdamStep, seed: u64) -> Result<()> {
-        tensors.iter().try_for_each(|t| self.lengths("adamw8", &t.lengths()))?;
+        operands::adamw8(&self.name, tensors)?;
         self.step8(tensors, step, seed)
     }
 }

@@ -15,7 +15,6 @@ use super::matmul::kernel::Kernel;
 use super::matmul::pack::Packer;
 use super::pool::Workers;
 use crate::backend::AttentionShape;
-use crate::error::Result;
 use crate::index::DocumentId;
 pub(super) use forward::Forward;
 use mask::Mask;
@@ -136,18 +135,4 @@ impl Shape {
 /// Words of `n` rows of a head, packed as panels (whichever way).
 fn panel_words(packer: Packer, rows: usize, columns: usize) -> usize {
     packer.kernel.words(rows) * columns
-}
-
-/// Elements of q (and o), and of k (and v).
-pub(super) fn query_elements(s: AttentionShape) -> usize {
-    s.rows * s.queries * s.heads * s.head_dim
-}
-
-pub(super) fn key_elements(s: AttentionShape) -> usize {
-    s.rows * s.keys * s.kv_heads * s.head_dim
-}
-
-/// The shape makes sense.
-pub(super) fn check(op: &str, s: AttentionShape) -> Result<()> {
-    crate::backend::check::attention("cpu", op, s)
 }
