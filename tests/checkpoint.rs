@@ -354,6 +354,14 @@ fn verify_finds_every_kind_of_damage() {
     let manifest = target.join("manifest.json");
     let text = fs::read_to_string(&manifest).unwrap();
     fs::write(&manifest, text.replace("config.json", "../x")).unwrap();
+    assert!(sentence(verify(&target)).contains("its hash of itself differs"));
+    // as earlier versions wrote it
+    let mut old: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert!(old.as_object_mut().unwrap().remove("blake3").is_some());
+    let old = old.to_string();
+    fs::write(&manifest, &old).unwrap();
+    verify(&target).unwrap();
+    fs::write(&manifest, old.replace("config.json", "../x")).unwrap();
     assert!(sentence(verify(&target)).contains("lies outside"));
     fs::write(&manifest, text.replace("manifest 1", "manifest 9")).unwrap();
     assert!(sentence(verify(&target)).contains("manifest 9"));
@@ -361,6 +369,42 @@ fn verify_finds_every_kind_of_damage() {
     assert!(sentence(verify(&target)).contains("is not a manifest"));
     fs::remove_file(&manifest).unwrap();
     assert!(sentence(verify(&target)).contains("is incomplete"));
+}
+
+/// Of a checkpoint as a run writes it: its small files bit by bit, of the others every 997th.
+#[test]
+fn any_flipped_bit_of_a_checkpoint_is_found() {
+    let dir = temp();
+    let target = dir.path().join("checkpoint-000001");
+    let held = Held::of(&[("a", &[2, 3], &[1.0, -2.0, 0.5, 0.0, f32::MAX, 3.0])]);
+    let staging = Staging::create(&target, Existing::Refuse).unwrap();
+    let (config, model) = Held::model("llama-tiny");
+    write_model(&staging, &config, &model, None, SHARD_BYTES).unwrap();
+    write_resume(&staging, &ResumeState::new(1, 64, 7, "abc".into()), &held).unwrap();
+    staging.commit().unwrap();
+    verify(&target).unwrap();
+    let mut files: Vec<PathBuf> = ["", "resume"]
+        .iter()
+        .flat_map(|below| fs::read_dir(target.join(below)).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file())
+        .collect();
+    files.sort();
+    assert!(files.len() >= 5, "{files:?}");
+    for path in files {
+        let whole = fs::read(&path).unwrap();
+        let every = if whole.len() < 4096 { 1 } else { 997 };
+        for bit in (0..8 * whole.len()).step_by(every) {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, &bytes).unwrap();
+            let found = verify(&target).expect_err(&format!("{}, bit {bit}", path.display())).to_string();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            assert!(found.contains(name) || name == "manifest.json", "{name}: {found}");
+        }
+        fs::write(&path, &whole).unwrap();
+    }
+    verify(&target).unwrap();
 }
 
 #[test]

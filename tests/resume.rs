@@ -285,3 +285,37 @@ fn a_broken_checkpoint_is_passed_over_and_said() {
     dir.run("train --resume --out whole")
         .refused(1, &["has checkpoints, but none is complete", "config.json"]);
 }
+
+/// What `--quiet` must not keep to itself.
+#[test]
+fn a_finished_model_that_rots_is_made_again() {
+    let dir = Dir::new();
+    dir.run(&format!("{} --quiet --out m", RUN.replace("--steps 40", "--steps 6"))).ok();
+    let whole = dir.read("m/model.safetensors");
+    let mut rotten = whole.clone();
+    rotten[whole.len() / 2] ^= 4;
+    dir.write("m/model.safetensors", &rotten);
+    let ran = dir.run("train --resume --out m --quiet").ok();
+    for part in ["the finished model is broken", "m/model.safetensors", "its hash differs"] {
+        assert!(ran.stderr.contains(part), "no \"{part}\"\n{}", ran.all());
+    }
+    same(&dir.read("m/model.safetensors"), &whole, "the model that was made again");
+    dir.run("verify m").ok();
+    // without a checkpoint there is nothing to make it from
+    dir.run("train --preset tiny --data a.txt --train-len 64 --steps 1 --quiet --out n").ok();
+    let mut rotten = dir.read("n/model.safetensors");
+    *rotten.last_mut().unwrap() ^= 1;
+    dir.write("n/model.safetensors", &rotten);
+    dir.run("train --resume --out n --quiet").refused(1, &["n/model.safetensors", "its hash differs"]);
+}
+
+#[test]
+fn a_recipe_that_rots_is_named() {
+    let (dir, _) = stopped_after_8_of_10();
+    let recipe = String::from_utf8(dir.read("whole/recipe.toml")).unwrap();
+    dir.write("whole/recipe.toml", recipe.replace("save-every = 4", "save-every = 0"));
+    dir.run("train --resume --out whole")
+        .refused(1, &["whole/recipe.toml", "not as it was saved", "--save-every"]);
+    dir.write("whole/recipe.toml", recipe.replace("lr = 0.001", "lr = 0.003"));
+    dir.run("train --resume --out whole").refused(1, &["written by a run with another recipe"]);
+}

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::cli::{Dir, words};
+use common::cli::{Dir, Ran, words};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::os::unix::fs::symlink;
@@ -193,6 +193,74 @@ fn a_decompression_bomb_is_refused_before_it_fills_the_memory() {
     dir.run(&format!("{train} --out o --config r.toml")).ok();
     dir.run("eval-ppl --model m --data a.txt --max-decompressed 3parsec")
         .refused(2, &["--max-decompressed", "3parsec"]);
+}
+
+/// What is small for one file is small for all that are read together.
+#[test]
+fn a_directory_of_bombs_is_refused_too() {
+    let dir = Dir::with_model();
+    std::fs::create_dir(dir.path("bombs")).unwrap();
+    let bomb = gzip(&vec![b'a'; 40 << 20]);
+    (0..20).for_each(|i| dir.write(&format!("bombs/{i}.txt.gz"), &bomb));
+    dir.run("eval-ppl --model m --windows 32 --tokens 64 --data bombs")
+        .refused(1, &["bombs/", "becomes more than", "--max-decompressed"]);
+}
+
+/// Tokenizing takes some 130 bytes for each of a text's, if it is done at once.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_long_text_is_tokenized_in_the_memory_of_a_piece() {
+    let dir = Dir::with_model();
+    dir.write("long.txt.gz", gzip(words(16 << 20).as_bytes()));
+    let args = "eval-ppl --model m --windows 32 --tokens 64 --data long.txt.gz";
+    let command = dir.command(args);
+    let mut bounded = std::process::Command::new("sh");
+    bounded.args(["-c", "ulimit -v 1000000 && exec \"$0\" \"$@\""]);
+    bounded.arg(command.get_program()).args(command.get_args()).current_dir(dir.path("."));
+    bounded.env("POSE_CACHE", dir.path("cache"));
+    dir.finish(bounded, args).ok();
+}
+
+/// Nobody writes into these pipes.
+#[test]
+fn a_pipe_in_the_place_of_a_file_is_not_waited_for() {
+    let dir = Dir::with_model();
+    dir.run("train --preset tiny --data a.txt --train-len 32 --steps 2 --save-every 1 --quiet --out run")
+        .ok();
+    let pipe = |name: &str| {
+        let _ = std::fs::remove_file(dir.path(name));
+        let path = std::ffi::CString::new(dir.path(name).display().to_string()).unwrap();
+        // SAFETY: a path that ends in NUL.
+        assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
+    };
+    for (name, args) in [
+        ("bad/config.json", "generate --model bad --prompt x"),
+        ("bad/tokenizer.json", "generate --model bad --prompt x"),
+        ("bad/model.safetensors", "generate --model bad --prompt x"),
+        ("bad/model.safetensors", "eval-ppl --model bad --windows 32 --data a.txt"),
+        ("model.gguf", "import model.gguf --out imported"),
+        ("text.txt", "eval-ppl --model m --windows 32 --data text.txt"),
+        ("text.jsonl.gz", "train --preset tiny --train-len 32 --out o --data text.jsonl.gz"),
+        ("recipe.toml", "train --preset tiny --data a.txt --out o --config recipe.toml"),
+        ("run/recipe.toml", "train --resume --out run --steps 3"),
+        ("run/recipe.toml", "report run --out page.html"),
+        ("run/manifest.json", "verify run"),
+    ] {
+        dir.copy("m", "bad");
+        pipe(name);
+        let mut child = dir.start(args);
+        let start = std::time::Instant::now();
+        while child.try_wait().unwrap().is_none() && start.elapsed().as_secs() < 60 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let waited = child.kill().is_ok() && start.elapsed().as_secs() >= 60;
+        let ran = Ran::of(&child.wait_with_output().unwrap(), args);
+        assert!(!waited, "{name} is waited for\n{}", ran.all());
+        let said =
+            ran.stderr.contains("is a pipe") || ran.stderr.contains("is neither a file nor a directory");
+        assert!(ran.code == Some(1) && said, "{name}\n{}", ran.all());
+        std::fs::remove_file(dir.path(name)).unwrap();
+    }
 }
 
 /// A frame of RLE blocks: four bytes for 128 KiB each, and a header that has the decoder remember 1 GiB before it gives out a byte.

@@ -14,13 +14,18 @@ const FORMAT: &str = "pose-engine manifest 1";
 pub(super) const FORMATS: &str = "pose-engine manifest";
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Manifest {
     pub format: String,
     pub written_by: String,
     pub files: Vec<ManifestFile>,
+    /// Hash of all of the above, see [`Manifest::hash_of_itself`]. None in those of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blake3: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ManifestFile {
     /// Relative to the manifest, with `/` between parts.
     pub path: String,
@@ -43,11 +48,17 @@ impl Manifest {
         let directories: BTreeSet<_> = names.iter().filter_map(|name| Path::new(name).parent()).collect();
         directories.into_iter().try_for_each(|d| sync(&dir.join(d)))?;
         let written_by = concat!("pose-engine ", env!("CARGO_PKG_VERSION")).into();
-        Ok(Manifest {
-            format: FORMAT.into(),
-            written_by,
-            files: names.iter().cloned().map(entry).collect::<Result<_>>()?,
-        })
+        let files = names.iter().cloned().map(entry).collect::<Result<_>>()?;
+        let manifest = Manifest { format: FORMAT.into(), written_by, files, blake3: None };
+        let blake3 = Some(manifest.hash_of_itself());
+        Ok(Manifest { blake3, ..manifest })
+    }
+
+    /// Of what it says, whatever the spaces between, but for this hash: in hexadecimal.
+    fn hash_of_itself(&self) -> String {
+        let said = (&self.format, &self.written_by, &self.files);
+        let said = serde_json::to_vec(&said).expect("a manifest is plain text and numbers");
+        blake3::hash(&said).to_hex().to_string()
     }
 
     /// Reads `dir/manifest.json` without looking at the files that it names.
@@ -75,6 +86,9 @@ impl Manifest {
                 path,
                 format!("has format \"{}\", this program reads \"{FORMAT}\"", manifest.format),
             ));
+        }
+        if manifest.blake3.as_ref().is_some_and(|hash| *hash != manifest.hash_of_itself()) {
+            return Err(Error::file(path, "is not what was written: its hash of itself differs"));
         }
         let mut paths = BTreeSet::new();
         if let Some(file) = manifest.files.iter().find(|f| !paths.insert(f.path.as_str())) {

@@ -25,6 +25,11 @@ impl Common {
             printed::note(&printable::sentence(sentence));
         }
     }
+
+    /// A note about something lost or broken, which `--quiet` does not silence.
+    pub fn warn(&self, sentence: &str) {
+        printed::note(&printable::sentence(sentence));
+    }
 }
 
 /// `--json FILE`, where a command produces numbers.

@@ -40,7 +40,7 @@ impl Import {
             DType::F32 => Dtype::F32,
         };
         let done = gguf::import(&self.file, &self.out, dtype, self.tokenizer.as_deref())?;
-        done.warnings.iter().for_each(|w| self.common.note(w));
+        done.warnings.iter().for_each(|w| self.common.warn(w));
         outln!("imported {} into {}", self.file.display(), self.out.display());
         let (tensors, parameters, context) = (done.tensors, done.parameters, size_text(done.context));
         outln!("  {}, {tensors} tensors, {parameters} parameters, {context} of context", done.architecture);

@@ -52,7 +52,7 @@ impl Merge {
         let config = Config::load(home)?;
         let job = MergeJob { adapter: &adapter, weights: &weights, config, home, out: &self.out };
         let warnings = dispatch(self.place.device, self.dtype, self.common.threads, job)?;
-        warnings.iter().for_each(|w| self.common.note(w));
+        warnings.iter().for_each(|w| self.common.warn(w));
         outln!("merged {} into {}: {}", self.adapter.display(), base.display(), self.out.display());
         Ok(())
     }

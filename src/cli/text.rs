@@ -69,7 +69,7 @@ impl Text {
             ..LoadOptions::default()
         };
         let (corpus, warnings) = Corpus::load(&self.data, tokenizer, &options, None)?;
-        warnings.iter().for_each(|w| common.note(w));
+        warnings.iter().for_each(|w| common.warn(w));
         Ok(corpus)
     }
 }

@@ -9,6 +9,7 @@ use crate::backend::device::{Job, dispatch};
 use crate::error::{Error, Result};
 use crate::memory::{self, Ledger};
 use crate::names;
+use crate::printable;
 use crate::recipe::{Recipe, Settings};
 use crate::train::{self, StepMetrics, Summary, Watch};
 use clap::Args;
@@ -74,7 +75,9 @@ fn merged(flags: &Settings, config: Option<&std::path::Path>, resume: bool) -> R
         let Some(out) = &settings.out else {
             return Err(Error::usage("--resume", "", "needs --out, the directory of the run to continue"));
         };
-        settings = settings.over(&train::saved_settings(out)?);
+        let saved = train::saved_settings(out)?;
+        Recipe::validate(&saved, true).map_err(|e| train::not_as_saved(out, &e))?;
+        settings = settings.over(&saved);
     }
     Ok(settings)
 }
@@ -130,6 +133,14 @@ impl Watch for Bar {
 
     fn note(&self, sentence: &str) {
         if !self.quiet {
+            self.progress.note(sentence);
+        }
+    }
+
+    fn warn(&self, sentence: &str) {
+        if self.quiet {
+            printed::note(&printable::sentence(sentence));
+        } else {
             self.progress.note(sentence);
         }
     }

@@ -128,7 +128,9 @@ fn read_checked(file: &File, key: Key, vocab_size: usize) -> io::Result<Vec<Entr
     if array(&mut reader)? != MAGIC || array(&mut reader)? != VERSION.to_le_bytes() {
         return wrong("not a token cache of this version");
     }
-    let _reserved: [u8; 4] = array(&mut reader)?;
+    if array(&mut reader)? != [0; 4] {
+        return wrong("damaged: its header is not as it was written");
+    }
     let (documents, tokens) = (number(&mut reader)?, number(&mut reader)?);
     // Before any memory is taken for what the header promises.
     let promised = documents.checked_mul(16).zip(tokens.checked_mul(4)).and_then(|(a, b)| a.checked_add(b));

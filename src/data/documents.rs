@@ -37,14 +37,16 @@ pub struct Source {
     pub compression: Compression,
     /// Bytes that a compressed file may become; None: [`default_limit`].
     pub max_decompressed: Option<u64>,
+    /// Compressed files that are read together, this one among them.
+    pub together: usize,
 }
 
-/// Bytes that a compressed file of `bytes` may become unless something else is asked for. Text becomes 2 to 10 times its file;
-/// files made to fill a memory become 1000 times and more.
-pub fn default_limit(bytes: u64) -> u64 {
+/// Bytes that a compressed file of `bytes`, one of `files` that are read together, may become unless something else is asked for.
+/// Text becomes 2 to 10 times its file; files made to fill a memory become 1000 times and more.
+pub fn default_limit(bytes: u64, files: usize) -> u64 {
     const TIMES: u64 = 100;
     const SMALL: u64 = 64 << 20;
-    bytes.saturating_mul(TIMES).max(SMALL)
+    bytes.saturating_mul(TIMES).max(SMALL / files.max(1) as u64)
 }
 
 /// One document as text.
@@ -85,6 +87,8 @@ pub fn find(paths: &[PathBuf]) -> Result<Vec<Source>> {
             ));
         }
     }
+    let together = found.iter().filter(|source| source.compression != Compression::None).count();
+    found.iter_mut().for_each(|source| source.together = together);
     Ok(found)
 }
 
@@ -126,7 +130,7 @@ impl Source {
             "jsonl" => Format::JsonLines,
             _ => return None,
         };
-        Some(Source { path: path.into(), format, compression, max_decompressed: None })
+        Some(Source { path: path.into(), format, compression, max_decompressed: None, together: 1 })
     }
 
     /// What a document of this file is called in messages.
@@ -214,7 +218,7 @@ impl Source {
         let file = regular::open(&self.path).map_err(opening)?;
         let bytes = file.metadata().map_err(opening)?.len();
         let file = BufReader::with_capacity(1 << 17, file);
-        let most = self.max_decompressed.unwrap_or_else(|| default_limit(bytes));
+        let most = self.max_decompressed.unwrap_or_else(|| default_limit(bytes, self.together));
         Ok(match self.compression {
             Compression::None => Box::new(file),
             // Multi: a .gz file may consist of several streams one after the other.

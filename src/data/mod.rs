@@ -10,6 +10,7 @@ mod cuts;
 mod decoder;
 mod guarded;
 mod pack;
+mod pieces;
 mod shares;
 mod zstd;
 

@@ -2,6 +2,7 @@
 
 use super::decoder::Decoder;
 use super::guarded::guarded;
+use super::pieces::{Cut, Encoded};
 use crate::error::{Error, Result};
 use crate::index::TokenId;
 use crate::regular;
@@ -22,6 +23,8 @@ pub struct Tokenizer {
     vocab_size: usize,
     bos: Option<u32>,
     eos: Option<u32>,
+    /// What its own post-processing puts in front of a text.
+    in_front: Option<u32>,
     /// Length of tokenizer.json.
     file_bytes: usize,
     fingerprint: [u8; 32],
@@ -47,6 +50,7 @@ impl Tokenizer {
             vocab_size: 258,
             bos: Some(BYTE_BOS),
             eos: Some(BYTE_EOS),
+            in_front: None,
             file_bytes: 0,
             fingerprint: *blake3::hash(b"pose-engine byte tokenizer 1").as_bytes(),
         }
@@ -74,8 +78,8 @@ impl Tokenizer {
     /// Errors: what the `tokenizers` crate cannot use.
     pub fn from_json(json: &[u8], path: &Path) -> Result<Self> {
         let refused = |e: String| Error::file(path, format!("not a tokenizer that can be used: {e}"));
-        let (inner, vocab_size) =
-            guarded(|| used(json)).map_err(refused)?.map_err(|e| refused(e.to_string()))?;
+        let Used { inner, vocab_size, in_front } =
+            guarded(|| Used::of(json)).map_err(refused)?.map_err(|e| refused(e.to_string()))?;
         if vocab_size == 0 {
             return Err(Error::file(path, "the tokenizer has no tokens"));
         }
@@ -85,6 +89,7 @@ impl Tokenizer {
             vocab_size,
             bos: None,
             eos: None,
+            in_front,
             file_bytes: json.len(),
             fingerprint: *blake3::hash(json).as_bytes(),
         })
@@ -121,12 +126,27 @@ impl Tokenizer {
         match &self.kind {
             Kind::Bytes => Ok(text.bytes().map(|b| TokenId(b.into())).collect()),
             Kind::HuggingFace(inner) => {
-                let failed = |e: String| Error::file(&self.path, format!("tokenizing failed: {e}"));
-                let encoding = guarded(|| inner.encode_fast(text, false)).map_err(failed)?;
-                let encoding = encoding.map_err(|e| failed(e.to_string()))?;
-                Ok(encoding.get_ids().iter().map(|&id| TokenId(id)).collect())
+                let ids = if Cut::USUAL.cuts(text) {
+                    Cut::USUAL.encode(text, |piece| self.encode_piece(inner, piece))?
+                } else {
+                    self.encoding(|| inner.encode_fast(text, false))?.get_ids().to_vec()
+                };
+                Ok(bytemuck::cast_vec(ids))
             }
         }
+    }
+
+    fn encode_piece(&self, inner: &tokenizers::Tokenizer, piece: &str) -> Result<Encoded> {
+        let encoding = self.encoding(|| inner.encode(piece, false))?;
+        let starts = encoding.get_offsets().iter().map(|(start, _)| *start).collect();
+        Ok(Encoded { ids: encoding.get_ids().to_vec(), starts })
+    }
+
+    fn encoding(
+        &self, encode: impl FnOnce() -> tokenizers::Result<tokenizers::Encoding>,
+    ) -> Result<tokenizers::Encoding> {
+        let failed = |e: String| Error::file(&self.path, format!("tokenizing failed: {e}"));
+        guarded(encode).map_err(failed)?.map_err(|e| failed(e.to_string()))
     }
 
     /// The text of some tokens; bytes that are no UTF-8 become U+FFFD, ids that do not exist nothing.
@@ -174,13 +194,7 @@ impl Tokenizer {
 
     /// Whether the tokenizer's own post-processing puts bos in front of a text.
     pub fn adds_bos(&self) -> bool {
-        match (&self.kind, self.bos) {
-            (Kind::HuggingFace(inner), Some(bos)) => {
-                let encoding = guarded(|| inner.encode_fast("a", true));
-                encoding.is_ok_and(|e| e.is_ok_and(|e| e.get_ids().first() == Some(&bos) && e.len() > 1))
-            }
-            _ => false,
-        }
+        self.bos.is_some() && self.in_front == self.bos
     }
 
     /// About what the tokenizer takes in memory: a multiple of its file, measured with vocabularies of 32k to 128k.
@@ -221,13 +235,27 @@ impl Tokenizer {
     }
 }
 
-/// A tokenizer and one more than its largest id (not the number of entries: ids may have gaps).
-fn used(json: &[u8]) -> tokenizers::Result<(tokenizers::Tokenizer, usize)> {
-    let mut inner = tokenizers::Tokenizer::from_bytes(json)?;
-    // A file saved after fine-tuning may say to cut every text at 512 tokens, or to fill it up to them.
-    inner.with_truncation(None)?.with_padding(None);
-    let vocab_size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
-    Ok((inner, vocab_size))
+/// A tokenizer as it is used here.
+struct Used {
+    inner: tokenizers::Tokenizer,
+    /// One more than its largest id (not the number of entries: ids may have gaps).
+    vocab_size: usize,
+    in_front: Option<u32>,
+}
+
+impl Used {
+    fn of(json: &[u8]) -> tokenizers::Result<Used> {
+        let mut inner = tokenizers::Tokenizer::from_bytes(json)?;
+        // A file saved after fine-tuning may say to cut every text at 512 tokens, or to fill it up to them.
+        inner.with_truncation(None)?.with_padding(None);
+        let vocab_size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        let letter = guarded(|| inner.encode_fast("a", true)).ok().and_then(tokenizers::Result::ok);
+        let in_front =
+            letter.filter(|tokens| tokens.len() > 1).and_then(|tokens| tokens.get_ids().first().copied());
+        // It adds special tokens, which are not asked for, and moves the places of others.
+        inner.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
+        Ok(Used { inner, vocab_size, in_front })
+    }
 }
 
 fn no_tokenizer(dir: &Path) -> String {

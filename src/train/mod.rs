@@ -13,7 +13,7 @@ mod spikes;
 mod step;
 
 pub use metrics::{StepMetrics, Summary};
-pub use save::saved_settings;
+pub use save::{not_as_saved, saved_settings};
 pub use setup::{Opened, OpenedModel, State, plan};
 
 use crate::backend::Backend;
@@ -33,6 +33,10 @@ pub trait Watch: Sync {
     fn planned(&self, _ledger: &memory::Ledger) {}
     /// One sentence that is worth knowing.
     fn note(&self, _sentence: &str) {}
+    /// One sentence about something lost or broken, to be heard even where notes are not wanted.
+    fn warn(&self, sentence: &str) {
+        self.note(sentence);
+    }
     /// A step is done.
     fn stepped(&self, _metrics: &StepMetrics) {}
     /// Set from a signal handler: finish the step, save, stop.

@@ -5,7 +5,8 @@ use super::{Opened, State, Watch, probe};
 use crate::backend::Backend;
 use crate::checkpoint::{
     Adapter, BEST, Existing, ModelTensors, Resume, ResumeState, RunLock, SHARD_BYTES, Staging, Weights,
-    checkpoint_dir, finish_publishing, latest, publish, retire, write_adapter, write_model, write_resume,
+    checkpoint_dir, checkpoints, finish_publishing, latest, publish, retire, verify, write_adapter,
+    write_model, write_resume,
 };
 use crate::data::bytes_as_json;
 use crate::error::{Error, Result};
@@ -37,6 +38,25 @@ pub fn saved_settings(out: &Path) -> Result<Settings> {
     Settings::from_file(&path)
 }
 
+/// For a run whose recipe cannot be one that was saved.
+pub fn not_as_saved(out: &Path, error: &Error) -> Error {
+    Error::file(out.join(RECIPE), format!("is not as it was saved, for no run could have it: {error}"))
+}
+
+/// Whether the run has left its model in `out`. One that has rotted since counts for nothing and is said: the run's last checkpoint
+/// makes it anew.
+fn is_published(out: &Path, watch: &dyn Watch) -> Result<bool> {
+    if !out.join("manifest.json").exists() {
+        return Ok(false);
+    }
+    let Err(error) = verify(out) else { return Ok(true) };
+    if checkpoints(out)?.is_empty() {
+        return Err(error);
+    }
+    watch.warn(&format!("the finished model is broken, and made again from the last checkpoint: {error}"));
+    Ok(false)
+}
+
 /// Refuses a directory that is in use, before any work is done for it.
 pub fn refuse_occupied(out: &Path) -> Result<()> {
     let occupied = match std::fs::read_dir(out) {
@@ -58,19 +78,19 @@ impl RunDirectory {
         }
         let saved = saved_settings(&out)?;
         let lock = RunLock::take(&out)?;
-        lock.stale().into_iter().for_each(|sentence| watch.note(sentence));
+        lock.stale().into_iter().for_each(|sentence| watch.warn(sentence));
         same_numbers(recipe, &saved)?;
         finish_publishing(&out)?;
         let latest = latest(&out)?;
         for error in latest.iter().flat_map(|found| &found.skipped) {
-            watch.note(&format!("a newer checkpoint is broken and passed over: {error}"));
+            watch.warn(&format!("a newer checkpoint is broken and passed over: {error}"));
         }
         let steps = recipe.schedule.steps;
         if let Some(found) = latest.as_ref().filter(|found| found.step > steps) {
             let problem = format!("the run has done {} steps already; ask for at least that", found.step);
             return Err(Error::usage("--steps", steps, problem));
         }
-        let published = out.join("manifest.json").exists();
+        let published = is_published(&out, watch)?;
         let finished = published && saved.steps.is_some_and(|s| s.0 as u64 == steps);
         if published && !finished && latest.is_none() {
             let problem = "is finished and has no checkpoint to go on from; start a new run with it as --model (and keep \

@@ -73,7 +73,7 @@ impl<'a> Saves<'a> {
         loop {
             match directory.save_final(b, state, self.recipe, opened) {
                 Ok(warnings) => {
-                    warnings.iter().for_each(|w| self.watch.note(w));
+                    warnings.iter().for_each(|w| self.watch.warn(w));
                     return Ok(());
                 }
                 Err(error) => self.bear(error, "the model is not saved; trying again")?,
@@ -87,7 +87,7 @@ impl<'a> Saves<'a> {
         if self.recipe.on_save_error == OnSaveError::Stop || self.interrupted() {
             return Err(error);
         }
-        self.watch.note(&format!("{then}: {error}"));
+        self.watch.warn(&format!("{then}: {error}"));
         Ok(())
     }
 }

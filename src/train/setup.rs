@@ -100,7 +100,7 @@ fn load_corpus(
         ..LoadOptions::default()
     };
     let (corpus, warnings) = Corpus::load(paths, tokenizer, &options, None)?;
-    warnings.iter().for_each(|w| watch.note(w));
+    warnings.iter().for_each(|w| watch.warn(w));
     Ok(corpus)
 }
 

@@ -108,7 +108,7 @@ impl<B: Backend> State<B> {
                 weights.into_iter().for_each(|weights| opened.loader.set_weights(weights));
                 rollbacks.count(self.steps_done, &said)?;
                 self.spikes.passed = passed + spike.step - self.steps_done;
-                watch.note(&format!("{said}; back to step {}, past its batches", self.steps_done));
+                watch.warn(&format!("{said}; back to step {}, past its batches", self.steps_done));
                 log.roll_back(self.steps_done, self.spikes.passed, spike)
             }
             _ => {
@@ -120,7 +120,7 @@ impl<B: Backend> State<B> {
                     )));
                 }
                 self.steps_done = spike.step;
-                watch.note(&format!("{said}; the update is left out"));
+                watch.warn(&format!("{said}; the update is left out"));
                 log.skip(spike)
             }
         }

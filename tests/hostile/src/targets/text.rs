@@ -3,16 +3,18 @@
 use super::texts;
 use crate::budget::Budget;
 use crate::{Desk, Target};
-use pose_engine::data::Tokenizer;
 use pose_engine::data::cache::{self, Key};
-use pose_engine::data::documents::{Source, default_limit};
+use pose_engine::data::documents::Source;
+use pose_engine::data::{Tokenizer, bytes_as_json};
 use pose_engine::eval::tasks::{self, Format};
 use std::io::Write;
 
 pub const JSONL: Target = Target { name: "jsonl", read: jsonl, seeds: jsonl_seeds, budget: Budget::PARSED };
 pub const TASK: Target = Target { name: "task", read: task, seeds: task_seeds, budget: Budget::PARSED };
-/// What a file may become, twice while a growing text moves, and the 128 MiB that a zstd frame may have the decoder keep, likewise.
-const DECOMPRESSED: Budget = Budget { base: 512 << 20, times: 400 };
+/// What compressed files may become here.
+const LIMIT: u64 = 1 << 20;
+/// That, twice while a growing text moves, and once more for what the decoder keeps of it, likewise.
+const DECOMPRESSED: Budget = Budget { base: 16 << 20, times: 128 };
 pub const GZIP: Target = Target { name: "gzip", read: gzip, seeds: gzip_seeds, budget: DECOMPRESSED };
 pub const ZSTD: Target = Target { name: "zstd", read: zstd, seeds: zstd_seeds, budget: DECOMPRESSED };
 pub const TOKEN_CACHE: Target =
@@ -21,12 +23,13 @@ pub const TOKEN_CACHE: Target =
 fn documents(desk: &Desk, name: &str, bytes: &[u8]) {
     let path = desk.lay(name, bytes);
     let source = Source::of(&path).expect("a kind of file that is read");
+    let source = Source { max_decompressed: Some(LIMIT), ..source };
     let mut total = 0;
     let _ = source.read("text", &mut |text| {
         total += text.text.len() as u64;
         Ok(())
     });
-    assert!(total <= default_limit(bytes.len() as u64), "{total} bytes of a file of {}", bytes.len());
+    assert!(total <= LIMIT.max(bytes.len() as u64), "{total} bytes of a file of {}", bytes.len());
 }
 
 fn jsonl(desk: &Desk, bytes: &[u8]) {
