@@ -198,6 +198,11 @@ impl Log {
         self.line(&spike_line("skip", spike.step, spike))
     }
 
+    /// The run ends before the update.
+    pub fn stop(&mut self, spike: &Spike) -> Result<()> {
+        self.line(&spike_line("stop", spike.step, spike))
+    }
+
     /// The run is at `step` again, and passes over batches: what was logged since is dropped.
     pub fn roll_back(&mut self, step: u64, passed: u64, spike: &Spike) -> Result<()> {
         if let Some(file) = &mut self.file {
@@ -253,9 +258,19 @@ impl Log {
 }
 
 fn spike_line(action: &str, step: u64, spike: &Spike) -> serde_json::Value {
-    let Spike { loss, z, sample, .. } = spike;
+    let Spike { loss, norm, z, sample, .. } = spike;
     // what is no number is null in JSON
-    serde_json::json!({ "step": step, "spike": action, "loss": loss, "z": z, "sample": sample })
+    let mut line = serde_json::json!({
+        "step": step, "spike": action, "loss": loss, "grad_norm": norm, "z": z, "sample": sample,
+    });
+    // and told in words, for which of both it was and how says where to look
+    let broken = [("loss", loss), ("grad_norm", norm)].into_iter().filter(|(_, value)| !value.is_finite());
+    let broken: serde_json::Map<_, _> =
+        broken.map(|(name, value)| (name.into(), value.to_string().into())).collect();
+    if !broken.is_empty() {
+        line["not_finite"] = broken.into();
+    }
+    line
 }
 
 /// A line of a metrics file.
