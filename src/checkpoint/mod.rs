@@ -31,7 +31,7 @@ mod weights;
 
 pub use adapter::{Adapter, write_adapter};
 pub use admit::admit;
-pub use atomic::{Existing, Staging, is_occupied, refuse_existing};
+pub use atomic::{Existing, Staging, is_occupied, is_unfinished, refuse_existing, replace_file};
 pub use examine::{Examined, examine};
 pub use final_model::{finish_publishing, publish, retire};
 pub use lock::{RunLock, is_at};
