@@ -41,6 +41,6 @@ pub use model::{SHARD_BYTES, copy_tokenizer, write_json, write_model, write_weig
 pub use npy::NpyWriter;
 pub use params::{ModelTensors, bytes_of, dtype_of};
 pub use resume::{Best, Resume, ResumeState, Slot, SpikeState, Standing, slot_name, write_resume};
-pub use run_dir::{BEST, Latest, checkpoint_dir, checkpoints, latest, prune};
+pub use run_dir::{BEST, Latest, checkpoint_dir, checkpoints, latest, prune, tidy};
 pub use tensors::{Bytes, Stored, TensorSource, TensorSpec, write_safetensors};
 pub use weights::Weights;

@@ -5,8 +5,8 @@ use super::{Opened, State, Watch, probe};
 use crate::backend::Backend;
 use crate::checkpoint::{
     Adapter, BEST, Existing, ModelTensors, Resume, ResumeState, RunLock, SHARD_BYTES, Staging, Weights,
-    checkpoint_dir, finish_publishing, is_unfinished, latest, publish, replace_file, retire, write_adapter,
-    write_model, write_resume,
+    checkpoint_dir, finish_publishing, is_unfinished, latest, publish, replace_file, retire, tidy,
+    write_adapter, write_model, write_resume,
 };
 use crate::data::bytes_as_json;
 use crate::error::{Error, Result};
@@ -52,7 +52,8 @@ pub fn refuse_occupied(out: &Path) -> Result<()> {
 }
 
 impl RunDirectory {
-    /// Finds out where the run in a directory stands; changes nothing in it but to take it for this process.
+    /// Finds out where the run in a directory stands; changes nothing in it but to take it for this process and to
+    /// finish what one that was killed left.
     ///
     /// # Errors
     /// With `resume`, a run that another process has, or a recipe that would give other numbers than the one that the run was started with.
@@ -65,6 +66,8 @@ impl RunDirectory {
         let lock = RunLock::take(&out)?;
         lock.stale().into_iter().for_each(|sentence| watch.note(sentence));
         same_numbers(recipe, &saved)?;
+        // a run that was killed after its last save makes no other that would
+        tidy(&out);
         finish_publishing(&out)?;
         let latest = latest(&out)?;
         for error in latest.iter().flat_map(|found| &found.skipped) {
