@@ -1,13 +1,18 @@
 //! The damage that happens to long runs, done on purpose: kills, full disks, flipped bits, two at once.
 //!
-//! `POSE_FAULTS=full cargo test --release --test faults` kills a hundred times instead of ten.
+//! `POSE_FAULTS=full cargo test --release --test faults` kills and interrupts a hundred times each instead of ten.
 
 mod common;
 
 use common::cli::{Dir, Ran, skip};
+use pose_engine::train::events::Event;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// A save after every step, so that most of the time is spent in one.
@@ -34,9 +39,64 @@ fn wait_for(what: &str, child: &mut Child, mut holds: impl FnMut() -> bool) {
     }
 }
 
-#[test]
-fn a_run_killed_at_random_moments_ends_in_the_same_bits() {
-    let kills = if std::env::var("POSE_FAULTS").is_ok_and(|v| v == "full") { 100 } else { 10 };
+/// The directories in which the process `id` is making checkpoints right now, or was when it died.
+fn in_the_making(dir: &Dir, out: &str, id: u32) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(dir.path(out)) else { return Vec::new() };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|n| n.starts_with(".checkpoint-") && n.ends_with(&format!(".tmp-{id}"))).collect()
+}
+
+fn ended(child: &mut Child) -> bool {
+    child.try_wait().unwrap().is_some()
+}
+
+/// Sends a child a signal.
+fn signal(child: &Child, signal: i32) {
+    // SAFETY: kill takes two numbers; the process is our child and not yet waited for, so the id is still its own.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
+}
+
+/// Reads the checkpoints that have their names, over and over, while a run makes and removes them.
+struct Reader {
+    done: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<usize>,
+}
+
+impl Reader {
+    fn of(out: PathBuf) -> Reader {
+        let done = Arc::new(AtomicBool::new(false));
+        let seen = done.clone();
+        let thread = std::thread::spawn(move || {
+            let inode = |path: &Path| path.metadata().ok().map(|m| m.ino());
+            let mut whole = 0;
+            while !seen.load(Ordering::Relaxed) {
+                for (_, path) in pose_engine::checkpoint::checkpoints(&out).unwrap() {
+                    let before = inode(&path);
+                    match pose_engine::checkpoint::verify(&path) {
+                        Ok(_) => whole += 1,
+                        // it may have been removed, or replaced, while we read it
+                        Err(error) => {
+                            assert!(before.is_none() || inode(&path) != before, "a reader met: {error}")
+                        }
+                    }
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            whole
+        });
+        Reader { done, thread }
+    }
+
+    /// How many it met; all were whole.
+    fn stop(self) -> usize {
+        self.done.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+/// Runs which are sent one of `signals` after the other, at random moments and every second time in the middle of a save, and
+/// resumed, until that has stopped them `stops` times; all end in the same bits. Returns how many were stopped within a save.
+fn stopped_over_and_over(signals: &[i32], stops: usize) -> usize {
     let dir = Dir::new();
     let start = Instant::now();
     dir.run(&format!("{RUN} --steps 40 --out whole")).ok();
@@ -44,11 +104,12 @@ fn a_run_killed_at_random_moments_ends_in_the_same_bits() {
     let whole = (dir.read("whole/model.safetensors"), dir.metrics("whole"));
     assert_eq!(checkpoints(&dir, "whole"), [16, 32, 39, 40]);
 
-    let (mut state, mut killed, mut runs) = (7, 0, 0);
-    while killed < kills {
+    let (mut state, mut stopped, mut within_a_save, mut read, mut runs) = (7, 0, 0, 0, 0);
+    while stopped < stops {
         runs += 1;
-        assert!(runs < kills + 20, "runs end before they are killed");
+        assert!(runs < stops + 20, "runs end before they are stopped");
         let out = format!("run-{runs}");
+        let reader = Reader::of(dir.path(&out));
         loop {
             let begun = dir.path(&format!("{out}/recipe.toml")).exists();
             let args = if begun {
@@ -57,14 +118,37 @@ fn a_run_killed_at_random_moments_ends_in_the_same_bits() {
                 format!("{RUN} --steps 40 --out {out}")
             };
             let mut child = dir.start(&args);
-            if killed < kills {
+            let sent = signals[stopped % signals.len()];
+            if stopped < stops {
                 std::thread::sleep(Duration::from_millis(draw(&mut state, longest)));
-                let _ = child.kill();
+                let id = child.id();
+                let saves = || !in_the_making(&dir, &out, id).is_empty();
+                while (stopped / signals.len()) % 2 == 1 && !saves() && !ended(&mut child) {
+                    std::thread::sleep(Duration::from_micros(50));
+                }
+                if !ended(&mut child) {
+                    signal(&child, sent);
+                }
             }
-            let ran = Ran::of(&child.wait_with_output().unwrap(), &args);
-            match ran.code {
-                None => killed += 1,
-                Some(_) => {
+            let id = child.id();
+            let output = child.wait_with_output().unwrap();
+            let ran = Ran::of(&output, &args);
+            match (ran.code, output.status.signal()) {
+                (None, Some(by)) if by == libc::SIGKILL => {
+                    stopped += 1;
+                    within_a_save += usize::from(!in_the_making(&dir, &out, id).is_empty());
+                }
+                // before it had begun to listen for signals
+                (None, Some(by)) => assert!(by == sent && ran.stderr.is_empty(), "{}", ran.all()),
+                (Some(130), _) => {
+                    stopped += 1;
+                    let ran = ran.refused(130, &["interrupted after step", "of 40", "--resume"]);
+                    let step = ran.stderr.split("after step ").nth(1).and_then(|rest| rest.split(' ').next());
+                    let step = step.and_then(|step| step.parse().ok()).expect("a step");
+                    assert_eq!(checkpoints(&dir, &out).last(), Some(&step), "{}", ran.all());
+                    assert_eq!(hidden(&dir, &out), [""; 0], "{}", ran.all());
+                }
+                _ => {
                     ran.ok();
                     break;
                 }
@@ -74,31 +158,83 @@ fn a_run_killed_at_random_moments_ends_in_the_same_bits() {
                 dir.run(&format!("verify {out}/checkpoint-{step:06}")).ok();
             }
         }
+        read += reader.stop();
         assert!(
             dir.read(&format!("{out}/model.safetensors")) == whole.0,
-            "{out}: other weights after {killed} kills"
+            "{out}: other weights after it was stopped {stopped} times"
         );
         assert_eq!(dir.metrics(&out), whole.1, "{out}");
+        assert_eq!(steps_of(&events(&dir, &out)), (0..=40).collect::<Vec<_>>(), "{out}: the event file");
         assert_eq!(checkpoints(&dir, &out), [16, 32, 39, 40]);
-        let leftovers: Vec<String> =
-            dir.names().into_iter().filter(|n| n.starts_with(&format!("{out}/."))).collect();
-        assert!(leftovers.is_empty(), "{leftovers:?}");
+        assert_eq!(hidden(&dir, &out), [""; 0]);
         std::fs::remove_dir_all(dir.path(&out)).unwrap();
     }
+    assert!(read >= stops, "the reader met {read} checkpoints");
+    within_a_save
+}
+
+/// What lies in a run's directory under a hidden name.
+fn hidden(dir: &Dir, out: &str) -> Vec<String> {
+    dir.names().into_iter().filter(|n| n.starts_with(&format!("{out}/."))).collect()
+}
+
+/// How often a run is stopped: in the short form 10 times, in the full one 100.
+fn stops() -> usize {
+    if std::env::var("POSE_FAULTS").is_ok_and(|v| v == "full") { 100 } else { 10 }
 }
 
 #[test]
+fn a_run_killed_at_random_moments_ends_in_the_same_bits() {
+    let within_a_save = stopped_over_and_over(&[libc::SIGKILL], stops());
+    println!("{within_a_save} of {} kills came within a save", stops());
+    assert!(within_a_save >= stops() / 10, "only {within_a_save} kills came within a save");
+}
+
+#[test]
+fn a_run_interrupted_at_random_moments_ends_in_the_same_bits() {
+    stopped_over_and_over(&[libc::SIGINT, libc::SIGTERM], stops());
+}
+
+/// The save of step 2 takes minutes, as on a disk that hangs: the first signal waits for it, the second does not.
+#[test]
 fn a_second_signal_stops_at_once_and_leaves_the_checkpoint_whole() {
     let dir = Dir::new();
-    let mut child = dir.start(&format!("{RUN} --steps 100k --out m"));
-    wait_for("checkpoint", &mut child, || !checkpoints(&dir, "m").is_empty());
-    for _ in 0..2 {
-        // SAFETY: kill takes two numbers; the process is our child and not yet waited for, so the id is still its own.
-        assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGINT) }, 0);
+    dir.run(&format!("{RUN} --steps 4 --out whole")).ok();
+    for sent in [libc::SIGINT, libc::SIGTERM] {
+        let out = format!("m{sent}");
+        let args = format!("{RUN} --steps 4 --out {out}");
+        let mut command = faulty(dir.command(&args), "fsync slow 0 .checkpoint-000002.tmp");
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let id = child.id();
+        wait_for("save", &mut child, || {
+            in_the_making(&dir, &out, id).iter().any(|n| n.starts_with(".checkpoint-000002"))
+        });
+        signal(&child, sent);
+        // two that come at once may be one; the program says when it has met the first
+        let mut told = String::new();
+        let mut said = child.stderr.take().unwrap();
+        let mut chunk = [0; 256];
+        while !told.contains("once more stops at once") {
+            let n = said.read(&mut chunk).unwrap();
+            assert!(n > 0, "the first signal ended the run\n{told}");
+            told += &String::from_utf8_lossy(&chunk[..n]);
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(child.try_wait().unwrap().is_none(), "the first signal ended the run\n{told}");
+        let start = Instant::now();
+        signal(&child, sent);
+        let status = child.wait().unwrap();
+        said.read_to_string(&mut told).unwrap();
+        assert!(start.elapsed() < Duration::from_secs(20), "the second signal waited for the save");
+        assert_eq!(status.code(), Some(130), "{told}");
+        assert!(!told.contains("interrupted after step"), "{told}");
+        assert_eq!(checkpoints(&dir, &out), [1], "{told}");
+        dir.run(&format!("verify {out}")).ok();
+        let ran = dir.run(&format!("train --resume --out {out}")).ok();
+        assert!(ran.stderr.contains("going on after step 1 "), "{}", ran.all());
+        assert!(dir.read(&format!("{out}/model.safetensors")) == dir.read("whole/model.safetensors"));
+        assert_eq!(hidden(&dir, &out), [""; 0]);
     }
-    let ran = Ran::of(&child.wait_with_output().unwrap(), "train");
-    assert_eq!(ran.code, Some(130), "{}", ran.all());
-    dir.run("verify m").ok();
 }
 
 #[test]
@@ -258,6 +394,31 @@ fn everything_works_without_a_network() {
     within("generate --model m --prompt the --max-new-tokens 4 --quiet").ok();
 }
 
+#[test]
+fn no_command_makes_a_socket() {
+    const OURS: &str = "POSE_TEST_SOCKET";
+    if std::env::var_os(OURS).is_some() {
+        drop(std::net::TcpListener::bind("127.0.0.1:0"));
+        return;
+    }
+    let dir = Dir::new();
+    let within = |args: &str| dir.finish(faulty(dir.command(args), "socket exit 0 -"), args);
+    // what makes one is ended, whether or not it may have it
+    let mut ours = faulty(Command::new(std::env::current_exe().unwrap()), "socket exit 0 -");
+    ours.args(["--exact", "no_command_makes_a_socket", "--nocapture"]).env(OURS, "1");
+    let ran = dir.finish(ours, "this test");
+    assert!(ran.code == Some(99) && ran.stderr.contains("faulty: socket was called"), "{}", ran.all());
+    within(&format!("{RUN} --steps 2 --eval-data a.txt --eval-tokens 64 --out m")).ok();
+    within("train --resume --out m").ok();
+    within("verify m").ok();
+    within("eval-ppl --model m --data a.txt --windows 64 --tokens 256 --quiet").ok();
+    within("eval-passkey --model m --lengths 300 --trials 1 --quiet").ok();
+    within("generate --model m --prompt the --max-new-tokens 4 --quiet").ok();
+    within("report m --out page.html").ok();
+    let gguf = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf/llama.gguf");
+    within(&format!("import {} --out imported", gguf.display())).ok();
+}
+
 /// Makes a command's disk fail, as tests/faulty says.
 fn faulty(mut command: Command, how: &str) -> Command {
     // cargo leaves a dependency's shared library next to the test's executable
@@ -267,14 +428,29 @@ fn faulty(mut command: Command, how: &str) -> Command {
     command
 }
 
+/// What a command did whose disk failed so, and how many calls went wrong, which were some.
+#[track_caller]
+fn under(dir: &Dir, how: &str, args: &str) -> (Ran, u64) {
+    let count = dir.path("count");
+    let _ = std::fs::remove_file(&count);
+    let mut command = faulty(dir.command(args), how);
+    command.env("FAULTY_COUNT", &count);
+    let ran = dir.finish(command, args);
+    let wrong = std::fs::read_to_string(&count).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+    assert!(wrong > 0, "{how}: no call went wrong\n{}", ran.all());
+    (ran, wrong)
+}
+
 #[test]
 fn short_writes_and_reads_change_nothing() {
     let dir = Dir::new();
     dir.run(&format!("{RUN} --steps 3 --out whole")).ok();
     for call in ["write", "read"] {
         let args = format!("{RUN} --steps 3 --out {call}");
-        dir.finish(faulty(dir.command(&args), &format!("{call} short 0 {}", dir.path("").display())), &args)
-            .ok();
+        let (ran, short) = under(&dir, &format!("{call} short 0 {}", dir.path("").display()), &args);
+        // a checkpoint alone is written and hashed in more
+        assert!(short > 100, "only {short} calls of {call} were short\n{}", ran.all());
+        ran.ok();
         assert!(
             dir.read(&format!("{call}/model.safetensors")) == dir.read("whole/model.safetensors"),
             "{call}"
@@ -287,26 +463,216 @@ fn short_writes_and_reads_change_nothing() {
 fn a_device_that_fails_is_said_and_costs_one_checkpoint() {
     let dir = Dir::new();
     dir.run(&format!("{RUN} --steps 5 --out whole")).ok();
-    for (i, (fault, said)) in [
-        ("write eio 0 checkpoint-000003", "writing"),
-        ("write enospc 2 checkpoint-000003", "No space left"),
-        ("fsync eio 0 checkpoint-000003", "forcing to disk"),
-        ("fsync eio 2 checkpoint-000003", "Input/output error"),
-        ("read eio 0 checkpoint-000003", "Input/output error"),
+    for (i, (fault, parts, left)) in [
+        ("write eio 0 checkpoint-000003", ["checkpoint-000003", "writing"], &[1, 2][..]),
+        ("write enospc 2 checkpoint-000003", ["checkpoint-000003", "No space left"], &[1, 2]),
+        ("fsync eio 0 checkpoint-000003", ["checkpoint-000003", "forcing to disk"], &[1, 2]),
+        ("fsync eio 2 checkpoint-000003", ["checkpoint-000003", "Input/output error"], &[1, 2]),
+        ("read eio 0 checkpoint-000003", ["checkpoint-000003", "Input/output error"], &[1, 2]),
+        // a predecessor that is to be moved aside, and the checkpoint that is to get its name
+        ("rename eio 0 checkpoint-000003", ["checkpoint-000003", "renaming the finished directory"], &[1, 2]),
+        ("rename eio 1 checkpoint-000003", ["checkpoint-000003", "renaming the finished directory"], &[1, 2]),
+        // after the two of its making: its removal, when the third is there
+        ("rename eio 2 checkpoint-000001", ["checkpoint-000001", "removing"], &[1, 2, 3]),
+        ("write eio 2 metrics.jsonl", ["metrics.jsonl: writing", "Input/output error"], &[1, 2]),
+        ("write eio 3 events.out", ["events.out", "Input/output error"], &[1, 2]),
+        ("rename eio 0 final.ready", ["final.ready", "renaming the finished directory"], &[4, 5]),
+        // of weights, tokenizer and config one has been moved up
+        ("rename eio 3 final.ready", ["moving the finished file", "Input/output error"], &[4, 5]),
+        (
+            "write eio 0 summary.json",
+            ["summary.json: writing the summary of a model that is saved", ""],
+            &[4, 5],
+        ),
+        (
+            "fsync eio 0 summary.json",
+            ["summary.json: writing the summary of a model that is saved", ""],
+            &[4, 5],
+        ),
+        (
+            "rename eio 0 summary.json",
+            ["summary.json: writing the summary of a model that is saved", ""],
+            &[4, 5],
+        ),
+        // before any step
+        ("rename eio 0 metrics.jsonl", ["metrics.jsonl: writing", "Input/output error"], &[]),
+        ("write eio 0 events.out", ["events.out", "Input/output error"], &[]),
     ]
     .into_iter()
     .enumerate()
     {
-        let args = format!("{RUN} --steps 5 --out m{i}");
-        let ran =
-            dir.finish(faulty(dir.command(&args), fault), &args).refused(1, &["checkpoint-000003", said]);
-        assert_eq!(checkpoints(&dir, &format!("m{i}")), [1, 2], "{}", ran.all());
-        dir.run(&format!("verify m{i}")).ok();
-        dir.run(&format!("train --resume --out m{i} --quiet")).ok();
+        let (out, args) = (format!("m{i}"), format!("{RUN} --steps 5 --out m{i}"));
+        let ran = under(&dir, fault, &args).0.refused(1, &parts);
+        assert_eq!(checkpoints(&dir, &out), left, "{fault}\n{}", ran.all());
+        for step in left {
+            dir.run(&format!("verify {out}/checkpoint-{step:06}")).ok();
+        }
+        assert_eq!(hidden(&dir, &out), [""; 0], "{fault}");
+        dir.run(&format!("train --resume --out {out} --quiet")).ok();
         assert!(
-            dir.read(&format!("m{i}/model.safetensors")) == dir.read("whole/model.safetensors"),
+            dir.read(&format!("{out}/model.safetensors")) == dir.read("whole/model.safetensors"),
             "{fault}"
         );
+        assert_eq!(dir.metrics(&out), dir.metrics("whole"), "{fault}");
+        assert_eq!(
+            dir.json(&format!("{out}/summary.json"))["last_loss"],
+            dir.json("whole/summary.json")["last_loss"]
+        );
+        dir.run(&format!("verify {out}")).ok();
+    }
+}
+
+/// Its last checkpoint is there and an older one half gone: no save follows that would have cleaned up.
+#[test]
+fn a_run_that_was_killed_while_it_removed_its_last_old_checkpoint_leaves_nothing() {
+    let dir = Dir::new();
+    dir.run(&format!("{RUN} --steps 3 --out m")).ok();
+    dir.kill_after("m", 3);
+    dir.copy("m/checkpoint-000002", "m/.checkpoint-000001.tmp-1");
+    assert!(!hidden(&dir, "m").is_empty());
+    dir.run("train --resume --out m --quiet").ok();
+    assert_eq!(hidden(&dir, "m"), [""; 0]);
+    assert_eq!(checkpoints(&dir, "m"), [2, 3]);
+}
+
+#[test]
+fn a_start_that_fails_leaves_nothing_in_the_way_of_the_next() {
+    let dir = Dir::new();
+    let args = format!("{RUN} --steps 2 --out m");
+    for fault in [
+        "write eio 0 recipe.toml",
+        "fsync eio 0 recipe.toml",
+        "rename eio 0 recipe.toml",
+        "write enospc 0 .lock",
+    ] {
+        under(&dir, fault, &args)
+            .0
+            .refused(1, &["m/", if fault.contains("lock") { ".lock" } else { "recipe.toml" }]);
+        assert!(!dir.path("m/recipe.toml").exists(), "{fault}");
+    }
+    // what a start that was killed leaves, of which nothing can be gone on from
+    for name in [".lock", ".recipe.toml.new"] {
+        dir.write(&format!("m/{name}"), "");
+    }
+    dir.run(&args).ok();
+    assert_eq!(hidden(&dir, "m"), [""; 0]);
+    dir.run(&args).refused(2, &["m", "exists already", "--resume"]);
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_read_is_passed_over_and_a_recipe_or_metrics_are_said() {
+    let dir = Dir::new();
+    dir.run(&format!("{RUN} --steps 3 --out m")).ok();
+    let whole = (dir.read("m/model.safetensors"), dir.metrics("m"));
+    std::fs::remove_file(dir.path("m/manifest.json")).unwrap();
+    let resume = "train --resume --out m";
+    for (fault, parts) in [
+        ("read eio 0 m/recipe.toml", &["m/recipe.toml", "Input/output error"][..]),
+        ("read eio 0 m/metrics.jsonl", &["m/metrics.jsonl: reading", "Input/output error"]),
+        ("read eio 0 events.out", &["events.out", "reading", "Input/output error"]),
+        ("read eio 0 m/checkpoint-", &["none is complete", "checkpoint-000003", "Input/output error"]),
+    ] {
+        under(&dir, fault, resume).0.refused(1, parts);
+        assert_eq!((checkpoints(&dir, "m"), dir.metrics("m")), (vec![2, 3], whole.1.clone()), "{fault}");
+    }
+    let ran = under(&dir, "read eio 0 m/checkpoint-000003", resume).0;
+    for part in ["passed over", "checkpoint-000003", "Input/output error", "going on after step 2"] {
+        assert!(ran.stderr.contains(part), "no \"{part}\"\n{}", ran.all());
+    }
+    // it came to step 3 again, and replaced what could not be read
+    ran.ok();
+    assert!(dir.read("m/model.safetensors") == whole.0);
+    assert_eq!(dir.metrics("m"), whole.1);
+}
+
+/// Whatever a run writes beside its checkpoints: what fails for a while costs nothing.
+#[test]
+fn a_run_that_was_asked_to_tries_all_that_it_writes_again() {
+    let dir = Dir::new();
+    dir.run(&format!("{RUN} --steps 5 --out whole")).ok();
+    for (i, fault) in [
+        "write enospc 0..1 summary.json",
+        "rename eio 0..1 summary.json",
+        // the beginning, and the first step's
+        "write enospc 0..2 events.out",
+        "rename eio 0..2 events.out",
+        "rename eio 0..3 metrics.jsonl",
+        "write eio 1..4 metrics.jsonl",
+        // until after the last step
+        "write eio 2..6 events.out",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let out = format!("m{i}");
+        under(&dir, fault, &format!("{RUN} --steps 5 --on-save-error retry --out {out}")).0.ok();
+        assert!(
+            dir.read(&format!("{out}/model.safetensors")) == dir.read("whole/model.safetensors"),
+            "{fault}"
+        );
+        assert_eq!(dir.metrics(&out), dir.metrics("whole"), "{fault}");
+        assert_eq!(dir.json(&format!("{out}/summary.json"))["steps"], 5, "{fault}");
+        assert_eq!(steps_of(&events(&dir, &out)), [0, 1, 2, 3, 4, 5], "{fault}");
+        assert_eq!(hidden(&dir, &out), [""; 0], "{fault}");
+    }
+}
+
+fn events(dir: &Dir, out: &str) -> Vec<Event> {
+    pose_engine::train::events::read(&dir.read(&format!("{out}/{}", pose_engine::train::events::NAME)))
+}
+
+fn steps_of(events: &[Event]) -> Vec<i64> {
+    events.iter().map(|event| event.step).collect()
+}
+
+/// As logrotate does it: by a rename, and by a copy after which the file is emptied in its place.
+#[test]
+fn no_line_is_lost_where_logs_are_rotated() {
+    let dir = Dir::new();
+    let files = ["metrics.jsonl", pose_engine::train::events::NAME];
+    for way in ["rename", "copytruncate"] {
+        let mut child = dir.start(&format!("{RUN} --steps 100k --out {way}"));
+        let mut parts: Vec<String> = Vec::new();
+        for rotation in 0..3 {
+            let lines =
+                || std::fs::read(dir.path(&format!("{way}/metrics.jsonl"))).map_or(0, |bytes| bytes.len());
+            wait_for("metrics", &mut child, || lines() > 1000);
+            // what is written between the copy and the cut is lost to every program, so none may be written
+            signal(&child, libc::SIGSTOP);
+            std::thread::sleep(Duration::from_millis(50));
+            for file in files {
+                let (from, to) =
+                    (dir.path(&format!("{way}/{file}")), dir.path(&format!("{way}-{rotation}-{file}")));
+                if way == "rename" {
+                    std::fs::rename(from, to).unwrap();
+                } else {
+                    std::fs::copy(&from, to).unwrap();
+                    std::fs::File::options().write(true).open(from).unwrap().set_len(0).unwrap();
+                }
+            }
+            parts.push(format!("{way}-{rotation}-"));
+            signal(&child, libc::SIGCONT);
+        }
+        wait_for("metrics", &mut child, || {
+            dir.path(&format!("{way}/metrics.jsonl")).metadata().is_ok_and(|m| m.len() > 500)
+        });
+        signal(&child, libc::SIGTERM);
+        let ran = Ran::of(&child.wait_with_output().unwrap(), way).refused(130, &["interrupted after step"]);
+        parts.push(format!("{way}/"));
+        let (mut told, mut shown) = (Vec::new(), Vec::new());
+        for part in parts {
+            told.extend(
+                dir.lines(&format!("{part}metrics.jsonl")).iter().map(|line| line["step"].as_i64().unwrap()),
+            );
+            let bytes = dir.read(&format!("{part}{}", files[1]));
+            let events = pose_engine::train::events::read(&bytes);
+            assert_eq!(events[0].file_version.as_deref(), Some("brain.Event:2"), "{part}");
+            assert!(events[1..].iter().all(|event| event.summary.is_some()), "{part}");
+            shown.extend(steps_of(&events[1..]));
+        }
+        let last = *checkpoints(&dir, way).last().unwrap() as i64;
+        assert_eq!(told, (1..=last).collect::<Vec<_>>(), "{}", ran.all());
+        assert_eq!(shown, told);
     }
 }
 
@@ -318,7 +684,7 @@ fn a_text_or_a_model_that_cannot_be_read_is_said() {
         ("eval-ppl --model m --windows 32 --data a.txt", "read eio 0 model.safetensors", "model.safetensors"),
         ("generate --model m --prompt x", "read eio 0 config.json", "config.json"),
     ] {
-        dir.finish(faulty(dir.command(args), fault), args).refused(1, &[file, "Input/output error"]);
+        under(&dir, fault, args).0.refused(1, &[file, "Input/output error"]);
     }
 }
 
@@ -336,19 +702,48 @@ fn a_model_that_vanishes_while_it_is_trained_is_said_at_the_next_save() {
 }
 
 #[test]
+fn a_model_that_is_removed_while_it_is_trained_is_trained_to_the_end() {
+    let dir = Dir::with_model();
+    let args = "train --model m --data a.txt --train-len 64 --steps 60 --save-every 1 --keep-last 2 --quiet";
+    dir.run(&format!("{args} --out whole")).ok();
+    let mut child = dir.start(&format!("{args} --out o"));
+    wait_for("checkpoint", &mut child, || !checkpoints(&dir, "o").is_empty());
+    std::fs::remove_file(dir.path("m/model.safetensors")).unwrap();
+    assert!(child.try_wait().unwrap().is_none(), "it was done before");
+    Ran::of(&child.wait_with_output().unwrap(), args).ok();
+    assert!(dir.read("o/model.safetensors") == dir.read("whole/model.safetensors"));
+    // and where the file goes while it is read, what is open stays as it was
+    let weights = pose_engine::checkpoint::Weights::open(&dir.path("o")).unwrap();
+    let mapped = pose_engine::checkpoint::map_file(&dir.path("o/model.safetensors")).unwrap();
+    let whole = dir.read("o/model.safetensors");
+    let (name, shape) = ("model.norm.weight", weights.shape("model.norm.weight").unwrap().to_vec());
+    let (mut before, mut after) = (Vec::new(), Vec::new());
+    weights.read_into(name, &shape, &mut before).unwrap();
+    std::fs::remove_file(dir.path("o/model.safetensors")).unwrap();
+    dir.write("o/model.safetensors", "another");
+    weights.read_into(name, &shape, &mut after).unwrap();
+    assert!(!before.is_empty() && before == after && mapped[..] == whole[..]);
+}
+
+#[test]
 fn a_clock_that_goes_backwards_does_no_harm() {
     let dir = Dir::new();
     dir.run(&format!("{RUN} --steps 3 --out whole")).ok();
     let args = format!("{RUN} --steps 3 --eval-data a.txt --eval-every 1 --eval-tokens 64 --out m");
-    dir.finish(faulty(dir.command(&args), "clock back 0 -"), &args).ok();
+    under(&dir, "clock back 0 -", &args).0.ok();
     assert!(dir.read("m/model.safetensors") == dir.read("whole/model.safetensors"));
     dir.run("verify m").ok();
+    let times: Vec<f64> = events(&dir, "m").iter().map(|event| event.wall_time).collect();
+    assert!(
+        times.len() > 4 && times.windows(2).all(|w| w[1] < w[0] - 30.0),
+        "the clock did not go backwards: {times:?}"
+    );
     let seconds =
         |line: &serde_json::Value| line["seconds"].as_f64().is_none_or(|s| (0.0..60.0).contains(&s));
     assert!(dir.lines("m/metrics.jsonl").iter().all(seconds), "a step's time is not the wall clock's");
     dir.kill_after("m", 2);
     let args = "train --resume --out m --quiet";
-    dir.finish(faulty(dir.command(args), "clock back 0 -"), args).ok();
+    under(&dir, "clock back 0 -", args).0.ok();
     assert!(dir.read("m/model.safetensors") == dir.read("whole/model.safetensors"));
     dir.run("report m --out page.html").ok();
 }

@@ -89,9 +89,26 @@ fn a_rollback_passes_over_the_batches_since_the_checkpoint() {
 #[test]
 fn a_spike_stops_a_run_that_asks_for_it_before_the_update() {
     let dir = dir();
-    let ran = dir.run(&format!("{RUN} --on-spike stop --out m"));
-    ran.refused(1, &["the loss leapt to", "odd.txt", "nothing was updated", "the last good checkpoint is"]);
+    let parts = ["the loss leapt to", "odd.txt", "nothing was updated", "the last good checkpoint is"];
+    dir.run(&format!("{RUN} --on-spike stop --out m")).refused(1, &parts);
     dir.run("verify m").ok();
+    let lines = dir.metrics("m");
+    let (decision, steps) = lines.split_last().unwrap();
+    assert_eq!(
+        (decision["spike"].as_str(), decision["step"].as_u64()),
+        (Some("stop"), Some(lines.len() as u64))
+    );
+    assert!(
+        decision["z"].as_f64().unwrap() >= 8.0 && decision["sample"].as_str().unwrap().contains("odd.txt")
+    );
+    assert!(decision["grad_norm"].as_f64().unwrap() > 0.0 && decision["not_finite"].is_null(), "{decision}");
+    assert!(
+        steps.iter().all(|line| line["spike"].is_null() && line["lr"].is_f64()),
+        "the steps before are steps"
+    );
+    // the same again when it is resumed, from the checkpoint before, and told once
+    dir.run("train --resume --out m --quiet").refused(1, &parts);
+    assert_eq!(dir.metrics("m"), lines);
 }
 
 #[test]
@@ -110,6 +127,15 @@ fn spikes_without_end_end_the_run() {
     std::fs::remove_file(dir.path("m/manifest.json")).unwrap();
     let run = "train --model m --data a.txt --train-len 64 --steps 50 --dtype f32 --quiet --out broken";
     dir.run(&format!("{run} --on-spike skip")).refused(1, &["step 11", "so did the 10 before it"]);
+    let lines = dir.lines("broken/metrics.jsonl");
+    let decisions: Vec<&str> = lines.iter().map(|line| line["spike"].as_str().unwrap()).collect();
+    assert_eq!(decisions, [&["skip"; 10][..], &["stop"]].concat());
+    for line in &lines {
+        // which of both was no number, and what it was instead
+        assert!(line["loss"].is_null() && line["z"].is_null(), "{line}");
+        assert!(["NaN", "inf"].contains(&line["not_finite"]["loss"].as_str().unwrap()), "{line}");
+        assert_eq!(line["grad_norm"].is_null(), line["not_finite"]["grad_norm"].is_string(), "{line}");
+    }
 }
 
 #[test]

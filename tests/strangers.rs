@@ -343,20 +343,33 @@ fn nothing_that_is_printed_steers_the_terminal() {
 fn a_mapped_file_that_is_cut_short_ends_with_a_sentence() {
     const FILE: &str = "POSE_TEST_CUT";
     if let Some(path) = std::env::var_os(FILE).map(std::path::PathBuf::from) {
+        // more than there are names for leave the last without one
+        let others = std::env::var("POSE_TEST_OTHERS").map_or(0, |n| n.parse().unwrap());
+        let others: Vec<_> = (0..others)
+            .map(|_| pose_engine::checkpoint::map_file(&path.with_extension("kept")).unwrap())
+            .collect();
         let mapped = pose_engine::checkpoint::map_file(&path).unwrap();
         let kept = pose_engine::checkpoint::map_file(&path.with_extension("kept")).unwrap();
         std::fs::File::options().write(true).open(&path).unwrap().set_len(10).unwrap();
         let sum: u64 = kept.iter().chain(mapped.iter()).map(|&b| u64::from(b)).sum();
-        println!("read on, to {sum}");
+        println!("read on, to {sum}, with {} others", others.len());
         return;
     }
     let dir = Dir::new();
-    dir.write("cut", vec![1; 100_000]);
     dir.write("cut.kept", vec![1; 100_000]);
-    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", "a_mapped_file_that_is_cut_short_ends_with_a_sentence"]);
-    let output = child.env(FILE, dir.path("cut")).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("cut: can no longer be read") && !said.contains("cut.kept"), "{said}");
+    for (others, sentence) in [
+        (0, "cut: can no longer be read"),
+        (63, "cut: can no longer be read"),
+        (64, "pose-engine: a mapped file can no longer be read"),
+        (200, "pose-engine: a mapped file can no longer be read"),
+    ] {
+        dir.write("cut", vec![1; 100_000]);
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "a_mapped_file_that_is_cut_short_ends_with_a_sentence"]);
+        child.env("POSE_TEST_OTHERS", others.to_string());
+        let output = child.env(FILE, dir.path("cut")).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{others} others: {said}");
+        assert!(said.contains(sentence) && !said.contains("cut.kept"), "{others} others: {said}");
+    }
 }

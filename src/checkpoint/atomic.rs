@@ -119,6 +119,23 @@ impl Drop for Staging {
     }
 }
 
+/// Writes a small file in the place of the one before, so that no reader and no death meets half of it: a hidden file beside it,
+/// `.NAME.new`, is forced to disk and renamed. Where that fails, nothing is left of it.
+pub fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("file");
+    let temp = path.with_file_name(format!(".{name}.new"));
+    let written = fs::File::create(&temp).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    written.and_then(|()| fs::rename(&temp, path)).inspect_err(|_| _ = fs::remove_file(&temp))
+}
+
+/// Whether a name is that of a file which [`replace_file`] did not come to the end of.
+pub fn is_unfinished(name: &std::ffi::OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(".new"))
+}
+
 pub(super) fn parent_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.into(),

@@ -14,7 +14,7 @@ use std::path::Path;
 #[derive(Debug)]
 pub struct Mapped {
     /// Forgets the mapping before it ends; fields are dropped in this order.
-    _known: Option<shortened::Known>,
+    _known: shortened::Known,
     map: Mmap,
 }
 
@@ -70,7 +70,7 @@ mod shortened {
         message: AtomicPtr<Vec<u8>>,
     }
 
-    /// More mappings at a time than there are threads that read files; one beyond them ends without a word.
+    /// More mappings at a time than there are threads that read files; of those beyond them the file is not named.
     static SLOTS: [Slot; 64] = [const {
         Slot {
             taken: AtomicUsize::new(0),
@@ -81,16 +81,22 @@ mod shortened {
         }
     }; 64];
 
-    /// A slot, until it is dropped.
+    /// Mappings that there was no slot for.
+    static NAMELESS: AtomicUsize = AtomicUsize::new(0);
+
+    /// A slot, until it is dropped; None for one of the nameless.
     #[derive(Debug)]
-    pub(super) struct Known(usize);
+    pub(super) struct Known(Option<usize>);
 
     /// Enters a mapping, and sets the handler at the first.
-    pub(super) fn know(map: &[u8], path: &Path) -> Option<Known> {
+    pub(super) fn know(map: &[u8], path: &Path) -> Known {
         static HANDLER: Once = Once::new();
         HANDLER.call_once(set_handler);
         let free = |slot: &Slot| slot.taken.compare_exchange(0, 1, SeqCst, SeqCst).is_ok();
-        let at = SLOTS.iter().position(free)?;
+        let Some(at) = SLOTS.iter().position(free) else {
+            NAMELESS.fetch_add(1, SeqCst);
+            return Known(None);
+        };
         let sentence = crate::printable::sentence(&format!(
             "pose-engine: {}: can no longer be read: another program made it shorter, or its disk failed; restore it and run again",
             path.display()
@@ -101,12 +107,16 @@ mod shortened {
         slot.start.store(start, SeqCst);
         slot.end.store(start + map.len(), SeqCst);
         slot.version.fetch_add(1, SeqCst);
-        Some(Known(at))
+        Known(Some(at))
     }
 
     impl Drop for Known {
         fn drop(&mut self) {
-            let slot = &SLOTS[self.0];
+            let Some(at) = self.0 else {
+                NAMELESS.fetch_sub(1, SeqCst);
+                return;
+            };
+            let slot = &SLOTS[at];
             slot.version.fetch_add(1, SeqCst);
             slot.end.store(0, SeqCst);
             let message = slot.message.swap(null_mut(), SeqCst);
@@ -148,6 +158,15 @@ mod shortened {
                     }
                     libc::_exit(1);
                 }
+            }
+        }
+        if NAMELESS.load(SeqCst) > 0 {
+            const SENTENCE: &str = "pose-engine: a mapped file can no longer be read: another program made it shorter, or its disk \
+                                    failed; restore it and run again\n";
+            // SAFETY: both may be called here, and the sentence is as long as it says.
+            unsafe {
+                libc::write(2, SENTENCE.as_ptr().cast(), SENTENCE.len());
+                libc::_exit(1);
             }
         }
         // SAFETY: both may be called here. The signal waits until we return, and then ends the process the usual way.

@@ -31,7 +31,7 @@ mod weights;
 
 pub use adapter::{Adapter, write_adapter};
 pub use admit::admit;
-pub use atomic::{Existing, Staging, is_occupied, refuse_existing};
+pub use atomic::{Existing, Staging, is_occupied, is_unfinished, refuse_existing, replace_file};
 pub use examine::{Examined, examine};
 pub use final_model::{finish_publishing, publish, retire};
 pub use lock::{RunLock, is_at};
@@ -41,6 +41,6 @@ pub use model::{SHARD_BYTES, copy_tokenizer, write_json, write_model, write_weig
 pub use npy::NpyWriter;
 pub use params::{ModelTensors, bytes_of, dtype_of};
 pub use resume::{Best, Resume, ResumeState, Slot, SpikeState, Standing, slot_name, write_resume};
-pub use run_dir::{BEST, Latest, checkpoint_dir, checkpoints, latest, prune};
+pub use run_dir::{BEST, Latest, checkpoint_dir, checkpoints, latest, prune, tidy};
 pub use tensors::{Bytes, Stored, TensorSource, TensorSpec, write_safetensors};
 pub use weights::Weights;

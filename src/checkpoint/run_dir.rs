@@ -71,6 +71,11 @@ pub fn prune(out: &Path, saved: u64, last: usize, every: Option<u64>) -> Result<
             discard(path)?;
         }
     }
-    sweep(out, |name| name.starts_with(PREFIX) || name == BEST || name == READY);
+    tidy(out);
     Ok(())
+}
+
+/// Removes what earlier processes left half-made or half-removed in a run's directory, which this one holds.
+pub fn tidy(out: &Path) {
+    sweep(out, |name| name.starts_with(PREFIX) || name == BEST || name == READY);
 }

@@ -54,13 +54,19 @@ impl Events {
     /// all from a record on that is torn.
     pub fn open(directory: &Path, steps_done: u64, on_error: OnSaveError) -> Result<Events> {
         let path = directory.join(NAME);
-        Ok(Events { file: Growing::begin(&path, &kept(&path, steps_done)?, on_error)? })
+        let kept = kept(&growing::read(&path)?, steps_done);
+        Ok(Events { file: Growing::begin(&path, head, &kept, on_error)? })
     }
 
     /// Drops the events of later steps.
     pub fn drop_after(&mut self, step: u64) -> Result<()> {
-        let kept = kept(self.file.path(), step)?;
+        let kept = kept(&self.file.content()?, step);
         self.file.replace(&kept)
+    }
+
+    /// Writes what is owed.
+    pub fn settle(&mut self) -> Result<()> {
+        self.file.settle()
     }
 
     /// Numbers of a step, by name.
@@ -72,14 +78,22 @@ impl Events {
     }
 }
 
+/// What a file begins with: without it, it is of an older version to TensorBoard.
+fn head() -> Vec<u8> {
+    head_of(now())
+}
+
+fn head_of(wall_time: f64) -> Vec<u8> {
+    let event = Event { wall_time, step: 0, file_version: Some(VERSION.into()), summary: None };
+    record(&event.encode_to_vec())
+}
+
 /// The head of a file, and its events up to a step.
-fn kept(path: &Path, steps_done: u64) -> Result<Vec<u8>> {
-    let old = growing::read(path)?;
+fn kept(old: &[u8], steps_done: u64) -> Vec<u8> {
     let stays = |event: &Event| event.summary.is_some() && steps_done > 0 && event.step <= steps_done as i64;
-    let kept: Vec<Event> = read(&old).into_iter().filter(stays).collect();
-    let wall_time = kept.first().map_or_else(now, |event| event.wall_time);
-    let head = Event { wall_time, step: 0, file_version: Some(VERSION.into()), summary: None };
-    Ok([head].iter().chain(&kept).flat_map(|event| record(&event.encode_to_vec())).collect())
+    let kept: Vec<Event> = read(old).into_iter().filter(stays).collect();
+    let head = head_of(kept.first().map_or_else(now, |event| event.wall_time));
+    head.into_iter().chain(kept.iter().flat_map(|event| record(&event.encode_to_vec()))).collect()
 }
 
 fn now() -> f64 {
@@ -170,5 +184,33 @@ mod tests {
         assert_eq!(read(&kept)[1..], read(&whole)[1..3]);
         drop(Events::open(dir.path(), 0, OnSaveError::Stop).unwrap());
         assert_eq!(steps(&std::fs::read(&path).unwrap()), [0]);
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_begun_again_with_its_version() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut events = Events::open(dir.path(), 0, OnSaveError::Stop).unwrap();
+        events.scalars(1, &[("train/loss", 1.0)]).unwrap();
+        let path = dir.path().join(NAME);
+        std::fs::rename(&path, dir.path().join("moved")).unwrap();
+        events.scalars(2, &[("train/loss", 2.0)]).unwrap();
+        events.scalars(3, &[("train/loss", 3.0)]).unwrap();
+        let begun = read(&std::fs::read(&path).unwrap());
+        assert_eq!(begun.iter().map(|event| event.step).collect::<Vec<_>>(), [0, 2, 3]);
+        assert_eq!(begun[0].file_version.as_deref(), Some(VERSION));
+        assert!(begun[1..].iter().all(|event| event.file_version.is_none()));
+        events.drop_after(2).unwrap();
+        assert_eq!(
+            read(&std::fs::read(&path).unwrap()),
+            begun[..2]
+                .iter()
+                .cloned()
+                .map(|mut event| {
+                    // begun anew, as of the first event that stays
+                    event.wall_time = begun[1].wall_time;
+                    event
+                })
+                .collect::<Vec<_>>()
+        );
     }
 }

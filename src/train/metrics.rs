@@ -4,7 +4,7 @@ use super::events::Events;
 use super::growing::{self, Growing};
 use super::probe::Probe;
 use super::spikes::Spike;
-use crate::checkpoint::{BEST, Best, Standing};
+use crate::checkpoint::{BEST, Best, Standing, replace_file};
 use crate::error::{Error, Result};
 use crate::eval::WindowReport;
 use crate::memory::{self, Ledger};
@@ -17,6 +17,7 @@ use std::time::Duration;
 
 /// Steps that a summary's medians are over: what a run keeps of its steps does not grow with them.
 const RECENT: usize = 1024;
+pub(super) const SUMMARY: &str = "summary.json";
 
 /// One optimizer step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,9 +74,10 @@ pub struct Summary {
 impl Summary {
     /// Leaves it in a run's directory as summary.json.
     pub fn write(&self, directory: &Path) -> Result<()> {
-        let path = directory.join("summary.json");
-        let text = serde_json::to_string_pretty(self).expect("a summary is plain numbers");
-        std::fs::write(&path, text + "\n").map_err(|e| Error::io(&path, "writing the summary", e))
+        let path = directory.join(SUMMARY);
+        let text = serde_json::to_string_pretty(self).expect("a summary is plain numbers") + "\n";
+        let doing = "writing the summary of a model that is saved";
+        replace_file(&path, text.as_bytes()).map_err(|e| Error::io(&path, doing, e))
     }
 }
 
@@ -126,8 +128,8 @@ impl Log {
         directory: &Path, steps_done: u64, standing: Standing, passed: u64, recipe: &Recipe,
     ) -> Result<Log> {
         let path = directory.join("metrics.jsonl");
-        let lines = kept(&path, steps_done, passed)?;
-        let file = Growing::begin(&path, text(&lines).as_bytes(), recipe.on_save_error)?;
+        let lines = kept(&growing::read(&path)?, steps_done, passed);
+        let file = Growing::begin(&path, Vec::new, text(&lines).as_bytes(), recipe.on_save_error)?;
         let events = || Events::open(directory, steps_done, recipe.on_save_error);
         let events = recipe.tensorboard.then(events).transpose()?;
         let told = Told { done: steps_done, ..Told::of(&lines) };
@@ -136,7 +138,7 @@ impl Log {
 
     /// What a finished run wrote.
     pub fn read(directory: &Path) -> Result<Log> {
-        let lines = lines(&directory.join("metrics.jsonl"))?;
+        let lines = lines(&growing::read(&directory.join("metrics.jsonl"))?);
         let best_of = |Line { json, .. }: &Line| {
             let ppl = json["ppl"].as_f64().or(json["probe_ppl"].as_f64()).filter(|_| json["best"] == true)?;
             Some(Best { step: json["step"].as_u64()?, ppl })
@@ -198,11 +200,15 @@ impl Log {
         self.line(&spike_line("skip", spike.step, spike))
     }
 
+    /// The run ends before the update.
+    pub fn stop(&mut self, spike: &Spike) -> Result<()> {
+        self.line(&spike_line("stop", spike.step, spike))
+    }
+
     /// The run is at `step` again, and passes over batches: what was logged since is dropped.
     pub fn roll_back(&mut self, step: u64, passed: u64, spike: &Spike) -> Result<()> {
         if let Some(file) = &mut self.file {
-            file.settle()?;
-            let lines = kept(file.path(), step, passed)?;
+            let lines = kept(&file.content()?, step, passed);
             file.replace(text(&lines).as_bytes())?;
             self.told = Told { done: step, ..Told::of(&lines) };
         }
@@ -226,14 +232,18 @@ impl Log {
         self.events.as_mut().map_or(Ok(()), |events| events.scalars(step, values))
     }
 
-    pub fn summary(mut self, recipe: &Recipe, plan: &Ledger, elapsed: Duration) -> Result<Summary> {
-        // metrics that were owed are the last thing to be without
-        self.file.as_mut().map_or(Ok(()), Growing::settle)?;
+    /// Writes what is owed.
+    pub fn settle(&mut self) -> Result<()> {
+        let events = self.events.as_mut().map_or(Ok(()), Events::settle);
+        self.file.as_mut().map_or(Ok(()), Growing::settle).and(events)
+    }
+
+    pub fn summary(mut self, recipe: &Recipe, plan: &Ledger, elapsed: Duration) -> Summary {
         let best_model = recipe.save_best.then(|| recipe.out.join(BEST)).filter(|path| path.is_dir());
         let recent = self.told.recent.make_contiguous();
         let mut speeds: Vec<f64> = recent.iter().map(|m| m.tokens_per_second).collect();
         speeds.sort_by(|a, b| b.total_cmp(a));
-        Ok(Summary {
+        Summary {
             steps: self.told.done,
             train_len: recipe.sampler.window(),
             target_len: recipe.sampler.target_len(),
@@ -243,19 +253,30 @@ impl Log {
             seconds_per_step: StepMetrics::median_seconds(recent),
             tokens_per_second: speeds.get(speeds.len() / 2).copied(),
             planned_bytes: plan.total(),
-            peak_bytes: memory::resident_bytes().map(|(_, peak)| peak),
+            // a process that only read what a run wrote has none of its peak
+            peak_bytes: self.file.and(memory::resident_bytes()).map(|(_, peak)| peak),
             ppl: self.told.last_ppl,
             best: self.best,
             best_model,
             out: recipe.out.clone(),
-        })
+        }
     }
 }
 
 fn spike_line(action: &str, step: u64, spike: &Spike) -> serde_json::Value {
-    let Spike { loss, z, sample, .. } = spike;
+    let Spike { loss, norm, z, sample, .. } = spike;
     // what is no number is null in JSON
-    serde_json::json!({ "step": step, "spike": action, "loss": loss, "z": z, "sample": sample })
+    let mut line = serde_json::json!({
+        "step": step, "spike": action, "loss": loss, "grad_norm": norm, "z": z, "sample": sample,
+    });
+    // and told in words, for which of both it was and how says where to look
+    let broken = [("loss", loss), ("grad_norm", norm)].into_iter().filter(|(_, value)| !value.is_finite());
+    let broken: serde_json::Map<_, _> =
+        broken.map(|(name, value)| (name.into(), value.to_string().into())).collect();
+    if !broken.is_empty() {
+        line["not_finite"] = broken.into();
+    }
+    line
 }
 
 /// A line of a metrics file.
@@ -265,21 +286,21 @@ struct Line {
 }
 
 /// The whole lines of a metrics file: one that is torn is none.
-fn lines(path: &Path) -> Result<Vec<Line>> {
+fn lines(bytes: &[u8]) -> Vec<Line> {
     let whole = |line: &[u8]| {
         let text = std::str::from_utf8(line).ok()?.to_string();
         Some(Line { json: serde_json::from_str(&text).ok()?, text })
     };
-    Ok(growing::read(path)?.split(|&byte| byte == b'\n').filter_map(whole).collect())
+    bytes.split(|&byte| byte == b'\n').filter_map(whole).collect()
 }
 
 /// Those up to a step. A run that begins anew writes of step 0 too.
-fn kept(path: &Path, steps_done: u64, passed: u64) -> Result<Vec<Line>> {
+fn kept(bytes: &[u8], steps_done: u64, passed: u64) -> Vec<Line> {
     let stays = |Line { json, .. }: &Line| {
         let later = json["passed"].as_u64().is_some_and(|p| p > passed);
         steps_done > 0 && !later && json["step"].as_u64().is_some_and(|s| s <= steps_done)
     };
-    Ok(lines(path)?.into_iter().filter(stays).collect())
+    lines(bytes).into_iter().filter(stays).collect()
 }
 
 fn text(lines: &[Line]) -> String {

@@ -62,7 +62,12 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
         watch.note(
             "this run is done already; --steps with a larger number goes on, unless --early-stop ended it",
         );
-        return metrics::Log::read(directory.path())?.summary(recipe, &dry, Duration::ZERO);
+        let summary = metrics::Log::read(directory.path())?.summary(recipe, &dry, Duration::ZERO);
+        if !directory.path().join(metrics::SUMMARY).exists() {
+            // the run ended before it could be written
+            summary.write(directory.path())?;
+        }
+        return Ok(summary);
     }
 
     let mut state = State::allocate(b, recipe, &opened, &mut memory::Ledger::live())?;
@@ -107,6 +112,8 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
             saves.checkpoint(b, &mut directory, &state, &opened)?;
         }
         if interrupted && !last {
+            // the last chance of lines that could not be written; the checkpoint is there without them
+            log.settle().unwrap_or_else(|error| watch.warn(&error.to_string()));
             return Err(Error::Interrupted(format!(
                 "interrupted after step {done} of {}; continue with --resume --out {}",
                 recipe.schedule.steps,
@@ -116,7 +123,10 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
     }
     state.merge_adapters(b)?;
     saves.publish(b, &directory, &state, &opened)?;
-    let summary = log.summary(recipe, &dry, start.elapsed())?;
-    summary.write(&recipe.out)?;
+    let elapsed = start.elapsed();
+    // metrics that were owed are the last thing to be without
+    saves.until_done("metrics are owed; trying again", || log.settle())?;
+    let summary = log.summary(recipe, &dry, elapsed);
+    saves.until_done("no summary.json; trying again", || summary.write(&recipe.out))?;
     Ok(summary)
 }

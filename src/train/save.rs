@@ -5,8 +5,8 @@ use super::{Opened, State, Watch, probe};
 use crate::backend::Backend;
 use crate::checkpoint::{
     Adapter, BEST, Existing, ModelTensors, Resume, ResumeState, RunLock, SHARD_BYTES, Staging, Weights,
-    checkpoint_dir, checkpoints, finish_publishing, latest, publish, retire, verify, write_adapter,
-    write_model, write_resume,
+    checkpoint_dir, checkpoints, finish_publishing, is_unfinished, latest, publish, replace_file, retire,
+    tidy, verify, write_adapter, write_model, write_resume,
 };
 use crate::data::bytes_as_json;
 use crate::error::{Error, Result};
@@ -57,17 +57,22 @@ fn is_published(out: &Path, watch: &dyn Watch) -> Result<bool> {
     Ok(false)
 }
 
-/// Refuses a directory that is in use, before any work is done for it.
+/// Refuses a directory that is in use, before any work is done for it. What a start that failed or was killed may leave, a lock or
+/// a file that was not finished, is no use.
 pub fn refuse_occupied(out: &Path) -> Result<()> {
     let occupied = match std::fs::read_dir(out) {
-        Ok(entries) => entries.flatten().any(|entry| !RunLock::is_lock(&entry.file_name())),
+        Ok(entries) => entries.flatten().any(|entry| {
+            let name = entry.file_name();
+            !RunLock::is_lock(&name) && !is_unfinished(&name)
+        }),
         Err(_) => out.symlink_metadata().is_ok(),
     };
     if occupied { Err(super::setup::refuse_existing(out)) } else { Ok(()) }
 }
 
 impl RunDirectory {
-    /// Finds out where the run in a directory stands; changes nothing in it but to take it for this process.
+    /// Finds out where the run in a directory stands; changes nothing in it but to take it for this process and to
+    /// finish what one that was killed left.
     ///
     /// # Errors
     /// With `resume`, a run that another process has, or a recipe that would give other numbers than the one that the run was started with.
@@ -80,6 +85,8 @@ impl RunDirectory {
         let lock = RunLock::take(&out)?;
         lock.stale().into_iter().for_each(|sentence| watch.warn(sentence));
         same_numbers(recipe, &saved)?;
+        // a run that was killed after its last save makes no other that would
+        tidy(&out);
         finish_publishing(&out)?;
         let latest = latest(&out)?;
         for error in latest.iter().flat_map(|found| &found.skipped) {
@@ -112,10 +119,8 @@ impl RunDirectory {
             refuse_occupied(&self.out)?;
         }
         retire(&self.out)?;
-        let (path, temp) = (self.out.join(RECIPE), self.out.join(".recipe.toml.tmp"));
-        std::fs::write(&temp, recipe.to_toml())
-            .and_then(|()| std::fs::rename(&temp, &path))
-            .map_err(|e| Error::io(&path, "saving the recipe", e))
+        let path = self.out.join(RECIPE);
+        replace_file(&path, recipe.to_toml().as_bytes()).map_err(|e| Error::io(&path, "saving the recipe", e))
     }
 
     pub fn path(&self) -> &Path {

@@ -9,7 +9,7 @@ use crate::recipe::{OnSaveError, Recipe};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// Between tries to save a model that is done.
+/// Between tries to save what a run ends with.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// The saves of a run.
@@ -70,13 +70,18 @@ impl<'a> Saves<'a> {
     pub fn publish<B: Backend>(
         &self, b: &B, directory: &RunDirectory, state: &State<B>, opened: &Opened,
     ) -> Result<()> {
+        let save = || directory.save_final(b, state, self.recipe, opened);
+        let warnings = self.until_done("the model is not saved; trying again", save)?;
+        warnings.iter().for_each(|w| self.watch.warn(w));
+        Ok(())
+    }
+
+    /// Tries again after an error of saving, where that was asked for, until it is done or no one waits for it.
+    pub fn until_done<T>(&self, then: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
         loop {
-            match directory.save_final(b, state, self.recipe, opened) {
-                Ok(warnings) => {
-                    warnings.iter().for_each(|w| self.watch.warn(w));
-                    return Ok(());
-                }
-                Err(error) => self.bear(error, "the model is not saved; trying again")?,
+            match attempt() {
+                Ok(done) => return Ok(done),
+                Err(error) => self.bear(error, then)?,
             }
             std::thread::sleep(PAUSE);
         }

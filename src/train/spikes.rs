@@ -91,12 +91,19 @@ impl<B: Backend> State<B> {
         let Run { recipe, directory, watch } = *run;
         let action = recipe.on_spike.map_or(OnSpike::Stop, |rule| rule.action);
         let said = spike.sentence();
+        let end = |sentence: String, log: &mut Log| {
+            // the spike is what the user must hear of, whatever becomes of its line
+            if let Err(error) = log.stop(spike) {
+                watch.warn(&error.to_string());
+            }
+            Err(Error::NonFinite(sentence))
+        };
         match (action, directory.latest()) {
             (OnSpike::Stop, latest) => {
                 let good = latest.map_or("there is no checkpoint yet".into(), |path| {
                     format!("the last good checkpoint is {}", path.display())
                 });
-                Err(Error::NonFinite(format!("{said}; nothing was updated; {good}")))
+                end(format!("{said}; nothing was updated; {good}"), log)
             }
             (OnSpike::Rollback, Some(checkpoint)) => {
                 let (passed, best) = (self.spikes.passed, self.standing.best);
@@ -106,7 +113,14 @@ impl<B: Backend> State<B> {
                     self.standing = Standing { best, since_best: 0 };
                 }
                 weights.into_iter().for_each(|weights| opened.loader.set_weights(weights));
-                rollbacks.count(self.steps_done, &said)?;
+                if !rollbacks.count(self.steps_done) {
+                    let problem = "other batches do not help";
+                    let times = format!(
+                        "the run went back to step {} {MOST_ROLLBACKS} times already",
+                        self.steps_done
+                    );
+                    return end(format!("{said}; {times}: {problem}"), log);
+                }
                 self.spikes.passed = passed + spike.step - self.steps_done;
                 watch.warn(&format!("{said}; back to step {}, past its batches", self.steps_done));
                 log.roll_back(self.steps_done, self.spikes.passed, spike)
@@ -115,9 +129,7 @@ impl<B: Backend> State<B> {
                 self.spikes.in_a_row += 1;
                 if self.spikes.in_a_row > MOST_IN_A_ROW {
                     let problem = "these are not single batches: the weights or the rate are at fault";
-                    return Err(Error::NonFinite(format!(
-                        "{said}; so did the {MOST_IN_A_ROW} before it; {problem}"
-                    )));
+                    return end(format!("{said}; so did the {MOST_IN_A_ROW} before it; {problem}"), log);
                 }
                 self.steps_done = spike.step;
                 watch.warn(&format!("{said}; the update is left out"));
@@ -128,15 +140,11 @@ impl<B: Backend> State<B> {
 }
 
 impl Rollbacks {
-    fn count(&mut self, to: u64, said: &str) -> Result<()> {
+    /// Whether one more is worth a try.
+    fn count(&mut self, to: u64) -> bool {
         self.times = if self.to == to { self.times + 1 } else { 1 };
         self.to = to;
-        if self.times <= MOST_ROLLBACKS {
-            return Ok(());
-        }
-        Err(Error::NonFinite(format!(
-            "{said}; the run went back to step {to} {MOST_ROLLBACKS} times already: other batches do not help"
-        )))
+        self.times <= MOST_ROLLBACKS
     }
 }
 
