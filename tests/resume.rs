@@ -310,12 +310,18 @@ fn a_finished_model_that_rots_is_made_again() {
 }
 
 #[test]
-fn a_recipe_that_rots_is_named() {
+fn a_recipe_or_metrics_that_rot_are_named() {
     let (dir, _) = stopped_after_8_of_10();
     let recipe = String::from_utf8(dir.read("whole/recipe.toml")).unwrap();
     dir.write("whole/recipe.toml", recipe.replace("save-every = 4", "save-every = 0"));
     dir.run("train --resume --out whole")
         .refused(1, &["whole/recipe.toml", "not as it was saved", "--save-every"]);
+    dir.write("whole/recipe.toml", &recipe);
+    let metrics = String::from_utf8(dir.read("whole/metrics.jsonl")).unwrap();
+    dir.write("whole/metrics.jsonl", metrics.replacen("\"step\":2,", "\"step\";2,", 1));
+    let ran = dir.run("train --resume --out whole --quiet").ok();
+    assert!(ran.stderr.contains("whole/metrics.jsonl: line 2 is no longer one"), "{}", ran.all());
+    dir.kill_after("whole", 8);
     dir.write("whole/recipe.toml", recipe.replace("lr = 0.001", "lr = 0.003"));
     dir.run("train --resume --out whole").refused(1, &["written by a run with another recipe"]);
 }

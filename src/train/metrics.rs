@@ -1,5 +1,6 @@
 //! metrics.jsonl, a line for each step, and the summary of a run.
 
+use super::Watch;
 use super::events::Events;
 use super::growing::{self, Growing};
 use super::probe::Probe;
@@ -126,9 +127,15 @@ impl Log {
     /// have left, are dropped.
     pub fn open(
         directory: &Path, steps_done: u64, standing: Standing, passed: u64, recipe: &Recipe,
+        watch: &dyn Watch,
     ) -> Result<Log> {
         let path = directory.join("metrics.jsonl");
-        let lines = kept(&growing::read(&path)?, steps_done, passed);
+        let bytes = growing::read(&path)?;
+        if let Some(line) = first_broken(&bytes) {
+            let problem = "is no longer one that a run writes, and is left out";
+            watch.warn(&format!("{}: line {line} {problem}", path.display()));
+        }
+        let lines = kept(&bytes, steps_done, passed);
         let file = Growing::begin(&path, Vec::new, text(&lines).as_bytes(), recipe.on_save_error)?;
         let events = || Events::open(directory, steps_done, recipe.on_save_error);
         let events = recipe.tensorboard.then(events).transpose()?;
@@ -292,6 +299,13 @@ fn lines(bytes: &[u8]) -> Vec<Line> {
         Some(Line { json: serde_json::from_str(&text).ok()?, text })
     };
     bytes.split(|&byte| byte == b'\n').filter_map(whole).collect()
+}
+
+/// The first line, from 1, that is ended and yet none.
+fn first_broken(bytes: &[u8]) -> Option<usize> {
+    let mut ended: Vec<&[u8]> = bytes.split(|&byte| byte == b'\n').collect();
+    ended.pop();
+    ended.iter().position(|line| !line.is_empty() && lines(line).is_empty()).map(|at| at + 1)
 }
 
 /// Those up to a step. A run that begins anew writes of step 0 too.

@@ -79,8 +79,14 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
         None => state.fill(b, recipe)?,
     }
     directory.begin(recipe)?;
-    let mut log =
-        metrics::Log::open(directory.path(), state.steps_done, state.standing, state.spikes.passed, recipe)?;
+    let mut log = metrics::Log::open(
+        directory.path(),
+        state.steps_done,
+        state.standing,
+        state.spikes.passed,
+        recipe,
+        watch,
+    )?;
     if state.steps_done == 0 {
         state.look_at_held_out(b, recipe, &mut opened, &mut log, watch)?;
     }
