@@ -2,13 +2,15 @@
 //! reference; and the same bits on any number of threads.
 
 mod conformance;
+#[path = "conformance/tails.rs"]
+mod tails;
 
 use conformance::Suite;
 use half::bf16;
 use pose_engine::backend::Backend;
 use pose_engine::backend::cpu::{Cpu, CpuFloat, Guard, Isa};
 
-fn check<E: CpuFloat>(guard: Option<Guard>)
+fn check<E: CpuFloat>(guard: Option<Guard>, run: impl Fn(&mut Suite<'_, Cpu<E>>))
 where
     Cpu<E>: Backend<Act = E, Stat = f32>,
 {
@@ -21,35 +23,48 @@ where
                 continue;
             }
         };
-        Suite::new(&cpu, &format!("cpu {isa} {} {guard:?}", std::any::type_name::<E>())).run();
+        run(&mut Suite::new(&cpu, &format!("cpu {isa} {} {guard:?}", std::any::type_name::<E>())));
     }
 }
 
 #[test]
 fn bf16_agrees_with_the_reference() {
-    check::<bf16>(None);
+    check::<bf16>(None, |t| t.run());
 }
 
 #[test]
 fn f32_agrees_with_the_reference() {
-    check::<f32>(None);
+    check::<f32>(None, |t| t.run());
 }
 
-/// The last cache line of every buffer ends where a page begins that may not be touched; what is left of that line is filled with what
-/// is no number, which a result would show, and outputs have three elements more, which must stay. The suite's sizes have every tail.
+/// The last cache line of every buffer ends where a page begins that may not be touched; what is left of that line, and of the page, is
+/// filled with what is no number, which a result would show, and must stay so, as must the three elements that outputs have more.
 #[test]
 fn no_operation_reads_or_writes_behind_its_buffers() {
-    check::<bf16>(Some(Guard::Behind));
-    check::<f32>(Some(Guard::Behind));
+    check::<bf16>(Some(Guard::Behind), |t| t.run());
+    check::<f32>(Some(Guard::Behind), |t| t.run());
 }
 
 #[test]
 fn no_operation_reads_or_writes_before_its_buffers() {
-    check::<bf16>(Some(Guard::Before));
-    check::<f32>(Some(Guard::Before));
+    check::<bf16>(Some(Guard::Before), |t| t.run());
+    check::<f32>(Some(Guard::Before), |t| t.run());
 }
 
-/// What the two tests above rely on: in a process of its own, since that ends it.
+/// The same at every tail of every dimension, in the dtype whose words are single elements and in that whose words are pairs.
+#[test]
+fn no_tail_in_bf16_leads_out_of_its_buffers() {
+    check::<bf16>(Some(Guard::Behind), tails::all);
+    check::<bf16>(Some(Guard::Before), tails::all);
+}
+
+#[test]
+fn no_tail_in_f32_leads_out_of_its_buffers() {
+    check::<f32>(Some(Guard::Behind), tails::all);
+    check::<f32>(Some(Guard::Before), tails::all);
+}
+
+/// What the tests above rely on, with the next one: in a process of its own, since that ends it.
 #[test]
 #[cfg(unix)]
 fn a_touch_beyond_a_guarded_buffer_ends_the_process() {
@@ -71,6 +86,31 @@ fn a_touch_beyond_a_guarded_buffer_ends_the_process() {
         let status = child.output().unwrap().status;
         assert_eq!(status.signal(), Some(libc::SIGSEGV), "{which}: {status}");
     }
+}
+
+/// What is beside the used part of a guarded buffer can be touched as far as the page goes; that nothing was is seen in the end.
+#[test]
+fn a_write_beside_the_used_part_of_a_guarded_buffer_is_found() {
+    // a buffer's end and the page's where the forbidden page is behind, its beginning and the page's where it is before
+    for (guard, at) in [
+        (Guard::Behind, 5isize),
+        (Guard::Behind, 15),
+        (Guard::Behind, -1),
+        (Guard::Behind, -1008),
+        (Guard::Before, 5),
+        (Guard::Before, 1023),
+    ] {
+        let found = std::panic::catch_unwind(|| {
+            let mut buf = Cpu::<f32>::new(1).unwrap().guarded(guard).alloc::<f32>(5).unwrap();
+            // SAFETY: the page is mapped from 1008 elements before the buffer's cache line to its end where that is the page's, and to
+            // 1024 behind its beginning where that is.
+            unsafe { buf.as_mut_slice().as_mut_ptr().offset(at).write_volatile(1.0) };
+        });
+        let message = *found.expect_err("the write went unnoticed").downcast::<String>().unwrap();
+        // 1.0 ends in 0x80 0x3f: its first two bytes are zero, neither of which is what was there
+        assert_eq!(message, format!("byte {} of a buffer that uses 20 was written: 0x00", 4 * at));
+    }
+    drop(Cpu::<f32>::new(1).unwrap().guarded(Guard::Behind).alloc::<f32>(5).unwrap());
 }
 
 fn same_bits<E: CpuFloat>()

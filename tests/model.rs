@@ -252,6 +252,28 @@ fn gradients_that_lodge_in_activations_have_the_same_bits() {
     lodging_gives_the_same_bits(&Cpu::<bf16>::new(2).unwrap());
 }
 
+/// 1 / (no tokens) is infinite, and no gradient may show it.
+fn nothing_scored_gives_zeros<B: Backend>(b: &B) {
+    let (config, ids, _) = awkward();
+    let mut bench = Bench::new(b, &config, 2, 13, 0);
+    bench.model.initialise(b, 5).unwrap();
+    bench.step(2, &ids, &vec![TokenId::IGNORED; ids.len()], &placements()[1].1);
+    let mut nll = vec![B::Stat::from_f64(f64::NAN); ids.len()];
+    b.download(&mut nll, &bench.buffers.work.nll, 0).unwrap();
+    assert!(nll.iter().all(|l| l.to_f64() == 0.0), "{nll:?}");
+    for (p, spec) in bench.model.specs.iter().enumerate() {
+        let gradient = bench.gradient(p);
+        assert!(gradient.iter().all(|g| *g == 0.0), "{}: {gradient:?}", spec.name);
+    }
+}
+
+#[test]
+fn a_batch_without_a_target_has_no_loss_and_no_gradient() {
+    nothing_scored_gives_zeros(&Reference);
+    nothing_scored_gives_zeros(&Cpu::<f32>::new(2).unwrap());
+    nothing_scored_gives_zeros(&Cpu::<bf16>::new(2).unwrap());
+}
+
 /// A skip in positions must not cut attention: the second chunk depends on the first.
 #[test]
 fn chunks_see_each_other() {

@@ -8,16 +8,22 @@ use pose_engine::data::cache::{self, Entry, Key, Lookup};
 use pose_engine::data::documents::Source;
 use pose_engine::index::TokenId;
 
-/// The model of m with its last norm set to `value`, as from elsewhere.
-fn with_norm(dir: &Dir, name: &str, value: f32) {
+/// The model of m with the numbers of some tensors changed, as from elsewhere.
+fn with_tensors(dir: &Dir, name: &str, changes: &[(&str, &dyn Fn(f32) -> f32)]) {
     dir.copy("m", name);
     let mut bytes = dir.read("m/model.safetensors");
-    let (at, len) = {
-        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        let norm = file.tensor("model.norm.weight").unwrap();
-        (norm.data().as_ptr() as usize - bytes.as_ptr() as usize, norm.data().len())
-    };
-    bytes[at..at + len].chunks_exact_mut(4).for_each(|b| b.copy_from_slice(&value.to_le_bytes()));
+    for (tensor, change) in changes {
+        let (at, len) = {
+            let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+            let tensor = file.tensor(tensor).unwrap();
+            assert_eq!(tensor.dtype(), safetensors::Dtype::F32);
+            (tensor.data().as_ptr() as usize - bytes.as_ptr() as usize, tensor.data().len())
+        };
+        for number in bytes[at..at + len].chunks_exact_mut(4) {
+            let old = f32::from_le_bytes(number.try_into().unwrap());
+            number.copy_from_slice(&change(old).to_le_bytes());
+        }
+    }
     dir.write(&format!("{name}/model.safetensors"), bytes);
 }
 
@@ -25,13 +31,81 @@ fn with_norm(dir: &Dir, name: &str, value: f32) {
 fn what_overflows_is_said() {
     let dir = Dir::with_model();
     // a number of f32 that rounds to infinity in bf16
-    with_norm(&dir, "big", f32::MAX);
+    with_tensors(&dir, "big", &[("model.norm.weight", &|_| f32::MAX)]);
     dir.run("eval-ppl --model big --data a.txt --tokens 64 --windows 32")
         .refused(1, &["a.txt", "the model is broken"]);
     dir.run("generate --model big --prompt x").refused(1, &["no finite number", "the model is broken"]);
     dir.run("train --model big --data a.txt --train-len 32 --steps 2 --out o --quiet")
         .refused(1, &["step 1", "the loss is"]);
     assert!(!dir.path("o/model.safetensors").exists());
+}
+
+const TRAIN: &str = "train --data a.txt --train-len 32 --batch 2 --steps 50 --dtype f32 --quiet";
+
+/// The two matrices around a gated unit, one 2^110 times as large and the other as much smaller: all that is computed forward is as it
+/// was. The gradient of the second is a product of the first's output and of the loss's gradient, which a large last norm makes large.
+#[test]
+fn a_finite_loss_with_a_gradient_that_is_no_number_updates_nothing() {
+    let dir = Dir::with_model();
+    let (up, down) = ("model.layers.1.mlp.up_proj.weight", "model.layers.1.mlp.down_proj.weight");
+    let (larger, smaller) = (|x: f32| x * 2f32.powi(110), |x: f32| x * 2f32.powi(-110));
+    with_tensors(&dir, "same", &[(up, &larger), (down, &smaller)]);
+    let ppl = |model: &str| {
+        let run = format!(
+            "eval-ppl --model {model} --data a.txt --tokens 64 --windows 32 --dtype f32 --json {model}.json"
+        );
+        dir.run(&run).ok();
+        dir.json(&format!("{model}.json"))["results"][0]["nll"].as_f64().unwrap()
+    };
+    assert_eq!(ppl("same"), ppl("m"));
+    with_tensors(&dir, "steep", &[(up, &larger), (down, &smaller), ("model.norm.weight", &|x| x * 1e10)]);
+
+    dir.run(&format!("{TRAIN} --model steep --out stopped")).refused(
+        1,
+        &[
+            "step 1: the loss is",
+            "the gradient norm inf",
+            "nothing was updated",
+            "the sample is batch 1, row",
+            "a.txt",
+        ],
+    );
+    assert!(!dir.path("stopped/model.safetensors").exists());
+
+    dir.run(&format!("{TRAIN} --model steep --out skipped --on-spike skip"))
+        .refused(1, &["step 11", "the gradient norm inf", "so did the 10 before it"]);
+    let lines = dir.lines("skipped/metrics.jsonl");
+    assert_eq!(lines.len(), 10, "{lines:?}");
+    for (step, line) in (1..).zip(&lines) {
+        assert_eq!((&line["spike"], &line["step"]), (&"skip".into(), &step.into()), "{line}");
+        assert!(line["loss"].as_f64().is_some_and(f64::is_finite), "{line}");
+        // infinity is null in JSON
+        assert!(line["z"].is_null(), "{line}");
+    }
+}
+
+/// One layer's numbers overflow in the forward pass, on the way to infinities of both signs: what follows is no number, and every
+/// command says whose.
+#[test]
+fn a_layer_that_overflows_is_found_where_its_numbers_arrive() {
+    let dir = Dir::with_model();
+    for (what, tensor) in [
+        ("the gated unit", "model.layers.1.mlp.up_proj.weight"),
+        ("attention's scores", "model.layers.0.self_attn.q_proj.weight"),
+        ("attention's values", "model.layers.2.self_attn.v_proj.weight"),
+    ] {
+        println!("{what}");
+        with_tensors(&dir, "broken", &[(tensor, &|x| if x < 0.0 { -3e38 } else { 3e38 })]);
+        dir.run(&format!("{TRAIN} --model broken --out o")).refused(
+            1,
+            &["step 1: the loss is NaN", "nothing was updated", "the sample is batch 1, row", "a.txt"],
+        );
+        assert!(!dir.path("o/model.safetensors").exists());
+        std::fs::remove_dir_all(dir.path("o")).unwrap();
+        dir.run("eval-ppl --model broken --data a.txt --tokens 64 --windows 32")
+            .refused(1, &["a.txt", "the model is broken"]);
+        dir.run("generate --model broken --prompt words").refused(1, &["the model is broken"]);
+    }
 }
 
 #[test]

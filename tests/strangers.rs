@@ -131,11 +131,101 @@ fn tensors_share_nothing_and_fit_their_file() {
 }
 
 #[test]
+fn a_tensor_is_in_one_shard() {
+    let dir = Dir::with_model();
+    dir.copy("m", "sharded");
+    let whole = dir.read("m/model.safetensors");
+    let file = safetensors::SafeTensors::deserialize(&whole).unwrap();
+    let shard = |name: &str, is_here: &dyn Fn(&str) -> bool| {
+        let tensors = file.tensors().into_iter().filter(|(tensor, _)| is_here(tensor));
+        dir.write(&format!("sharded/{name}"), safetensors::serialize(tensors, None).unwrap());
+    };
+    let norm = "model.norm.weight";
+    let map: serde_json::Map<String, Value> = file
+        .names()
+        .into_iter()
+        .map(|name| {
+            (name.to_string(), json!(if name == norm { "one.safetensors" } else { "two.safetensors" }))
+        })
+        .collect();
+    std::fs::remove_file(dir.path("sharded/model.safetensors")).unwrap();
+    dir.write("sharded/model.safetensors.index.json", json!({ "weight_map": map }).to_string());
+    let read = "generate --model sharded --prompt x --max-new-tokens 1";
+    shard("one.safetensors", &|name| name == norm);
+    shard("two.safetensors", &|name| name != norm);
+    dir.run(read).ok();
+    // one that the index has in the other file, and one that it does not name
+    shard("two.safetensors", &|_| true);
+    dir.run(read).refused(
+        1,
+        &["sharded/one.safetensors: has model.norm.weight, as two.safetensors has", "fetch both again"],
+    );
+    let extra =
+        safetensors(json!({ norm: tensor(json!([1]), [0, 4]), "extra": tensor(json!([1]), [4, 8]) }), 8);
+    dir.write("sharded/one.safetensors", &extra);
+    let extra = safetensors(json!({ "extra": tensor(json!([1]), [0, 4]) }), 4);
+    dir.write("sharded/two.safetensors", &extra);
+    dir.run(read).refused(1, &["safetensors: has extra, as ", "one.safetensors", "two.safetensors"]);
+}
+
+#[test]
 fn pickled_weights_are_refused_with_the_way_out() {
     let dir = Dir::with_model();
+    let transformers = "from_pretrained('.').save_pretrained('.')";
+    let other = "torch.load('FILE', weights_only=True)";
+    for (name, way_out) in [
+        ("pytorch_model.bin", transformers),
+        ("pytorch_model-00001-of-00002.bin", transformers),
+        ("model.bin", other),
+        ("consolidated.00.pth", other),
+        ("weights.pt", other),
+        ("model.ckpt", other),
+    ] {
+        dir.copy("m", "bad");
+        std::fs::rename(dir.path("bad/model.safetensors"), dir.path("bad").join(name)).unwrap();
+        dir.run("generate --model bad --prompt x").refused(1, &[name, "pickles can run code", way_out]);
+        std::fs::remove_dir_all(dir.path("bad")).unwrap();
+    }
+    // pickles, but none of weights
     dir.copy("m", "bad");
-    std::fs::rename(dir.path("bad/model.safetensors"), dir.path("bad/pytorch_model.bin")).unwrap();
-    dir.run("generate --model bad --prompt x").refused(1, &["pickles can run code", "save_pretrained"]);
+    std::fs::rename(dir.path("bad/model.safetensors"), dir.path("bad/training_args.bin")).unwrap();
+    dir.run("generate --model bad --prompt x").refused(1, &["has neither model.safetensors nor"]);
+}
+
+#[test]
+fn a_pickled_adapter_is_refused_with_the_way_out() {
+    let dir = Dir::with_model();
+    dir.run("train --model m --data a.txt --train-len 32 --steps 1 --quiet --lora-rank 2 --out adapter").ok();
+    std::fs::remove_file(dir.path("adapter/manifest.json")).unwrap();
+    let tensors = dir.path("adapter/adapter_model.safetensors");
+    std::fs::rename(&tensors, dir.path("adapter/adapter_model.bin")).unwrap();
+    for command in ["generate --model adapter --prompt x", "merge --adapter adapter --out merged"] {
+        let parts = [
+            "adapter_model.bin",
+            "pickles can run code",
+            "torch.load('adapter_model.bin', weights_only=True)",
+            "'adapter_model.safetensors')",
+        ];
+        dir.run(command).refused(1, &parts);
+    }
+    assert!(!dir.path("merged").exists());
+}
+
+/// A command that a sentence suggests is pasted into a shell, so no name of a stranger's may be in it.
+#[test]
+fn a_suggested_command_has_no_name_in_it_that_a_stranger_chose() {
+    let dir = Dir::with_model();
+    let (model, file) = ("x'$(id)`id`\"; id #", "pytorch_model'$(id)\";id #.bin");
+    for weights in [file, "adapter_model.bin", "$(id).bin"] {
+        dir.copy("m", model);
+        std::fs::rename(dir.path(model).join("model.safetensors"), dir.path(model).join(weights)).unwrap();
+        let mut command = dir.command("generate --prompt x --model");
+        command.arg(model);
+        let ran = dir.finish(command, model);
+        let (_, suggested) = ran.stderr.split_once("python -c ").unwrap_or_else(|| panic!("{}", ran.all()));
+        assert!(!suggested.contains("id") && !suggested.contains('$'), "{suggested}");
+        std::fs::remove_dir_all(dir.path(model)).unwrap();
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use super::atomic::Staging;
 use super::model::{copy_tokenizer, write_config, write_json};
+use super::pickle;
 use super::tensors::{TensorSource, write_safetensors};
 use super::weights::Weights;
 use crate::error::{Error, Result};
@@ -78,10 +79,14 @@ impl Adapter {
     }
 
     /// # Errors
-    /// No adapter, one of another kind than LoRA, or tensors that belong to no projection.
+    /// No adapter, one of another kind than LoRA or whose weights are pickled, or tensors that belong to no projection.
     pub fn open(dir: &Path) -> Result<Adapter> {
         let config = PeftConfig::read(&dir.join(CONFIG))?;
-        let weights = Weights::open_file(&dir.join(TENSORS))?;
+        let tensors = dir.join(TENSORS);
+        if !tensors.exists() && dir.join(pickle::ADAPTER).exists() {
+            return Err(Error::file(dir, pickle::refusal(pickle::ADAPTER)));
+        }
+        let weights = Weights::open_file(&tensors)?;
         let names = weights.names();
         let is_there = |module: &str| names.iter().any(|name| name.contains(&format!(".{module}.lora_A.")));
         // the model, and with it the family, is not known yet

@@ -24,6 +24,7 @@ mod mapped;
 mod model;
 mod npy;
 mod params;
+mod pickle;
 mod resume;
 mod run_dir;
 mod tensors;

@@ -5,6 +5,7 @@ use super::convert::{to_f32, unravel};
 use super::manifest::is_below;
 use super::mapped::map;
 use super::params::dtype_of;
+use super::pickle;
 use crate::backend::Element;
 use crate::error::{Error, Result};
 use crate::model::config::Dtype;
@@ -44,7 +45,7 @@ impl Weights {
     ///
     /// # Errors
     /// Neither there (and what to do where there are only pickled weights), a shard that is missing or truncated, an index
-    /// that points outside the directory or to a tensor that its shard lacks.
+    /// that points outside the directory or to a tensor that its shard lacks, a tensor that two shards have.
     pub fn open(dir: &Path) -> Result<Weights> {
         let single = dir.join("model.safetensors");
         let index = dir.join("model.safetensors.index.json");
@@ -238,8 +239,8 @@ impl Weights {
         Ok(entry)
     }
 
-    /// Adds the wanted tensors of one file, from its header alone.
-    fn add_file(&mut self, path: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
+    /// Adds the wanted tensors of one file, from its header alone. Returns the names of all that it has.
+    fn add_file(&mut self, path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
         let opening = |e| Error::io(path, "opening the weights", e);
         let file = regular::open(path).map_err(opening)?;
         let length = file.metadata().map_err(opening)?.len();
@@ -254,13 +255,19 @@ impl Weights {
         }
         let whole = map(&file, path, 0, length as usize)?;
         let (header, metadata) = SafeTensors::read_metadata(&whole).map_err(|e| broken(e.to_string()))?;
-        for (name, info) in metadata.tensors().into_iter().filter(|(name, _)| wanted(name)) {
-            let at = (8 + header + info.data_offsets.0) as u64;
-            let entry = Entry { file: self.files.len(), dtype: info.dtype, shape: info.shape.clone(), at };
-            self.tensors.insert(name, entry);
+        let mut names = Vec::new();
+        for (name, info) in metadata.tensors() {
+            if wanted(&name) {
+                let at = (8 + header + info.data_offsets.0) as u64;
+                let entry =
+                    Entry { file: self.files.len(), dtype: info.dtype, shape: info.shape.clone(), at };
+                self.tensors.insert(name.clone(), entry);
+            }
+            names.push(name);
         }
+        names.sort_unstable();
         self.files.push((path.into(), file));
-        Ok(())
+        Ok(names)
     }
 }
 
@@ -282,6 +289,8 @@ fn open_shards(dir: &Path, index: &Path) -> Result<Weights> {
     };
     let mut weights = Weights { origin: index.into(), files: Vec::new(), tensors: HashMap::new() };
     let mut opened = HashSet::new();
+    // the shard that each tensor was met in, wherever the index says that it is
+    let mut shards: HashMap<String, &str> = HashMap::new();
     for (name, shard) in map {
         let Some(shard) = shard.as_str().filter(|s| is_below(s)) else {
             return Err(Error::file(
@@ -298,7 +307,15 @@ fn open_shards(dir: &Path, index: &Path) -> Result<Weights> {
                 ));
             }
             lies_in(dir, &path)?;
-            weights.add_file(&path, |tensor| map.get(tensor).and_then(Value::as_str) == Some(shard))?;
+            for tensor in
+                weights.add_file(&path, |tensor| map.get(tensor).and_then(Value::as_str) == Some(shard))?
+            {
+                if let Some(other) = shards.get(&tensor) {
+                    let which = "which of the two counts is not said; fetch both again";
+                    return Err(Error::file(path, format!("has {tensor}, as {other} has: {which}")));
+                }
+                shards.insert(tensor, shard);
+            }
         }
     }
     match map.iter().find(|(name, _)| !weights.tensors.contains_key(*name)) {
@@ -313,19 +330,8 @@ fn no_weights(dir: &Path) -> String {
     if !dir.is_dir() {
         return "is not a directory; give the Hugging Face directory of a model".into();
     }
-    let is_pickle = |name: &str| {
-        name.starts_with("pytorch_model") && name.ends_with(".bin")
-            || name.ends_with(".pth")
-            || name.ends_with(".pt")
-    };
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    match entries.map(|e| e.file_name().to_string_lossy().into_owned()).find(|n| is_pickle(n)) {
-        Some(name) => format!(
-            "has pickled weights ({name}) and no safetensors; pickles can run code when they are opened and are not read. \
-             Convert them where you trust them: python -c \"from transformers import AutoModelForCausalLM as M; \
-             M.from_pretrained('{0}').save_pretrained('{0}')\"",
-            dir.display()
-        ),
+    match pickle::found(dir) {
+        Some(name) => pickle::refusal(&name),
         None => "has neither model.safetensors nor model.safetensors.index.json".into(),
     }
 }

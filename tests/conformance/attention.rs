@@ -94,7 +94,7 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
     }
 }
 
-fn one<B: Backend>(t: &mut Suite<'_, B>, case: &Case) {
+pub fn one<B: Backend>(t: &mut Suite<'_, B>, case: &Case) {
     let s = case.shape;
     let (nq, nk) = (s.rows * s.queries * s.heads * s.head_dim, s.rows * s.keys * s.kv_heads * s.head_dim);
     let (q, k, v) = (t.random(nq, case.spread), t.random(nk, case.spread), t.random(nk, 1.0));

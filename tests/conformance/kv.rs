@@ -42,7 +42,7 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
 }
 
 /// Codes are within half a scale of what they stand for; tokens before `at` and after the last one stay.
-fn quantise<B: Backend>(t: &mut Suite<'_, B>, s: KvShape) {
+pub fn quantise<B: Backend>(t: &mut Suite<'_, B>, s: KvShape) {
     const AT: usize = 2;
     let (heads, first) = (s.tokens * s.kv_heads, AT * s.kv_heads);
     let mut x = t.random(heads * s.head_dim, 3.0);
@@ -104,7 +104,7 @@ fn no_numbers_do_not_pass<B: Backend>(t: &mut Suite<'_, B>) {
     }
 }
 
-fn attention<B: Backend>(t: &mut Suite<'_, B>, case: &Case) {
+pub fn attention<B: Backend>(t: &mut Suite<'_, B>, case: &Case) {
     let s = case.shape;
     let (nq, heads) = (s.rows * s.queries * s.heads * s.head_dim, s.rows * s.keys * s.kv_heads);
     let q = t.random(nq, 4.0);

@@ -1,5 +1,5 @@
-//! embed, rmsnorm, layernorm, unit_rows, rope, swiglu, gelu, adamw, sum_squares and what undoes them; memory that is
-//! exchanged.
+//! embed, rmsnorm, layernorm, unit_rows, rope, swiglu, gelu, adamw, sum_squares and what undoes them; memory that is copied, zeroed
+//! and exchanged.
 
 use super::plain::{dot, round};
 use super::{GUARDED, Suite, TRUTH, host, zeros};
@@ -30,6 +30,7 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
         sum_squares(t, len);
         scale(t, len);
         widen(t, len);
+        copy_and_zero(t, len);
         exchange(t, len);
     }
     for pairs in [PairLayout::HalfSplit, PairLayout::Interleaved] {
@@ -56,7 +57,7 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
     }
 }
 
-fn embed<B: Backend>(t: &mut Suite<'_, B>, s: HeadShape) {
+pub fn embed<B: Backend>(t: &mut Suite<'_, B>, s: HeadShape) {
     let (table, dy) = (t.random(s.vocab * s.width, 1.0), t.random(s.tokens * s.width, 1.0));
     let old = t.random_stat(s.vocab * s.width, 1.0);
     let ids: Vec<TokenId> = (0..s.tokens).map(|_| TokenId(t.below(s.vocab) as u32)).collect();
@@ -79,7 +80,7 @@ fn embed<B: Backend>(t: &mut Suite<'_, B>, s: HeadShape) {
     t.compare::<B::Stat>(&format!("embed_backward {s:?}"), &d_table, &want.0, &plain);
 }
 
-fn rmsnorm<B: Backend>(t: &mut Suite<'_, B>, s: NormShape) {
+pub fn rmsnorm<B: Backend>(t: &mut Suite<'_, B>, s: NormShape) {
     let NormShape { tokens, width, eps } = s;
     let (x, w, dy) = (t.random(tokens * width, 3.0), t.random(width, 1.0), t.random(tokens * width, 1.0));
     let (mut y, mut rstd) = (zeros(tokens * width), zeros(tokens));
@@ -143,7 +144,7 @@ fn plain_stats(x: &[f64], s: NormShape) -> Vec<[f32; 2]> {
     x.chunks_exact(s.width).map(of).collect()
 }
 
-fn layernorm<B: Backend>(t: &mut Suite<'_, B>, s: NormShape) {
+pub fn layernorm<B: Backend>(t: &mut Suite<'_, B>, s: NormShape) {
     let NormShape { tokens, width, .. } = s;
     let (w, bias, dy) = (t.random(width, 1.0), t.random(width, 1.0), t.random(tokens * width, 1.0));
     // rows far from zero: what their squares sum to says little of how they vary
@@ -203,7 +204,7 @@ fn layernorm_backward<B: Backend>(
 
 /// Where there is a `hole`, the second row is zero: it has no direction, and stays zero. Its scale is so large that it
 /// would hide what is wrong with the others.
-fn unit_rows<B: Backend>(t: &mut Suite<'_, B>, rows: usize, width: usize, hole: bool) {
+pub fn unit_rows<B: Backend>(t: &mut Suite<'_, B>, rows: usize, width: usize, hole: bool) {
     let (mut x, d) = (t.random(rows * width, 3.0), t.random_stat(rows * width, 1.0));
     if hole {
         x.iter_mut().skip(width).take(width).for_each(|x| *x = 0.0);
@@ -244,7 +245,7 @@ fn unit_rows<B: Backend>(t: &mut Suite<'_, B>, rows: usize, width: usize, hole: 
     t.compare::<B::Stat>(&format!("unit_rows_backward {rows} {width}"), &d_b, &want.0, &plain);
 }
 
-fn gelu<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
+pub fn gelu<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
     let (mut x, dy) = (t.random(len, 12.0), t.random(len, 1.0));
     for (x, extreme) in x.iter_mut().zip([-200.0, 200.0, 0.0, -5.0, 5.0]).skip(1) {
         *x = extreme;
@@ -270,7 +271,7 @@ fn gelu<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
     t.compare::<B::Act>(&format!("gelu dx {len}"), &dx, &want.0, &plain);
 }
 
-fn scale<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
+pub fn scale<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
     let x = t.random(len, 3.0);
     for factor in [2.0, 0.7] {
         let mut want = host(&x);
@@ -283,7 +284,7 @@ fn scale<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
 }
 
 /// The memory of activations serves for statistics and comes back, as long as it was.
-fn exchange<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
+pub fn exchange<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
     let fits = len * size_of::<B::Act>() / size_of::<B::Stat>();
     let (mut x, mut y) = (t.fresh::<B::Act>(len + GUARDED), t.b.alloc::<B::Stat>(0).unwrap());
     for round in 1..=2 {
@@ -300,14 +301,36 @@ fn exchange<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
     }
 }
 
-fn widen<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
+pub fn widen<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
     let x = t.random(len, 3.0);
     let mut y = t.fresh(len);
     t.b.widen(&mut y, &t.floats(&x), len).unwrap();
     t.compare::<B::Stat>(&format!("widen {len}"), &y, &x, &x);
 }
 
-fn swiglu<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
+/// Part of a buffer to part of another, and zeros over part of one.
+pub fn copy_and_zero<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
+    const AT: usize = 2;
+    let (x, old) = (t.random(AT + len, 3.0), t.random(AT + len, 3.0));
+    let want = [&old[..AT], &x[..len]].concat();
+    let mut y = t.output::<B::Act>(&old);
+    t.b.copy(&mut y, AT, &t.floats(&x), 0, len).unwrap();
+    t.compare::<B::Act>(&format!("copy {len}"), &y, &want, &want);
+    let want = [&x[AT..], &old[len..]].concat();
+    let mut y = t.output::<B::Stat>(&old);
+    t.b.copy(&mut y, 0, &t.floats(&x), AT, len).unwrap();
+    t.compare::<B::Stat>(&format!("copy {len} from {AT} on"), &y, &want, &want);
+
+    let want = [&vec![0.0; len], &old[len..]].concat();
+    let mut y = t.output::<B::Act>(&old);
+    t.b.zero(&mut y, len).unwrap();
+    t.compare::<B::Act>(&format!("zero {len}"), &y, &want, &want);
+    let mut y = t.output::<B::Stat>(&old);
+    t.b.zero(&mut y, len).unwrap();
+    t.compare::<B::Stat>(&format!("zero {len} in full precision"), &y, &want, &want);
+}
+
+pub fn swiglu<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
     let (mut gate, up, dy) = (t.random(len, 12.0), t.random(len, 2.0), t.random(len, 1.0));
     for (x, extreme) in gate.iter_mut().zip([-200.0, 200.0, 0.0, -88.0, 88.0]).skip(1) {
         *x = extreme;
@@ -337,7 +360,7 @@ fn swiglu<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
     t.compare::<B::Act>(&format!("swiglu d_up {len}"), &d_up_b, &d_up.0, &column(1));
 }
 
-fn adamw<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
+pub fn adamw<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
     let (master, grad) = (t.random_stat(len, 1.0), t.random_stat(len, 3.0));
     let (m, v) =
         (t.random_stat(len, 1.0), t.random_stat(len, 1.0).iter().map(|x| x.abs()).collect::<Vec<_>>());
@@ -401,7 +424,7 @@ fn guarded<B: Backend, T: Float>(t: &Suite<'_, B>, buf: &B::Buf<T>, len: usize) 
     out
 }
 
-fn sum_squares<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
+pub fn sum_squares<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
     let x = t.random_stat(len, 3.0);
     let want: f64 = x.iter().map(|x| x * x).sum();
     let got = t.b.sum_squares(&t.floats(&x), len).unwrap();
@@ -409,7 +432,7 @@ fn sum_squares<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
     t.trace.push((format!("sum_squares {len}"), vec![got]));
 }
 
-fn rope<B: Backend>(t: &mut Suite<'_, B>, s: RopeShape, direction: Direction) {
+pub fn rope<B: Backend>(t: &mut Suite<'_, B>, s: RopeShape, direction: Direction) {
     let (nq, nk) = (s.rows * s.tokens * s.heads * s.head_dim, s.rows * s.tokens * s.kv_heads * s.head_dim);
     let (q, k) = (t.random(nq, 1.0), t.random(nk, 1.0));
     let pairs = s.rotary_dim / 2;

@@ -138,7 +138,7 @@ impl<B: Backend> There<B> {
     }
 }
 
-fn adamw8<B: Backend>(t: &mut Suite<'_, B>, lens: &[usize], size: f64) {
+pub fn adamw8<B: Backend>(t: &mut Suite<'_, B>, lens: &[usize], size: f64) {
     let held: Vec<Held> = lens.iter().map(|len| Held::random(t, *len, size)).collect();
     let want = Held::stepped(&TRUTH, &held, STEP);
     let got = Held::stepped(t.b, &held, STEP);

@@ -39,7 +39,7 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
     ];
     for (m, n, k) in sizes {
         let s = MatmulShape { m, n, k };
-        nt(t, s);
+        nt(t, s, &[(false, false), (true, false), (false, true), (true, true)]);
         nn(t, s);
         tn(t, s);
         bias_backward(t, m, n);
@@ -50,6 +50,7 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
         head(t, HeadShape { tokens, width, vocab }, false, false);
     }
     no_numbers_do_not_pass(t);
+    nothing_is_scored(t);
     for (tokens, width, vocab) in [(1, 1, 1), (17, 63, 65), (70, 24, 520)] {
         head(t, HeadShape { tokens, width, vocab }, true, false);
     }
@@ -59,12 +60,13 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
     }
 }
 
-fn nt<B: Backend>(t: &mut Suite<'_, B>, s: MatmulShape) {
+/// With a bias and a residual or without, as the pairs say.
+pub fn nt<B: Backend>(t: &mut Suite<'_, B>, s: MatmulShape, with: &[(bool, bool)]) {
     let MatmulShape { m, n, k } = s;
     let (x, w) = (t.random(m * k, 1.0), t.random(n * k, 1.0));
     let (bias, residual) = (t.random(n, 2.0), t.random(m * n, 2.0));
     let sums = product((m, n, k), |i, l| x[i * k + l], |l, j| w[j * k + l]);
-    for (with_bias, with_residual) in [(false, false), (true, false), (false, true), (true, true)] {
+    for &(with_bias, with_residual) in with {
         let name = format!("matmul_nt {s:?} bias {with_bias} residual {with_residual}");
         let mut want = zeros(m * n);
         let (b, r) = (host(&bias), host(&residual));
@@ -85,7 +87,7 @@ fn nt<B: Backend>(t: &mut Suite<'_, B>, s: MatmulShape) {
     }
 }
 
-fn nn<B: Backend>(t: &mut Suite<'_, B>, s: MatmulShape) {
+pub fn nn<B: Backend>(t: &mut Suite<'_, B>, s: MatmulShape) {
     let MatmulShape { m, n, k } = s;
     let (dy, w, old) = (t.random(m * n, 1.0), t.random(n * k, 1.0), t.random(m * k, 1.0));
     let sums = product((m, k, n), |i, l| dy[i * n + l], |l, j| w[l * k + j]);
@@ -100,7 +102,7 @@ fn nn<B: Backend>(t: &mut Suite<'_, B>, s: MatmulShape) {
     }
 }
 
-fn tn<B: Backend>(t: &mut Suite<'_, B>, s: MatmulShape) {
+pub fn tn<B: Backend>(t: &mut Suite<'_, B>, s: MatmulShape) {
     let MatmulShape { m, n, k } = s;
     let (dy, x, old) = (t.random(m * n, 1.0), t.random(m * k, 1.0), t.random_stat(n * k, 1.0));
     let sums = product((n, k, m), |i, l| dy[l * n + i], |l, j| x[l * k + j]);
@@ -116,7 +118,7 @@ fn tn<B: Backend>(t: &mut Suite<'_, B>, s: MatmulShape) {
     }
 }
 
-fn bias_backward<B: Backend>(t: &mut Suite<'_, B>, m: usize, n: usize) {
+pub fn bias_backward<B: Backend>(t: &mut Suite<'_, B>, m: usize, n: usize) {
     let (dy, old) = (t.random(m * n, 1.0), t.random_stat(n, 1.0));
     let mut want = host(&old);
     let mut db = t.output(&old);
@@ -172,8 +174,38 @@ fn no_numbers_do_not_pass<B: Backend>(t: &mut Suite<'_, B>) {
     }
 }
 
+/// A batch without a target has no loss and no gradient, though 1 / (no tokens) is infinite.
+fn nothing_is_scored<B: Backend>(t: &mut Suite<'_, B>) {
+    for (tokens, width, vocab) in [(1, 1, 1), (3, 8, 16), (17, 63, 65), (130, 24, 300)] {
+        let s = HeadShape { tokens, width, vocab };
+        let (x, w) = (t.random(tokens * width, 2.0), t.random(vocab * width, 2.0));
+        let (bias, weights) = (t.random(vocab, 2.0), t.random_stat(tokens, 5.0));
+        let (old, old_db) = (t.random_stat(vocab * width, 0.1), t.random_stat(vocab, 0.1));
+        let (x, w, bias, weights) = (t.floats(&x), t.floats(&w), t.floats(&bias), t.floats(&weights));
+        let targets = t.upload(&vec![TokenId::IGNORED; tokens]);
+        for scale in [1.0 / 0.0, f64::NAN] {
+            let (mut nll, mut dx) = (t.fresh(tokens), t.fresh(tokens * width));
+            let (mut dw, mut db) = (t.output(&old), t.output(&old_db));
+            let grad = HeadGrad {
+                dx: &mut dx,
+                dw: Some(&mut dw),
+                db: Some(&mut db),
+                scale,
+                weights: Some(&weights),
+            };
+            t.b.head_loss(&mut nll, &x, &w, Some(&bias), &targets, Some(grad), s).unwrap();
+            let name = |what: &str| format!("{what} of nothing scored, {s:?} scale {scale}");
+            let (none, no_dx) = (vec![0.0; tokens], vec![0.0; tokens * width]);
+            t.compare::<B::Stat>(&name("nll"), &nll, &none, &none);
+            t.compare::<B::Act>(&name("dx"), &dx, &no_dx, &no_dx);
+            t.compare::<B::Stat>(&name("dw"), &dw, &old, &old);
+            t.compare::<B::Stat>(&name("db"), &db, &old_db, &old_db);
+        }
+    }
+}
+
 /// A head with a bias or without one, its tokens weighted or not.
-fn head<B: Backend>(t: &mut Suite<'_, B>, s: HeadShape, biased: bool, weighted: bool) {
+pub fn head<B: Backend>(t: &mut Suite<'_, B>, s: HeadShape, biased: bool, weighted: bool) {
     let HeadShape { tokens, width, vocab } = s;
     let (x, w) = (t.random(tokens * width, 2.0), t.random(vocab * width, 2.0));
     let bias = if biased { t.random(vocab, 2.0) } else { vec![0.0; vocab] };

@@ -41,6 +41,13 @@ impl Storage {
         Storage::Lines(bytemuck::zeroed_vec(lines))
     }
 
+    /// What was left of the last cache line may be written from here on.
+    fn use_all(&mut self) {
+        if let Storage::Guarded(guarded) = self {
+            guarded.use_all();
+        }
+    }
+
     fn bytes(&self) -> &[u8] {
         match self {
             Storage::Lines(lines) => bytemuck::cast_slice(lines),
@@ -72,13 +79,13 @@ impl<T: Element> Buf<T> {
         Buf { memory: Storage::zeroed(Self::lines(len)), len, kind: PhantomData }
     }
 
-    /// The same between forbidden pages, the rest of the last cache line filled with what is no number.
+    /// The same between forbidden pages, the rest of the last cache line, and of the page, filled with what is no number. Nothing may
+    /// write there, which is looked at when the buffer is dropped.
     ///
     /// # Panics
     /// The system maps no more memory: a test that went on with a buffer that nothing guards would hold nothing.
     pub fn guarded(len: usize, guard: Guard) -> Self {
-        let mut guarded = Guarded::zeroed(Self::lines(len) * LINE, guard);
-        guarded.bytes_mut()[len * std::mem::size_of::<T>()..].fill(0xFF);
+        let guarded = Guarded::zeroed(Self::lines(len) * LINE, len * std::mem::size_of::<T>(), guard);
         Buf { memory: Storage::Guarded(guarded), len, kind: PhantomData }
     }
 
@@ -98,6 +105,8 @@ impl<T: Element> Buf<T> {
     /// The two exchange their memory, and are as long as it.
     pub fn exchange<U: Element>(&mut self, other: &mut Buf<U>) {
         std::mem::swap(&mut self.memory, &mut other.memory);
+        self.memory.use_all();
+        other.memory.use_all();
         self.len = self.memory.bytes().len() / std::mem::size_of::<T>();
         other.len = other.memory.bytes().len() / std::mem::size_of::<U>();
     }

@@ -71,7 +71,12 @@ impl Memory {
             self.buf = None; // the old memory is given back before the new is taken
             self.buf = Some(match self.guard {
                 None => Buf::zeroed(words),
-                Some(guard) => Buf::guarded(words, guard),
+                Some(guard) => {
+                    let mut buf = Buf::guarded(words, guard);
+                    // what no one has written yet is no number, which a result would show
+                    buf.as_mut_slice().fill(f32::from_bits(u32::MAX));
+                    buf
+                }
             });
         }
     }
