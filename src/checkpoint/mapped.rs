@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::regular;
 use memmap2::{Mmap, MmapOptions};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::ops::Deref;
 use std::path::Path;
 
@@ -41,11 +42,11 @@ pub(super) fn map(file: &File, path: &Path, at: u64, len: usize) -> Result<Mappe
 /// # Errors
 /// The operating system's refusal, a file that is empty.
 pub fn map_file(path: &Path) -> Result<Mapped> {
-    let file = regular::open(path).map_err(|e| Error::io(path, "opening", e))?;
+    let file = regular::open(path).map_err(|e| match e.kind() {
+        ErrorKind::IsADirectory => Error::file(path, "is a directory; name a file"),
+        _ => Error::io(path, "opening", e),
+    })?;
     let metadata = file.metadata().map_err(|e| Error::io(path, "reading the length", e))?;
-    if metadata.is_dir() {
-        return Err(Error::file(path, "is a directory; name a file"));
-    }
     match usize::try_from(metadata.len()) {
         Ok(0) => Err(Error::file(path, "is empty")),
         Ok(len) => map(&file, path, 0, len),
