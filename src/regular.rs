@@ -15,15 +15,20 @@ pub fn open(path: &Path) -> Result<File> {
     // Opening a pipe waits for its other end unless told not to; a file does not care.
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
-    let file = options.open(path)?;
+    let file = options.open(path).map_err(|e| match e.raw_os_error() {
+        // what opening a socket gives
+        Some(libc::ENXIO) => no_file(),
+        _ => e,
+    })?;
     let kind = file.metadata()?.file_type();
     if kind.is_dir() {
-        return Err(Error::new(ErrorKind::IsADirectory, "is a directory"));
+        return Err(Error::new(ErrorKind::IsADirectory, "it is a directory"));
     }
-    if !kind.is_file() {
-        return Err(Error::new(ErrorKind::InvalidInput, "is a pipe, a socket or a device, not a file"));
-    }
-    Ok(file)
+    if kind.is_file() { Ok(file) } else { Err(no_file()) }
+}
+
+fn no_file() -> Error {
+    Error::new(ErrorKind::InvalidInput, "it is a pipe, a socket or a device, not a file")
 }
 
 /// [`std::fs::read`] of a regular file.

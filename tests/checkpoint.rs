@@ -371,7 +371,7 @@ fn verify_finds_every_kind_of_damage() {
     assert!(sentence(verify(&target)).contains("is incomplete"));
 }
 
-/// Of a checkpoint as a run writes it: its small files bit by bit, of the others every 997th.
+/// Of a checkpoint as a run writes it: its small files bit by bit, of the others every 9973rd.
 #[test]
 fn any_flipped_bit_of_a_checkpoint_is_found() {
     let dir = temp();
@@ -393,7 +393,7 @@ fn any_flipped_bit_of_a_checkpoint_is_found() {
     assert!(files.len() >= 5, "{files:?}");
     for path in files {
         let whole = fs::read(&path).unwrap();
-        let every = if whole.len() < 4096 { 1 } else { 997 };
+        let every = if whole.len() < 4096 { 1 } else { 9973 };
         for bit in (0..8 * whole.len()).step_by(every) {
             let mut bytes = whole.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);

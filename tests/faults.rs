@@ -637,9 +637,16 @@ fn no_line_is_lost_where_logs_are_rotated() {
             let lines =
                 || std::fs::read(dir.path(&format!("{way}/metrics.jsonl"))).map_or(0, |bytes| bytes.len());
             wait_for("metrics", &mut child, || lines() > 1000);
-            // what is written between the copy and the cut is lost to every program, so none may be written
-            signal(&child, libc::SIGSTOP);
-            std::thread::sleep(Duration::from_millis(50));
+            // what is written between the copy and the cut is lost to every program, so none may be written: it is held within a save
+            loop {
+                signal(&child, libc::SIGSTOP);
+                std::thread::sleep(Duration::from_millis(50));
+                if !in_the_making(&dir, way, child.id()).is_empty() {
+                    break;
+                }
+                signal(&child, libc::SIGCONT);
+                std::thread::sleep(Duration::from_millis(5));
+            }
             for file in files {
                 let (from, to) =
                     (dir.path(&format!("{way}/{file}")), dir.path(&format!("{way}-{rotation}-{file}")));

@@ -14,6 +14,11 @@ use crate::index::{DocumentId, TokenId};
 type Buf<B, T> = <B as Backend>::Buf<T>;
 type Act<B> = Buf<B, <B as Backend>::Act>;
 type Stat<B> = Buf<B, <B as Backend>::Stat>;
+/// Elements of a shape; more than any buffer has where that is beyond counting.
+fn size<const N: usize>(dimensions: [usize; N]) -> usize {
+    dimensions.into_iter().fold(1, usize::saturating_mul)
+}
+
 /// Name, elements it has, elements that are needed.
 type Need = (&'static str, usize, usize);
 
@@ -21,8 +26,11 @@ pub(super) fn embed<B: Backend>(
     device: &str, y: &Act<B>, table: &Act<B>, ids: &Buf<B, TokenId>, s: HeadShape,
 ) -> Result<()> {
     let HeadShape { tokens, width, vocab } = s;
-    let needs =
-        [("y", y.len(), tokens * width), ("table", table.len(), vocab * width), ("ids", ids.len(), tokens)];
+    let needs = [
+        ("y", y.len(), size([tokens, width])),
+        ("table", table.len(), size([vocab, width])),
+        ("ids", ids.len(), tokens),
+    ];
     lengths(device, "embed", &needs)
 }
 
@@ -31,8 +39,8 @@ pub(super) fn embed_backward<B: Backend>(
 ) -> Result<()> {
     let HeadShape { tokens, width, vocab } = s;
     let needs = [
-        ("d_table", d_table.len(), vocab * width),
-        ("dy", dy.len(), tokens * width),
+        ("d_table", d_table.len(), size([vocab, width])),
+        ("dy", dy.len(), size([tokens, width])),
         ("ids", ids.len(), tokens),
     ];
     lengths(device, "embed_backward", &needs)
@@ -42,7 +50,7 @@ pub(super) fn rmsnorm<B: Backend>(
     device: &str, y: &Act<B>, rstd: &Stat<B>, x: &Act<B>, w: &Act<B>, s: NormShape,
 ) -> Result<()> {
     let NormShape { tokens, width, .. } = s;
-    let all = tokens * width;
+    let all = size([tokens, width]);
     let needs =
         [("y", y.len(), all), ("rstd", rstd.len(), tokens), ("x", x.len(), all), ("w", w.len(), width)];
     lengths(device, "rmsnorm", &needs)
@@ -52,10 +60,10 @@ pub(super) fn layernorm<B: Backend>(
     device: &str, y: &Act<B>, stats: &Stat<B>, x: &Act<B>, [w, bias]: [&Act<B>; 2], s: NormShape,
 ) -> Result<()> {
     let NormShape { tokens, width, .. } = s;
-    let all = tokens * width;
+    let all = size([tokens, width]);
     let needs = [
         ("y", y.len(), all),
-        ("stats", stats.len(), 2 * tokens),
+        ("stats", stats.len(), size([2, tokens])),
         ("x", x.len(), all),
         ("w", w.len(), width),
         ("bias", bias.len(), width),
@@ -81,12 +89,12 @@ pub(super) fn norm_backward<B: Backend>(
     w: &Act<B>, s: NormShape,
 ) -> Result<()> {
     let NormShape { tokens, width, .. } = s;
-    let all = tokens * width;
+    let all = size([tokens, width]);
     let mut needs = vec![
         ("dx", dx.len(), all),
         ("dy", dy.len(), all),
         ("x", x.len(), all),
-        (norm.stats, stats.len(), norm.per_token * tokens),
+        (norm.stats, stats.len(), size([norm.per_token, tokens])),
         ("w", w.len(), width),
     ];
     needs.extend(dw.map(|dw| ("dw", dw.len(), width)));
@@ -96,14 +104,14 @@ pub(super) fn norm_backward<B: Backend>(
 pub(super) fn unit_rows<B: Backend>(
     device: &str, y: &Act<B>, scale: &Stat<B>, x: &Act<B>, rows: usize, width: usize,
 ) -> Result<()> {
-    let all = rows * width;
+    let all = size([rows, width]);
     lengths(device, "unit_rows", &[("y", y.len(), all), ("scale", scale.len(), rows), ("x", x.len(), all)])
 }
 
 pub(super) fn unit_rows_backward<B: Backend>(
     device: &str, d: &Stat<B>, y: &Act<B>, scale: &Stat<B>, rows: usize, width: usize,
 ) -> Result<()> {
-    let all = rows * width;
+    let all = size([rows, width]);
     let needs = [("d", d.len(), all), ("y", y.len(), all), ("scale", scale.len(), rows)];
     lengths(device, "unit_rows_backward", &needs)
 }
@@ -112,9 +120,10 @@ pub(super) fn matmul_nt<B: Backend>(
     device: &str, [y, x, w]: [&Act<B>; 3], bias: Option<&Act<B>>, residual: Option<&Act<B>>, s: MatmulShape,
 ) -> Result<()> {
     let MatmulShape { m, n, k } = s;
-    let mut needs = vec![("y", y.len(), m * n), ("x", x.len(), m * k), ("w", w.len(), n * k)];
+    let mut needs =
+        vec![("y", y.len(), size([m, n])), ("x", x.len(), size([m, k])), ("w", w.len(), size([n, k]))];
     needs.extend(bias.map(|b| ("bias", b.len(), n)));
-    needs.extend(residual.map(|r| ("residual", r.len(), m * n)));
+    needs.extend(residual.map(|r| ("residual", r.len(), size([m, n]))));
     lengths(device, "matmul_nt", &needs)
 }
 
@@ -122,33 +131,41 @@ pub(super) fn matmul_nn<B: Backend>(
     device: &str, dx: &Act<B>, dy: &Act<B>, w: &Act<B>, s: MatmulShape,
 ) -> Result<()> {
     let MatmulShape { m, n, k } = s;
-    lengths(device, "matmul_nn", &[("dx", dx.len(), m * k), ("dy", dy.len(), m * n), ("w", w.len(), n * k)])
+    lengths(
+        device,
+        "matmul_nn",
+        &[("dx", dx.len(), size([m, k])), ("dy", dy.len(), size([m, n])), ("w", w.len(), size([n, k]))],
+    )
 }
 
 pub(super) fn matmul_tn<B: Backend>(
     device: &str, dw: &Stat<B>, dy: &Act<B>, x: &Act<B>, s: MatmulShape,
 ) -> Result<()> {
     let MatmulShape { m, n, k } = s;
-    lengths(device, "matmul_tn", &[("dw", dw.len(), n * k), ("dy", dy.len(), m * n), ("x", x.len(), m * k)])
+    lengths(
+        device,
+        "matmul_tn",
+        &[("dw", dw.len(), size([n, k])), ("dy", dy.len(), size([m, n])), ("x", x.len(), size([m, k]))],
+    )
 }
 
 pub(super) fn bias_backward<B: Backend>(
     device: &str, db: &Stat<B>, dy: &Act<B>, m: usize, n: usize,
 ) -> Result<()> {
-    lengths(device, "bias_backward", &[("db", db.len(), n), ("dy", dy.len(), m * n)])
+    lengths(device, "bias_backward", &[("db", db.len(), n), ("dy", dy.len(), size([m, n]))])
 }
 
 pub(super) fn rope<B: Backend>(
     device: &str, [q, k]: [&Act<B>; 2], places: &Places<'_, B>, turns: &Buf<B, u64>, s: RopeShape,
 ) -> Result<()> {
-    let tokens = s.rows * s.tokens;
+    let tokens = size([s.rows, s.tokens]);
     let places = match places {
-        Places::Spans { spans, per_row } => ("spans", spans.len(), (s.rows * per_row).max(s.rows)),
+        Places::Spans { spans, per_row } => ("spans", spans.len(), size([s.rows, (*per_row).max(1)])),
         Places::List(list) => ("positions", list.len(), tokens),
     };
     let needs = [
-        ("q", q.len(), tokens * s.heads * s.head_dim),
-        ("k", k.len(), tokens * s.kv_heads * s.head_dim),
+        ("q", q.len(), size([tokens, s.heads, s.head_dim])),
+        ("k", k.len(), size([tokens, s.kv_heads, s.head_dim])),
         ("turns", turns.len(), s.rotary_dim / 2),
         places,
     ];
@@ -196,10 +213,10 @@ fn seen<B: Backend>(
     let queries = s.query_elements();
     let mut needs = vec![
         ("o", o.len(), queries),
-        ("lse", lse.len(), s.rows * s.heads * s.queries),
+        ("lse", lse.len(), size([s.rows, s.heads, s.queries])),
         ("q", q.len(), queries),
     ];
-    needs.extend(documents.map(|d| ("documents", d.len(), s.rows * s.keys)));
+    needs.extend(documents.map(|d| ("documents", d.len(), size([s.rows, s.keys]))));
     needs
 }
 
@@ -221,7 +238,7 @@ pub(super) fn attention_int8<B: Backend>(
 ) -> Result<()> {
     const OP: &str = "attention_int8";
     heads_and_keys(device, OP, s)?;
-    let (keys, scales) = (s.key_elements(), s.rows * s.keys * s.kv_heads);
+    let (keys, scales) = (s.key_elements(), size([s.rows, s.keys, s.kv_heads]));
     let mut needs = seen::<B>((o, lse, q), documents, s);
     needs.extend([
         ("k.codes", k.codes.len(), keys),
@@ -259,10 +276,10 @@ pub(super) fn kv_quantise<B: Backend>(
 ) -> Result<()> {
     const OP: &str = "kv_quantise";
     let KvShape { tokens, kv_heads, head_dim } = s;
-    let (first, heads) = (at * kv_heads, tokens * kv_heads);
-    lengths(device, OP, &[("x", x.len(), heads * head_dim)])?;
+    let (first, heads) = (size([at, kv_heads]), size([tokens, kv_heads]));
+    lengths(device, OP, &[("x", x.len(), size([heads, head_dim]))])?;
     range(device, OP, "scales", scales.len(), first, heads)?;
-    range(device, OP, "codes", codes.len(), first * head_dim, heads * head_dim)
+    range(device, OP, "codes", codes.len(), size([first, head_dim]), size([heads, head_dim]))
 }
 
 pub(super) fn head_loss<B: Backend>(
@@ -272,14 +289,14 @@ pub(super) fn head_loss<B: Backend>(
     let HeadShape { tokens, width, vocab } = s;
     let mut needs = vec![
         ("nll", nll.len(), tokens),
-        ("x", x.len(), tokens * width),
-        ("w", w.len(), vocab * width),
+        ("x", x.len(), size([tokens, width])),
+        ("w", w.len(), size([vocab, width])),
         ("targets", targets.len(), tokens),
     ];
     needs.extend(bias.map(|bias| ("bias", bias.len(), vocab)));
     if let Some(grad) = grad {
-        needs.push(("dx", grad.dx.len(), tokens * width));
-        needs.extend(grad.dw.as_ref().map(|dw| ("dw", dw.len(), vocab * width)));
+        needs.push(("dx", grad.dx.len(), size([tokens, width])));
+        needs.extend(grad.dw.as_ref().map(|dw| ("dw", dw.len(), size([vocab, width]))));
         needs.extend(grad.db.as_ref().map(|db| ("db", db.len(), vocab)));
         needs.extend(grad.weights.map(|weights| ("weights", weights.len(), tokens)));
     }
@@ -291,9 +308,9 @@ pub(super) fn head_logits<B: Backend>(
 ) -> Result<()> {
     let HeadShape { tokens, width, vocab } = s;
     let mut needs = vec![
-        ("logits", logits.len(), tokens * vocab),
-        ("x", x.len(), tokens * width),
-        ("w", w.len(), vocab * width),
+        ("logits", logits.len(), size([tokens, vocab])),
+        ("x", x.len(), size([tokens, width])),
+        ("w", w.len(), size([vocab, width])),
     ];
     needs.extend(bias.map(|bias| ("bias", bias.len(), vocab)));
     lengths(device, "head_logits", &needs)
@@ -305,7 +322,7 @@ pub(super) fn sample<B: Backend>(
     check::sample(device, "sample", s)?;
     let needs = [
         ("tokens", tokens.len(), s.rows),
-        ("logits", logits.len(), s.rows * s.vocab),
+        ("logits", logits.len(), size([s.rows, s.vocab])),
         ("units", units.len(), s.rows),
     ];
     lengths(device, "sample", &needs)

@@ -87,14 +87,14 @@ pub struct AttentionShape {
 }
 
 impl AttentionShape {
-    /// Of q, and of o.
+    /// Of q, and of o; more than any buffer has where that is beyond counting.
     pub fn query_elements(self) -> usize {
-        self.rows * self.queries * self.heads * self.head_dim
+        [self.queries, self.heads, self.head_dim].into_iter().fold(self.rows, usize::saturating_mul)
     }
 
     /// Of k, and of v.
     pub fn key_elements(self) -> usize {
-        self.rows * self.keys * self.kv_heads * self.head_dim
+        [self.keys, self.kv_heads, self.head_dim].into_iter().fold(self.rows, usize::saturating_mul)
     }
 
     /// Multiply-adds of the causal forward pass, as FLOPs: two products over the visible pairs. Backward takes 2.5 times.

@@ -4,7 +4,7 @@
 //! OUT/final.ready; then its files are moved up one by one, config.json and manifest.json last: until then no software
 //! takes OUT for a model. A run that dies between is finished by the next call, which finds final.ready.
 
-use super::atomic::{Existing, Staging};
+use super::atomic::{Existing, Staging, discard};
 use super::manifest::{MANIFEST, Manifest, ManifestFile, files_below, sync, verify_file};
 use crate::error::{Error, Result};
 use std::fs;
@@ -60,6 +60,11 @@ pub fn finish_publishing(out: &Path) -> Result<bool> {
     sync(out)?;
     fs::remove_dir_all(&ready).map_err(|e| Error::io(&ready, "removing", e))?;
     Ok(true)
+}
+
+/// Gives up what a dead process began to publish: `out` is no model then.
+pub fn abandon_publishing(out: &Path) -> Result<()> {
+    discard(&out.join(READY))
 }
 
 /// An earlier model of this directory stops being one before its first file changes. Its manifest goes last, and only

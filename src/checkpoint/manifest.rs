@@ -8,7 +8,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path};
 
-pub(super) const MANIFEST: &str = "manifest.json";
+/// Its name in the directory whose files it lists.
+pub const MANIFEST: &str = "manifest.json";
 const FORMAT: &str = "pose-engine manifest 1";
 /// What the formats of all versions begin with.
 pub(super) const FORMATS: &str = "pose-engine manifest";
@@ -71,6 +72,9 @@ impl Manifest {
                     dir,
                     "is incomplete: it has no manifest.json, which is written last",
                 ));
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+                return Err(Error::file(&path, format!("is not a manifest: {e}")));
             }
             Err(e) => return Err(Error::io(&path, "reading", e)),
         };

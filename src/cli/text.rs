@@ -25,7 +25,8 @@ pub struct Text {
 /// `--max-decompressed`.
 #[derive(Debug, Args)]
 pub struct Compressed {
-    /// Most that a .gz or .zst file may become, as in 20GiB [default: 100 times its size, and 64 MiB at least]
+    /// Most that a .gz or .zst file may become, as in 20GiB [default: 100 times its size; 64 MiB at least, shared by
+    /// files that are read together]
     #[arg(long, value_parser = parse_bytes, value_name = "SIZE")]
     pub max_decompressed: Option<u64>,
 }

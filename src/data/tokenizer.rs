@@ -138,8 +138,7 @@ impl Tokenizer {
 
     fn encode_piece(&self, inner: &tokenizers::Tokenizer, piece: &str) -> Result<Encoded> {
         let encoding = self.encoding(|| inner.encode(piece, false))?;
-        let starts = encoding.get_offsets().iter().map(|(start, _)| *start).collect();
-        Ok(Encoded { ids: encoding.get_ids().to_vec(), starts })
+        Ok(Encoded { ids: encoding.get_ids().to_vec(), spans: encoding.get_offsets().to_vec() })
     }
 
     fn encoding(

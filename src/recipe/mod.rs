@@ -16,7 +16,7 @@ pub use settings::{OnSaveError, OnSpike, Recompute, Settings, Size};
 pub use validate::{Recipe, Source};
 
 use crate::error::{Error, Result};
-use crate::regular;
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -24,13 +24,13 @@ use std::path::Path;
 const MOST_BYTES: u64 = 256 << 10;
 
 impl Settings {
-    /// Reads a TOML file with the same keys as the flags.
+    /// Reads a TOML file with the same keys as the flags; one that the user names, so it may be a pipe.
     ///
     /// # Errors
     /// It cannot be read, is longer than 256 KiB, has a table, or a key or a value that a recipe has not.
     pub fn from_file(path: &Path) -> Result<Settings> {
         let mut text = String::new();
-        regular::open(path)
+        File::open(path)
             .and_then(|file| file.take(MOST_BYTES + 1).read_to_string(&mut text))
             .map_err(|e| Error::io(path, "reading the recipe", e))?;
         if text.len() as u64 > MOST_BYTES {

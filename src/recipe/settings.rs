@@ -158,7 +158,8 @@ pub struct Settings {
     #[arg(long, value_name = "FIELD", help_heading = "Data")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text_field: Option<String>,
-    /// Most that a .gz or .zst file may become, as in 20GiB [default: 100 times its size, and 64 MiB at least]
+    /// Most that a .gz or .zst file may become, as in 20GiB [default: 100 times its size; 64 MiB at least, shared by
+    /// files that are read together]
     #[arg(long, value_parser = parse_bytes, value_name = "SIZE", help_heading = "Data")]
     #[serde(default, deserialize_with = "bytes_or_text", skip_serializing_if = "Option::is_none")]
     pub max_decompressed: Option<u64>,

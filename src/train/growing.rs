@@ -99,9 +99,11 @@ impl Growing {
         if let Err(e) = file.write_all(&bytes) {
             // No half record stays. It may have been emptied since: then there is nothing to cut, and to set its length would
             // fill it with zeros.
-            if file.metadata().is_ok_and(|m| m.len() > self.whole) {
-                self.torn = file.set_len(self.whole).is_err();
-            }
+            self.torn = match file.metadata() {
+                Ok(m) if m.len() > self.whole => file.set_len(self.whole).is_err(),
+                Ok(_) => false,
+                Err(_) => true,
+            };
             return Err(writing(e));
         }
         self.whole += bytes.len() as u64;

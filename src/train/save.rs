@@ -4,9 +4,9 @@ use super::optimizer::{self, OptimizerTensors};
 use super::{Opened, State, Watch, probe};
 use crate::backend::Backend;
 use crate::checkpoint::{
-    Adapter, BEST, Existing, ModelTensors, Resume, ResumeState, RunLock, SHARD_BYTES, Staging, Weights,
-    checkpoint_dir, checkpoints, finish_publishing, is_unfinished, latest, publish, replace_file, retire,
-    tidy, verify, write_adapter, write_model, write_resume,
+    Adapter, BEST, Existing, MANIFEST, ModelTensors, Resume, ResumeState, RunLock, SHARD_BYTES, Staging,
+    Weights, abandon_publishing, checkpoint_dir, checkpoints, finish_publishing, is_unfinished, latest,
+    publish, replace_file, retire, tidy, verify, write_adapter, write_model, write_resume,
 };
 use crate::data::bytes_as_json;
 use crate::error::{Error, Result};
@@ -14,6 +14,7 @@ use crate::model::Config;
 use crate::optim::{Optimizer, ScheduleKind};
 use crate::positions::DistanceWeights;
 use crate::recipe::{Recipe, Settings, Size, Source};
+use crate::regular;
 use std::path::{Path, PathBuf};
 
 const RECIPE: &str = "recipe.toml";
@@ -35,6 +36,7 @@ pub fn saved_settings(out: &Path) -> Result<Settings> {
     if !path.exists() {
         return Err(Error::usage("--resume", out.display(), "holds no run (there is no recipe.toml in it)"));
     }
+    regular::open(&path).map_err(|e| Error::io(&path, "opening the recipe", e))?;
     Settings::from_file(&path)
 }
 
@@ -43,18 +45,29 @@ pub fn not_as_saved(out: &Path, error: &Error) -> Error {
     Error::file(out.join(RECIPE), format!("is not as it was saved, for no run could have it: {error}"))
 }
 
-/// Whether the run has left its model in `out`. One that has rotted since counts for nothing and is said: the run's last checkpoint
-/// makes it anew.
-fn is_published(out: &Path, watch: &dyn Watch) -> Result<bool> {
-    if !out.join("manifest.json").exists() {
-        return Ok(false);
+/// Finishes the saving of the model that a dead process began. Where what it left has rotted since, the last checkpoint makes the
+/// model anew.
+fn finish_saving(out: &Path, watch: &dyn Watch) -> Result<()> {
+    match finish_publishing(out) {
+        Err(error @ Error::File { .. }) if !checkpoints(out)?.is_empty() => {
+            watch.warn(&format!("the model that was being saved is broken, and made again: {error}"));
+            abandon_publishing(out)
+        }
+        done => done.map(|_| ()),
     }
-    let Err(error) = verify(out) else { return Ok(true) };
-    if checkpoints(out)?.is_empty() {
-        return Err(error);
-    }
-    watch.warn(&format!("the finished model is broken, and made again from the last checkpoint: {error}"));
-    Ok(false)
+}
+
+/// An error where the model of a finished run is not what the run left: it may have rotted, or be someone's work by now.
+fn as_it_was_left(out: &Path) -> Result<()> {
+    let Err(error) = verify(out) else { return Ok(()) };
+    let manifest = out.join(MANIFEST);
+    let again = match checkpoints(out)?.last() {
+        None => "without a checkpoint it cannot be made again".into(),
+        Some((step, _)) => {
+            format!("to have it made again from step {step} on, remove {} first", manifest.display())
+        }
+    };
+    Err(Error::file(out, format!("is a finished run, and its model is not what it left: {error}; {again}")))
 }
 
 /// Refuses a directory that is in use, before any work is done for it. What a start that failed or was killed may leave, a lock or
@@ -87,7 +100,7 @@ impl RunDirectory {
         same_numbers(recipe, &saved)?;
         // a run that was killed after its last save makes no other that would
         tidy(&out);
-        finish_publishing(&out)?;
+        finish_saving(&out, watch)?;
         let latest = latest(&out)?;
         for error in latest.iter().flat_map(|found| &found.skipped) {
             watch.warn(&format!("a newer checkpoint is broken and passed over: {error}"));
@@ -97,12 +110,15 @@ impl RunDirectory {
             let problem = format!("the run has done {} steps already; ask for at least that", found.step);
             return Err(Error::usage("--steps", steps, problem));
         }
-        let published = is_published(&out, watch)?;
+        let published = out.join(MANIFEST).exists();
         let finished = published && saved.steps.is_some_and(|s| s.0 as u64 == steps);
         if published && !finished && latest.is_none() {
             let problem = "is finished and has no checkpoint to go on from; start a new run with it as --model (and keep \
                            checkpoints with --save-every)";
             return Err(Error::usage("--resume", out.display(), problem));
+        }
+        if finished {
+            as_it_was_left(&out)?;
         }
         let latest = latest.map(|found| found.path);
         Ok(RunDirectory { out, fingerprint, latest, finished, lock: Some(lock) })
