@@ -20,7 +20,7 @@ pub struct Manifest {
     pub format: String,
     pub written_by: String,
     pub files: Vec<ManifestFile>,
-    /// Hash of all of the above, see [`Manifest::hash_of_itself`]. None in those of earlier versions.
+    /// Hash of the three above as JSON without spaces, in hexadecimal. None in manifests of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blake3: Option<String>,
 }
