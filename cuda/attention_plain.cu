@@ -47,10 +47,6 @@ __device__ __forceinline__ void store_row(T* row, const float (&sums)[PLAIN_COLU
     }
 }
 
-__device__ __forceinline__ bool plain_sees(int at, int key, const Shape& s, const uint32_t* documents) {
-    return key <= at && at - key < s.window && (!documents || documents[key] == documents[at]);
-}
-
 template <typename T>
 __device__ __forceinline__ void attention_plain(T* o, float* lse, const T* q, const T* k, const T* v, const uint32_t* documents,
                                                 int head_dim, Shape s) {
@@ -68,7 +64,7 @@ __device__ __forceinline__ void attention_plain(T* o, float* lse, const T* q, co
     for (int first = first_seen(at, s.window); first <= at; first += 32) {
         const int key = first + lane;
         float score = -INFINITY;
-        if (plain_sees(at, key, s, documents)) score = s.scale * dot(rows[warp], k + k_at + key * k_stride, head_dim);
+        if (sees(at, key, s, documents)) score = s.scale * dot(rows[warp], k + k_at + key * k_stride, head_dim);
         const float new_top = fmaxf(top, warp_max(score));
         if (new_top == -INFINITY) continue;  // no key of this document yet
         const float p = expf(score - new_top), old = expf(top - new_top);
@@ -104,7 +100,7 @@ __device__ __forceinline__ void attention_plain_dq(T* dq, const T* d_o, const fl
     for (int first = first_seen(query, s.window); first <= query; first += 32) {
         const int key = first + lane;
         float ds = 0.f;
-        if (plain_sees(query, key, s, documents)) {
+        if (sees(query, key, s, documents)) {
             const float p = exp2f(scale * dot(q_rows[warp], k + k_at + key * k_stride, head_dim) - stat.x);
             ds = p * (dot(do_rows[warp], v + k_at + key * k_stride, head_dim) - stat.y);
         }
@@ -137,7 +133,7 @@ __device__ __forceinline__ void attention_plain_dkv(T* dk, T* dv, const T* d_o, 
         for (int64_t first = key; first < end; first += 32) {
             const int64_t query = first + lane;
             float p = 0.f, ds = 0.f;
-            if (query < end && plain_sees(query, key, s, documents)) {
+            if (query < end && sees(query, key, s, documents)) {
                 const float2 stat = head_stats[query];
                 p = exp2f(scale * dot(k_rows[warp], q + q_at + query * q_stride, head_dim) - stat.x);
                 ds = p * (dot(v_rows[warp], d_o + q_at + query * q_stride, head_dim) - stat.y);

@@ -68,8 +68,7 @@ __device__ __forceinline__ void decode(float* part_o, float* part_lse, const bf1
 #pragma unroll
                 for (int c = 0; c < 2; c++) {
                     const int key = key0 + 16 * warp + 8 * j + lane % 4 * 2 + c;
-                    bool visible = r < used && key < end && key <= at && at - key < s.window;
-                    if (visible && documents) visible = documents[key] == documents[at];
+                    const bool visible = r < used && key < end && sees(at, key, s, documents);
                     float& x = scores[j][2 * half + c];
                     x = visible ? x * (s.scale * LOG2_E) : -INFINITY;
                     seen = fmaxf(seen, x);

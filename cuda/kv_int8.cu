@@ -153,8 +153,7 @@ __device__ __forceinline__ void score_keys(const DecodeMemory& m, const uint32_t
     for (int i = 0; i < SCORE_ROWS; i++) {
         const int r = first + APART * i, index = key0 + key, at = s.past() + r / group;
         if (r >= used) break;
-        bool visible = index < end && index <= at && at - index < s.window;
-        if (visible && documents) visible = documents[index] == documents[at];
+        const bool visible = index < end && sees(at, index, s, documents);
         m.weights[r * DECODE_KEYS + key] = visible ? sums[i] * scale : -INFINITY;
     }
 }

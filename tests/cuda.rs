@@ -142,6 +142,29 @@ fn auto_takes_the_gpu_when_there_is_one() {
     assert!(ran.ok().stderr.contains("softcuda: adamw_f32"));
 }
 
+/// Nor does `--quiet` hide that it is not used.
+#[test]
+fn auto_says_why_it_leaves_out_a_gpu() {
+    let generate = GENERATE.replace(" --device cuda:0", "");
+    for (setting, value, said) in [
+        (
+            "SOFTCUDA_DRIVER_VERSION",
+            "12040",
+            "computing on the CPU: device cuda:0: the NVIDIA driver is for CUDA 12.4",
+        ),
+        (
+            "SOFTCUDA_CAPABILITY",
+            "7.5",
+            "computing on the CPU: device cuda:0: no kernels for this GPU's sm_75",
+        ),
+        ("SOFTCUDA_DEVICES", "0", ""),
+    ] {
+        let Some(ran) = run(&Dir::with_model(), &generate, &[(setting, value)]) else { return };
+        let ran = ran.ok();
+        assert!(ran.stderr.contains(said) && ran.stderr.is_empty() == said.is_empty(), "{}", ran.all());
+    }
+}
+
 /// What stands in the way is said in one sentence.
 fn refused(args: &str, settings: &[(&str, &str)], code: i32, parts: &[&str]) {
     let dir = Dir::with_model();

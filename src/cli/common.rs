@@ -1,6 +1,7 @@
 //! Flags that many commands share.
 
 use super::printed;
+use crate::backend::cuda;
 use crate::backend::device::Device;
 use crate::error::{Error, Result};
 use crate::printable;
@@ -77,4 +78,16 @@ pub struct Where {
     /// Where to compute: auto, cpu or cuda:N (this build has no CUDA kernels)
     #[arg(long, default_value = "auto", value_name = "DEVICE", help_heading = "General")]
     pub device: Device,
+}
+
+impl Where {
+    /// Where to compute; says why, where `auto` leaves out a GPU that is there.
+    pub fn device(&self, common: &Common) -> Device {
+        if self.device == Device::Auto
+            && let Some(why) = cuda::passed_over()
+        {
+            common.warn(&format!("computing on the CPU: {why}"));
+        }
+        self.device
+    }
 }

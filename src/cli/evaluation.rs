@@ -40,7 +40,7 @@ impl Evaluation {
     }
 
     pub fn dispatch<J: Job>(&self, reader: &Reader, job: J) -> Result<J::Out> {
-        dispatch(self.place.device, reader.dtype, self.common.threads, job)
+        dispatch(self.place.device(&self.common), reader.dtype, self.common.threads, job)
     }
 
     /// `--json`: what all evaluations say of themselves, then the object `results`.

@@ -91,7 +91,7 @@ impl Generate {
             sampling,
             cache,
         };
-        let ids = dispatch(self.place.device, self.reader.dtype, self.common.threads, job)?;
+        let ids = dispatch(self.place.device(&self.common), self.reader.dtype, self.common.threads, job)?;
         let plain_ids: Vec<u32> = ids.iter().map(|id| id.0).collect();
         self.json.write(&json!({
             "prompt_tokens": prompt.len(), "ids": plain_ids, "text": opened.tokenizer.decode(&ids, false)?,

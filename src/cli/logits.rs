@@ -100,7 +100,7 @@ impl Logits {
         let opened = self.reader.open_for_ids(longest)?;
         ids.rows.iter().try_for_each(|row| check_ids(&opened.config, row, "--ids"))?;
         let job = LogitsJob { flags: &self, opened: &opened, ids: &ids, positions: &positions };
-        dispatch(self.place.device, self.reader.dtype, self.common.threads, job)
+        dispatch(self.place.device(&self.common), self.reader.dtype, self.common.threads, job)
     }
 }
 

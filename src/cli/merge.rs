@@ -51,7 +51,7 @@ impl Merge {
         let home = if adapter.has_config() { self.adapter.as_path() } else { base };
         let config = Config::load(home)?;
         let job = MergeJob { adapter: &adapter, weights: &weights, config, home, out: &self.out };
-        let warnings = dispatch(self.place.device, self.dtype, self.common.threads, job)?;
+        let warnings = dispatch(self.place.device(&self.common), self.dtype, self.common.threads, job)?;
         warnings.iter().for_each(|w| self.common.warn(w));
         outln!("merged {} into {}: {}", self.adapter.display(), base.display(), self.out.display());
         Ok(())

@@ -51,7 +51,7 @@ impl Train {
         let watch = Bar::new(&recipe, self.common.quiet);
         watch.catch_signals()?;
         let job = TrainJob { recipe: &recipe, resume: self.resume, watch: &watch };
-        let summary = dispatch(self.place.device, recipe.dtype, self.common.threads, job);
+        let summary = dispatch(self.place.device(&self.common), recipe.dtype, self.common.threads, job);
         watch.progress.finish();
         let summary = summary?;
         print_summary(&summary);

@@ -34,6 +34,22 @@ pub struct Description {
     pub image: Option<&'static str>,
 }
 
+impl Description {
+    /// An error for a device that this build has no kernels for.
+    fn with_image(self) -> Result<Description> {
+        if self.image.is_some() {
+            return Ok(self);
+        }
+        let (major, minor) = self.capability;
+        let problem = format!(
+            "no kernels for this GPU's sm_{major}{minor} in this build (it has {}); \
+             POSE_CUDA_ARCHS=sm_{major}{minor} cargo build --release makes them",
+            images::architectures()
+        );
+        Err(refuse(self.ordinal, problem))
+    }
+}
+
 /// A kernel's function.
 pub struct Kernel {
     pub name: String,
@@ -166,6 +182,19 @@ fn start(ordinal: usize) -> Result<i32> {
     }
 }
 
+/// Why `cuda:0`, which is there, cannot be used; None where it can, or where there is no GPU at all, or no kernels for any.
+pub fn passed_over() -> Option<String> {
+    // SAFETY: tries to load the library, nothing more.
+    if IMAGES.is_empty() || !unsafe { sys::is_culib_present() } {
+        return None;
+    }
+    // SAFETY: no pointers.
+    if unsafe { sys::cuInit(0) } == CUresult::CUDA_ERROR_NO_DEVICE {
+        return None;
+    }
+    describe(0).and_then(|found| found.with_image().map(drop)).err().map(|error| error.to_string())
+}
+
 /// How many devices there are; an error that says why none can be used.
 pub fn count() -> Result<usize> {
     start(0)?;
@@ -218,18 +247,7 @@ pub fn describe(ordinal: usize) -> Result<Description> {
 impl Gpu {
     /// Opens the device and loads every kernel of `names`.
     pub fn open(ordinal: usize, names: &[String]) -> Result<Arc<Gpu>> {
-        let about = describe(ordinal)?;
-        if about.image.is_none() {
-            let (major, minor) = about.capability;
-            return Err(refuse(
-                ordinal,
-                format!(
-                    "no kernels for this GPU's sm_{major}{minor} in this build (it has {}); \
-                     POSE_CUDA_ARCHS=sm_{major}{minor} cargo build --release makes them",
-                    images::architectures()
-                ),
-            ));
-        }
+        let about = describe(ordinal)?.with_image()?;
         let mut context = std::ptr::null_mut();
         // SAFETY: a pointer to a handle.
         let code = unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, ordinal as i32) };

@@ -21,7 +21,7 @@ mod products;
 mod scratch;
 
 pub use buffer::Buf;
-pub use driver::{Description, count, describe};
+pub use driver::{Description, count, describe, passed_over};
 pub use images::architectures;
 
 use super::{
