@@ -89,9 +89,13 @@ fn task_seeds() -> Vec<Vec<u8>> {
     ])
 }
 
+/// Decompressing takes its time, so each file is read as one of both.
+fn of_either_kind<'a>(bytes: &[u8], names: [&'a str; 2]) -> &'a str {
+    names[bytes.len() % 2]
+}
+
 fn gzip(desk: &Desk, bytes: &[u8]) {
-    documents(desk, "a.jsonl.gz", bytes);
-    documents(desk, "a.txt.gz", bytes);
+    documents(desk, of_either_kind(bytes, ["a.jsonl.gz", "a.txt.gz"]), bytes);
 }
 
 fn gzip_seeds() -> Vec<Vec<u8>> {
@@ -104,8 +108,7 @@ fn gzip_seeds() -> Vec<Vec<u8>> {
 }
 
 fn zstd(desk: &Desk, bytes: &[u8]) {
-    documents(desk, "a.jsonl.zst", bytes);
-    documents(desk, "a.txt.zst", bytes);
+    documents(desk, of_either_kind(bytes, ["a.jsonl.zst", "a.txt.zst"]), bytes);
 }
 
 fn zstd_seeds() -> Vec<Vec<u8>> {
