@@ -2,6 +2,7 @@
 //! (`rope_parameters`). Both are read, both are written, and where both stand in a file they must agree: each major
 //! version reads its own and falls back to theta 10000 in silence.
 
+use super::MOST_HEAD;
 use super::fields::Fields;
 use crate::error::Result;
 use crate::names;
@@ -19,6 +20,10 @@ const REVISED: &str = "revised";
 /// `positions` is max_position_embeddings: where a yarn or llama3 scaling does not name the original length, this is
 /// taken for it, as transformers does.
 pub(in crate::model) fn read(fields: &mut Fields<'_>, rotary_dim: usize, positions: usize) -> Result<Rope> {
+    // before memory is taken for the frequencies of each pair
+    if rotary_dim > MOST_HEAD {
+        return Err(fields.error(format!("{rotary_dim} elements of a head are rotated, above {MOST_HEAD}")));
+    }
     let original = fields.size("original_max_position_embeddings", u32::MAX as usize)?;
     let top_theta = fields.number("rope_theta")?;
     let old = match fields.object("rope_scaling", "rope_scaling.")? {
