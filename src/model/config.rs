@@ -24,7 +24,7 @@ use std::path::Path;
 /// Bounds that keep every product of two sizes far from overflow.
 pub(super) const MOST_WIDTH: usize = 1 << 24;
 /// A rotation is a list as long as half a head.
-const MOST_HEAD: usize = 1 << 16;
+pub(super) const MOST_HEAD: usize = 1 << 16;
 /// Each layer is a dozen parameters with a name and a shape: a short file may not ask for more memory than such a list of thousands.
 pub(super) const MOST_LAYERS: usize = 1 << 12;
 

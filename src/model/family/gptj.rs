@@ -8,7 +8,7 @@ use super::shared::{self, Sizes, needed, no_dropout};
 use super::{Arch, Family, Mlp, Norm};
 use crate::backend::PairLayout;
 use crate::error::Result;
-use crate::model::config::{Config, MOST_LAYERS, MOST_WIDTH, fields::Fields, rope_json};
+use crate::model::config::{Config, MOST_HEAD, MOST_LAYERS, MOST_WIDTH, fields::Fields, rope_json};
 use serde_json::{Map, Value, json};
 
 pub static FAMILY: Family = Family {
@@ -71,7 +71,7 @@ fn read(f: &mut Fields<'_>) -> Result<Config> {
     if !hidden.is_multiple_of(heads) {
         return Err(f.error(format!("n_head {heads} does not divide n_embd {hidden}")));
     }
-    let (head_dim, rotary_dim) = (hidden / heads, needed(f, "rotary_dim", MOST_WIDTH)?);
+    let (head_dim, rotary_dim) = (hidden / heads, needed(f, "rotary_dim", MOST_HEAD)?);
     if rotary_dim > head_dim || !rotary_dim.is_multiple_of(2) || !head_dim.is_multiple_of(2) {
         let problem = format!(
             "rotary_dim is {rotary_dim}, but it should be even and at most n_embd/n_head, {head_dim}"

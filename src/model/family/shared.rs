@@ -2,7 +2,7 @@
 
 use super::{Arch, Family};
 use crate::error::Result;
-use crate::model::config::{Config, Dtype, MOST_LAYERS, MOST_WIDTH, fields::Fields, rope_json};
+use crate::model::config::{Config, Dtype, MOST_HEAD, MOST_LAYERS, MOST_WIDTH, fields::Fields, rope_json};
 use crate::rope::Rope;
 use serde_json::{Map, Value, json};
 
@@ -96,7 +96,7 @@ pub(super) fn read(
     let layers = needed(f, "num_hidden_layers", MOST_LAYERS)?;
     let heads = needed(f, "num_attention_heads", MOST_WIDTH)?;
     let positions = needed(f, "max_position_embeddings", u32::MAX as usize)?;
-    let head_dim = match f.size("head_dim", MOST_WIDTH)?.or(head_dim) {
+    let head_dim = match f.size("head_dim", MOST_HEAD)?.or(head_dim) {
         Some(given) => given,
         None if hidden.is_multiple_of(heads) => hidden / heads,
         None => {
