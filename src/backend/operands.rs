@@ -4,6 +4,7 @@
 //! of the device for the sentence that refuses them.
 
 use super::check::{attention as heads_and_keys, lengths, range, refuse};
+use super::shapes::size;
 use super::{
     Adam8Tensor, AdamTensor, AttentionShape, Backend, Buffer, HeadGrad, HeadShape, KvShape, MOMENT_BLOCK,
     MatmulShape, NormShape, Places, Quantised, RopeShape, SampleShape, check,
@@ -14,11 +15,6 @@ use crate::index::{DocumentId, TokenId};
 type Buf<B, T> = <B as Backend>::Buf<T>;
 type Act<B> = Buf<B, <B as Backend>::Act>;
 type Stat<B> = Buf<B, <B as Backend>::Stat>;
-/// Elements of a shape; more than any buffer has where that is beyond counting.
-fn size<const N: usize>(dimensions: [usize; N]) -> usize {
-    dimensions.into_iter().fold(1, usize::saturating_mul)
-}
-
 /// Name, elements it has, elements that are needed.
 type Need = (&'static str, usize, usize);
 

@@ -3,6 +3,11 @@
 use super::{Backend, Element};
 use crate::index::{ChunkSpan, RopePosition};
 
+/// Elements of a shape; more than any buffer has where that is beyond counting.
+pub(super) fn size<const N: usize>(dimensions: [usize; N]) -> usize {
+    dimensions.into_iter().fold(1, usize::saturating_mul)
+}
+
 /// `y[m,n]` from `x[m,k]` and `w[n,k]` (and the two products that undo it). FLOPs 2·m·n·k.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MatmulShape {
@@ -89,12 +94,12 @@ pub struct AttentionShape {
 impl AttentionShape {
     /// Of q, and of o; more than any buffer has where that is beyond counting.
     pub fn query_elements(self) -> usize {
-        [self.queries, self.heads, self.head_dim].into_iter().fold(self.rows, usize::saturating_mul)
+        size([self.rows, self.queries, self.heads, self.head_dim])
     }
 
     /// Of k, and of v.
     pub fn key_elements(self) -> usize {
-        [self.keys, self.kv_heads, self.head_dim].into_iter().fold(self.rows, usize::saturating_mul)
+        size([self.rows, self.keys, self.kv_heads, self.head_dim])
     }
 
     /// Multiply-adds of the causal forward pass, as FLOPs: two products over the visible pairs. Backward takes 2.5 times.
