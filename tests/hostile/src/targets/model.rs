@@ -12,8 +12,12 @@ use std::path::Path;
 pub const SAFETENSORS: Target =
     Target { name: "safetensors", read: safetensors, seeds: safetensors_seeds, budget: Budget::PARSED };
 pub const INDEX: Target = Target { name: "index", read: index, seeds: index_seeds, budget: Budget::PARSED };
-pub const CONFIG: Target =
-    Target { name: "config", read: config, seeds: config_seeds, budget: Budget { base: 8 << 20, ..Budget::PARSED } };
+pub const CONFIG: Target = Target {
+    name: "config",
+    read: config,
+    seeds: config_seeds,
+    budget: Budget { base: 8 << 20, ..Budget::PARSED },
+};
 pub const TOKENIZER: Target =
     Target { name: "tokenizer", read: tokenizer, seeds: tokenizer_seeds, budget: Budget::PARSED };
 pub const ADAPTER: Target =
