@@ -88,6 +88,13 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
         case(2, 1, 1500, (12, 1), 32).window(700),
         case(2, 1, 2085, (4, 2), 128).documents(|j| j as u32 / 1000),
         case(1, 1, 1100, (4, 2), 80),
+        // of the heads that share a key, any number left over: 4 with the sums of two vectors, 5 to 7 with those of one
+        case(1, 1, 1045, (8, 2), 64),
+        case(1, 1, 261, (3, 3), 192),
+        case(1, 1, 333, (2, 2), 96),
+        case(1, 1, 519, (5, 1), 64),
+        case(2, 1, 300, (6, 1), 96),
+        case(1, 1, 139, (7, 1), 32),
     ];
     for case in &cases {
         one(t, case);

@@ -12,7 +12,7 @@ use super::sinks::{AddExact, AddRounded, Rounded};
 use crate::backend::{MatmulShape, Write, operands};
 use crate::error::Result;
 
-/// Rows of w that a task of the skinny product takes at most.
+/// Rows of w whose sums the skinny product keeps at a time.
 const SKINNY_ROWS: usize = 64;
 
 /// A row-major matrix whose rows run along k.
@@ -46,15 +46,18 @@ impl<E: CpuFloat> Cpu<E> {
             );
         }
         let ns = 0.05 * (n * k) as f64;
-        // As many tasks for each thread, all of one length: there are few of them, and the last one is waited for.
-        let run = n.div_ceil(self.threads() * n.div_ceil(SKINNY_ROWS * self.threads()).max(1)).max(1);
-        self.workers.each(ns, (0..n).step_by(run), |col| {
-            let cols = run.min(n - col);
-            let mut sums = [[0f32; MAX_ROWS]; SKINNY_ROWS];
-            skinny::dots(Packer::for_reading::<E>(self.simd), &mut sums[..cols], x, &w[col * k..], m, k);
-            for row in 0..m {
-                let data = sums.map(|sums| sums[row]);
-                sink.store(Tile { row, col, rows: 1, cols, data: &data, ld: SKINNY_ROWS });
+        // One stretch of w for each thread: memory gives most to few long streams.
+        let run = n.div_ceil(self.threads()).max(1);
+        self.workers.each(ns, (0..n).step_by(run), |first| {
+            let end = n.min(first + run);
+            for col in (first..end).step_by(SKINNY_ROWS) {
+                let cols = SKINNY_ROWS.min(end - col);
+                let mut sums = [[0f32; MAX_ROWS]; SKINNY_ROWS];
+                skinny::dots(Packer::for_reading::<E>(self.simd), &mut sums[..cols], x, &w[col * k..], m, k);
+                for row in 0..m {
+                    let data = sums.map(|sums| sums[row]);
+                    sink.store(Tile { row, col, rows: 1, cols, data: &data, ld: SKINNY_ROWS });
+                }
             }
         });
     }

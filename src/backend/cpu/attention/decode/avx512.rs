@@ -24,90 +24,112 @@ fn pairs(x: __m512i) -> __m512bh {
     unsafe { std::mem::transmute(x) }
 }
 
-/// [`super::lines::Products::dots`]: 16 keys at a time with one head after the other, a key's partial sums in a register until
-/// all 16 are added up. The keys lie in the second-level cache when they are read, so their order does not matter; what is
-/// asked for ahead is in the order of the addresses.
+/// Keys whose partial sums are in registers at once, and the most heads that a key is multiplied with while it is in one: 24 sums
+/// are under way.
+const DOT_KEYS: usize = 8;
+const DOT_HEADS: usize = 3;
+
+/// [`super::lines::Products::dots`]: 8 keys at a time with the heads that share them, a key's partial sums in a register until all
+/// 8 are added up. The keys are near when they are read, so their order does not matter; what is asked for ahead is in the order of
+/// the addresses.
 ///
 /// # Safety
 /// The CPU has the features.
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(super) unsafe fn dots(scores: &mut [f32], q: &[bf16], k: Lines<'_, bf16>, s: &Shape) {
-    assert!(s.head_dim.is_multiple_of(PER) && k.n * s.kv_stride() <= k.data.len());
-    assert!(q.len() == s.heads * s.head_dim);
-    assert!(scores.len() >= (s.heads - 1) * KEYS + k.n.next_multiple_of(16));
-    for j0 in (0..k.n).step_by(16) {
-        for head in 0..s.heads {
-            let (kv, first) = (head / s.group, j0 * s.kv_stride());
-            let keys = Keys {
-                q: &q[head * s.head_dim..][..s.head_dim],
-                k: &k.data[first + kv * s.head_dim..],
-                stride: s.kv_stride(),
-                n: 16.min(k.n - j0),
-            };
-            let (ahead, asks) = (k.ahead.from(first + 16 * kv * s.head_dim), head.is_multiple_of(s.group));
-            // SAFETY: the assertions above are what `dots` asks for.
-            let sums = unsafe {
-                match (keys.n, asks) {
-                    (16, true) => keys.dots::<true, true>(ahead),
-                    (16, false) => keys.dots::<true, false>(ahead),
-                    (_, true) => keys.dots::<false, true>(ahead),
-                    (_, false) => keys.dots::<false, false>(ahead),
+    let (dim, stride) = (s.head_dim, s.kv_stride());
+    assert!(dim.is_multiple_of(PER) && stride == s.kv_heads * dim && k.n * stride <= k.data.len());
+    assert!(s.heads == s.kv_heads * s.group && q.len() == s.heads * dim);
+    assert!(scores.len() >= (s.heads - 1) * KEYS + k.n.next_multiple_of(DOT_KEYS));
+    for j0 in (0..k.n).step_by(DOT_KEYS) {
+        let mut ahead = k.ahead.from(j0 * stride);
+        for kv in 0..s.kv_heads {
+            for first in (0..s.group).step_by(DOT_HEADS) {
+                let head = kv * s.group + first;
+                let n = DOT_KEYS.min(k.n - j0);
+                // SAFETY: the assertions above are what `dots` asks for, the match that there are G heads.
+                unsafe {
+                    let some = Scoring {
+                        scores: scores.as_mut_ptr().add(head * KEYS + j0),
+                        q: q.as_ptr().add(head * dim),
+                        k: k.data.as_ptr().add(j0 * stride + kv * dim),
+                        stride,
+                        n,
+                        dim,
+                    };
+                    let ahead = if first == 0 { ahead } else { ahead.nothing() };
+                    match (s.group - first, n) {
+                        (1, DOT_KEYS) => some.dots::<1, true>(ahead),
+                        (2, DOT_KEYS) => some.dots::<2, true>(ahead),
+                        (_, DOT_KEYS) => some.dots::<DOT_HEADS, true>(ahead),
+                        (1, _) => some.dots::<1, false>(ahead),
+                        (2, _) => some.dots::<2, false>(ahead),
+                        _ => some.dots::<DOT_HEADS, false>(ahead),
+                    }
                 }
-            };
-            // SAFETY: the slice is 16 floats.
-            unsafe { _mm512_storeu_ps(scores[head * KEYS + j0..][..16].as_mut_ptr(), sums) };
+            }
+            ahead = ahead.from(DOT_KEYS * dim);
         }
     }
 }
 
-/// A head's query and up to 16 keys for it.
-struct Keys<'a> {
-    q: &'a [bf16],
-    k: &'a [bf16],
+/// Some heads that share a key/value head, and up to 8 of its keys.
+struct Scoring {
+    /// [heads][KEYS], of which 8 are written.
+    scores: *mut f32,
+    /// [heads][dim].
+    q: *const bf16,
+    /// n tokens, `stride` elements apart.
+    k: *const bf16,
     stride: usize,
     n: usize,
+    dim: usize,
 }
 
-impl Keys<'_> {
-    /// The products with 16 keys, `ALL` of which are there; if not, the last one takes the places of those that are missing.
-    /// `ASK`: with each line of these keys one at `ahead` is asked for.
+impl Scoring {
+    /// For G heads and 8 keys, `ALL` of which are there; if not, the last one takes the places of those that are missing. Asks for
+    /// a line from `ahead` on with each line it reads.
     ///
     /// # Safety
-    /// The CPU has the features; q is whole vectors, k has as many elements for each of n > 0 tokens, `stride` apart.
+    /// The CPU has the features; scores, q and k have what their comments say, n > 0.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bf16")]
-    unsafe fn dots<const ALL: bool, const ASK: bool>(&self, ahead: Ahead) -> __m512 {
-        let mut acc = [_mm512_setzero_ps(); 16];
-        for c in (0..self.q.len()).step_by(PER) {
-            // SAFETY: q has a vector from c on.
-            let q = pairs(unsafe { _mm512_loadu_si512(self.q.as_ptr().add(c).cast()) });
-            for (j, acc) in acc.iter_mut().enumerate() {
-                if ASK {
-                    ahead.ask(16 * c + j * PER);
-                }
+    unsafe fn dots<const G: usize, const ALL: bool>(self, mut ahead: Ahead) {
+        let mut acc = [[_mm512_setzero_ps(); DOT_KEYS]; G];
+        for c in (0..self.dim).step_by(PER) {
+            let mut q = [pairs(_mm512_setzero_si512()); G];
+            for (g, q) in q.iter_mut().enumerate() {
+                // SAFETY: each of the G heads has a vector from c on.
+                *q = pairs(unsafe { _mm512_loadu_si512(self.q.add(g * self.dim + c).cast()) });
+            }
+            for j in 0..DOT_KEYS {
+                ahead.ask(0);
+                ahead = ahead.from(PER);
                 let row = if ALL { j } else { j.min(self.n - 1) };
                 // SAFETY: row < n of k has a vector from c on.
-                let k = unsafe { _mm512_loadu_si512(self.k.as_ptr().add(row * self.stride + c).cast()) };
-                *acc = _mm512_dpbf16_ps(*acc, q, pairs(k));
+                let k = unsafe { _mm512_loadu_si512(self.k.add(row * self.stride + c).cast()) };
+                for g in 0..G {
+                    acc[g][j] = _mm512_dpbf16_ps(acc[g][j], q[g], pairs(k));
+                }
             }
         }
-        sums_of_lanes(acc)
+        for (g, [a, b, c, d, e, f, h, i]) in acc.into_iter().enumerate() {
+            let quarters = halves_of_quarters(fours_of_lanes([a, b, c, d]), fours_of_lanes([e, f, h, i]));
+            let sums = _mm512_castps512_ps256(halves_of_quarters(quarters, quarters));
+            // SAFETY: 8 scores of each of the G heads are written.
+            unsafe { _mm256_storeu_ps(self.scores.add(g * KEYS), sums) };
+        }
     }
 }
 
-/// Lane j is the sum of the lanes of x[j]: halves are added until one vector is left.
+/// Lane 4·i + j is the sum of lanes 4·i to 4·i + 3 of x[j].
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn sums_of_lanes(x: [__m512; 16]) -> __m512 {
-    let mut fours = [_mm512_setzero_ps(); 4];
-    for i in 0..4 {
-        let (a, b) = (halves_of_words(x[4 * i], x[4 * i + 1]), halves_of_words(x[4 * i + 2], x[4 * i + 3]));
-        let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
-        let (low, high) = (_mm512_unpacklo_pd(a, b), _mm512_unpackhi_pd(a, b));
-        fours[i] = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
-    }
-    let (a, b) = (halves_of_quarters(fours[0], fours[1]), halves_of_quarters(fours[2], fours[3]));
-    halves_of_quarters(a, b)
+fn fours_of_lanes(x: [__m512; 4]) -> __m512 {
+    let (a, b) = (halves_of_words(x[0], x[1]), halves_of_words(x[2], x[3]));
+    let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
+    let (low, high) = (_mm512_unpacklo_pd(a, b), _mm512_unpackhi_pd(a, b));
+    _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high))
 }
 
 #[inline]
@@ -122,8 +144,9 @@ fn halves_of_quarters(a: __m512, b: __m512) -> __m512 {
     _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b))
 }
 
-/// Most heads whose sums are in registers at once.
+/// Most heads whose sums are in registers at once, and those with which there is room for the sums of two vectors of values.
 const HEADS: usize = 8;
+const WIDE_HEADS: usize = 4;
 
 /// [`super::lines::Products::sums`], two keys at a time with the heads of one key/value head. As in [`dots`], the values have
 /// been brought near, and what is asked for ahead is in the order of the addresses.
@@ -148,17 +171,22 @@ pub(super) unsafe fn sums(acc: &mut [f32], weights: &[bf16], v: Lines<'_, bf16>,
             };
             let ahead = v.ahead.from(kv * v.n * dim);
             let ahead = if first == 0 { ahead } else { ahead.nothing() };
-            // SAFETY: the assertions above are what `add` asks for, the match that there are G heads.
+            let wide = dim.is_multiple_of(2 * PER);
+            // SAFETY: the assertions above are what `add` asks for, the match that there are G heads and vectors to go in steps of C.
             unsafe {
-                match s.group - first {
-                    1 => some.add::<1>(ahead),
-                    2 => some.add::<2>(ahead),
-                    3 => some.add::<3>(ahead),
-                    4 => some.add::<4>(ahead),
-                    5 => some.add::<5>(ahead),
-                    6 => some.add::<6>(ahead),
-                    7 => some.add::<7>(ahead),
-                    _ => some.add::<HEADS>(ahead),
+                match (s.group - first, wide) {
+                    (1, true) => some.add::<1, 2>(ahead),
+                    (2, true) => some.add::<2, 2>(ahead),
+                    (3, true) => some.add::<3, 2>(ahead),
+                    (WIDE_HEADS, true) => some.add::<WIDE_HEADS, 2>(ahead),
+                    (1, _) => some.add::<1, 1>(ahead),
+                    (2, _) => some.add::<2, 1>(ahead),
+                    (3, _) => some.add::<3, 1>(ahead),
+                    (4, _) => some.add::<4, 1>(ahead),
+                    (5, _) => some.add::<5, 1>(ahead),
+                    (6, _) => some.add::<6, 1>(ahead),
+                    (7, _) => some.add::<7, 1>(ahead),
+                    _ => some.add::<HEADS, 1>(ahead),
                 }
             }
         }
@@ -179,50 +207,58 @@ struct Sharing<'a> {
 }
 
 impl Sharing<'_> {
-    /// For G heads. Asks for a line from `ahead` on with each line it reads.
+    /// For G heads, C vectors of a value at a time. Asks for a line from `ahead` on with each line it reads.
     ///
     /// # Safety
-    /// The CPU has the features; acc, weights and v have what their comments say, weights for n rounded up to even.
+    /// The CPU has the features; acc, weights and v have what their comments say, weights for n rounded up to even; dim is a
+    /// multiple of C vectors.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn add<const G: usize>(self, mut ahead: Ahead) {
+    unsafe fn add<const G: usize, const C: usize>(self, mut ahead: Ahead) {
         // Words of two keys: element j of the first operand, element j of the second (numbered from 32).
         let words: [u32; 32] = std::array::from_fn(|j| j as u32 | (j as u32 + 32) << 16);
         // SAFETY: 32 words are two vectors.
         let (low, high) = unsafe {
             (_mm512_loadu_si512(words.as_ptr().cast()), _mm512_loadu_si512(words.as_ptr().add(16).cast()))
         };
-        for c in (0..self.dim).step_by(PER) {
-            let mut sums = [[_mm512_setzero_ps(); 2]; G];
+        for c in (0..self.dim).step_by(C * PER) {
+            let mut sums = [[[_mm512_setzero_ps(); 2]; C]; G];
             for j in (0..self.n).step_by(2) {
-                ahead.ask(0);
-                ahead.ask(PER);
-                ahead = ahead.from(2 * PER);
                 // SAFETY: tokens j and j + 1 < n have dim elements; a row of weights has an even number.
                 unsafe {
-                    let line = self.v.as_ptr().add(j * self.stride + c);
-                    let first = _mm512_loadu_si512(line.cast());
-                    let second = if j + 1 < self.n {
-                        _mm512_loadu_si512(line.add(self.stride).cast())
-                    } else {
-                        _mm512_setzero_si512()
-                    };
-                    let v0 = pairs(_mm512_permutex2var_epi16(first, low, second));
-                    let v1 = pairs(_mm512_permutex2var_epi16(first, high, second));
+                    let mut v = [[pairs(_mm512_setzero_si512()); 2]; C];
+                    for (i, v) in v.iter_mut().enumerate() {
+                        ahead.ask(2 * i * PER);
+                        ahead.ask((2 * i + 1) * PER);
+                        let line = self.v.as_ptr().add(j * self.stride + c + i * PER);
+                        let first = _mm512_loadu_si512(line.cast());
+                        let second = if j + 1 < self.n {
+                            _mm512_loadu_si512(line.add(self.stride).cast())
+                        } else {
+                            _mm512_setzero_si512()
+                        };
+                        v[0] = pairs(_mm512_permutex2var_epi16(first, low, second));
+                        v[1] = pairs(_mm512_permutex2var_epi16(first, high, second));
+                    }
                     for (g, sums) in sums.iter_mut().enumerate() {
                         let p = self.weights.as_ptr().add(g * KEYS + j).cast::<i32>().read_unaligned();
                         let p = pairs(_mm512_set1_epi32(p));
-                        sums[0] = _mm512_dpbf16_ps(sums[0], p, v0);
-                        sums[1] = _mm512_dpbf16_ps(sums[1], p, v1);
+                        for i in 0..C {
+                            sums[i][0] = _mm512_dpbf16_ps(sums[i][0], p, v[i][0]);
+                            sums[i][1] = _mm512_dpbf16_ps(sums[i][1], p, v[i][1]);
+                        }
                     }
                 }
+                ahead = ahead.from(2 * C * PER);
             }
-            for (g, sums) in sums.into_iter().enumerate() {
-                for (half, sum) in sums.into_iter().enumerate() {
-                    // SAFETY: acc has dim floats for each of the G heads.
-                    unsafe {
-                        let to = self.acc.as_mut_ptr().add(g * self.dim + c + 16 * half);
-                        _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), sum));
+            for g in 0..G {
+                for i in 0..C {
+                    for half in 0..2 {
+                        // SAFETY: acc has dim floats for each of the G heads.
+                        unsafe {
+                            let to = self.acc.as_mut_ptr().add(g * self.dim + c + i * PER + 16 * half);
+                            _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), sums[g][i][half]));
+                        }
                     }
                 }
             }

@@ -1,6 +1,6 @@
 //! The products of decoding: the queries of all heads against a step of keys and values, token by token.
 
-use super::super::super::isa::{Simd, per_isa, prefetch_l2};
+use super::super::super::isa::{Simd, per_isa, prefetch};
 use super::super::super::math::{CpuFloat, fma, sum_products};
 use super::super::Shape;
 use super::KEYS;
@@ -15,7 +15,7 @@ pub(super) struct Lines<'a, E> {
     pub ahead: Ahead,
 }
 
-/// What is read a block later than some lines, at the same place within its block, as it lies in memory.
+/// What is read some time after some lines, as it lies in memory.
 #[derive(Clone, Copy)]
 pub(super) struct Ahead {
     pub to: *const u8,
@@ -24,10 +24,10 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// Asks for the line of the element that is read a block later than element `at`.
+    /// Asks for the line of element `at`.
     #[inline(always)]
     pub fn ask(self, at: usize) {
-        prefetch_l2(self.to.wrapping_add(at * self.bytes));
+        prefetch(self.to.wrapping_add(at * self.bytes));
     }
 
     /// One line again and again, which costs nothing.
@@ -48,7 +48,7 @@ pub(super) struct Products<'a> {
 }
 
 impl Products<'_> {
-    /// scores[head·KEYS + j] = q_head·k_j for the n keys, q [heads][head_dim]; up to the next multiple of 16 something.
+    /// scores[head·KEYS + j] = q_head·k_j for the n keys, q [heads][head_dim]; up to the next multiple of 8 something.
     pub(super) fn dots<E: CpuFloat>(&self, scores: &mut [f32], q: &[E], k: Lines<'_, E>) {
         #[cfg(target_arch = "x86_64")]
         if avx512::takes::<E, E>(self.simd, self.shape.head_dim) {

@@ -3,13 +3,15 @@
 //! A task has a part of a row's keys and all heads. It goes over blocks of keys: scores of all heads, online softmax, weighted
 //! values. What it takes is the time to read, so reading must be one stream: all key/value heads of a token before the next
 //! token. (Head by head, a stride apart, a core of a Zen 4 gets 9 to 12 GB/s; in a stream 22 to 26.) So that memory is busy
-//! while a block is computed, what the next one reads is asked for at the same time, line for line: values while keys are
-//! multiplied, the next keys while values are. Parts begin at places that the shape alone decides and are merged in order.
+//! while there is something to compute, each line that is read asks for one some kilobytes behind it, in the order of the addresses.
+//! (48 KB behind it, in the other of keys and values, a core of a Zen 5 needs 39 ns a token for 768 bytes; 8 KB behind it 24.) Parts
+//! begin at places that the shape alone decides and are merged in order.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod lines;
 
+use super::super::isa::STREAM_AHEAD;
 use super::super::math::CpuFloat;
 use super::super::matmul::pack::Packer;
 use super::super::pool::{Disjoint, Workers};
@@ -26,7 +28,7 @@ use lines::{Ahead, Lines, Products};
 
 /// Keys of a block, and of a step of the reading.
 const KEYS: usize = 128;
-const STEP: usize = 32;
+const STEP: usize = 16;
 /// Parts of a short context at least, each of at least a block, and keys of a part at most. A part's first block comes from
 /// memory unasked for, so parts should be long; there should be some for every thread.
 const PARTS: usize = 4;
@@ -153,11 +155,11 @@ impl<E: CpuFloat> Job<'_, E> {
             let scores = &*space.scores;
             let update = Update { states, scores, acc, ld: KEYS, n: KEYS, scale: s.scale };
             update.run(packer.simd, packer.kernel, space.weights);
-            let (keys, more) = ((j0, n), j0 + n < end);
+            let keys = (j0, n);
             if packer.kernel.paired {
-                self.add_values::<bf16>(row, keys, more, &mut space, acc);
+                self.add_values::<bf16>(row, keys, &mut space, acc);
             } else {
-                self.add_values::<f32>(row, keys, more, &mut space, acc);
+                self.add_values::<f32>(row, keys, &mut space, acc);
             }
         }
     }
@@ -171,20 +173,19 @@ impl<E: CpuFloat> Job<'_, E> {
         let s = &self.plan.shape;
         let q = &self.q[s.query_at(row, 0, 0)..][..s.heads * s.head_dim];
         for (at, n) in steps(keys.1) {
-            let ahead = self.ahead(&self.v, row, keys.0 + at);
+            let ahead = self.ahead(&self.k, row, keys.0 + at);
             let k = self.lines(&self.k, row, (keys.0 + at, n), ahead, space.room);
             self.products().dots(&mut space.scores[at..], q, k);
         }
     }
 
-    /// acc[head] += Σ_j weights[head][j]·v_j. `more`: another block of this part follows.
+    /// acc[head] += Σ_j weights[head][j]·v_j.
     fn add_values<W: CpuFloat>(
-        &self, row: usize, keys: (usize, usize), more: bool, space: &mut Space<'_>, acc: &mut [f32],
+        &self, row: usize, keys: (usize, usize), space: &mut Space<'_>, acc: &mut [f32],
     ) {
         let weights: &[W] = bytemuck::cast_slice(space.weights);
         for (at, n) in steps(keys.1) {
-            let ahead = self.ahead(&self.k, row, keys.0 + at + KEYS);
-            let ahead = if more { ahead } else { ahead.nothing() };
+            let ahead = self.ahead(&self.v, row, keys.0 + at);
             let v = self.lines(&self.v, row, (keys.0 + at, n), ahead, space.room);
             self.products().sums(acc, &weights[at..], v);
         }
@@ -201,10 +202,12 @@ impl<E: CpuFloat> Job<'_, E> {
         Lines { data, n, ahead }
     }
 
-    /// What is read a block later: values after keys, the next block's keys after values.
+    /// What lies behind the tokens from j on: as far as any stream is asked for ahead, but a step at least, whose lines are not read in
+    /// the order of their addresses.
     fn ahead(&self, from: &Source<'_, E>, row: usize, j: usize) -> Ahead {
-        let (to, bytes) = from.address(self.plan.shape.key_at(row, 0, j));
-        Ahead { to, bytes }
+        let s = &self.plan.shape;
+        let (line, bytes) = from.address(s.key_at(row, 0, j));
+        Ahead { to: line.wrapping_add(STREAM_AHEAD.max(STEP * s.kv_stride() * bytes)), bytes }
     }
 }
 
