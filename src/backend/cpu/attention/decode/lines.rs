@@ -31,11 +31,13 @@ impl Ahead {
     }
 
     /// One line again and again, which costs nothing.
+    #[inline(always)]
     pub fn nothing(self) -> Self {
         Ahead { bytes: 0, ..self }
     }
 
     /// The same from element `at` on.
+    #[inline(always)]
     pub fn from(self, at: usize) -> Self {
         Ahead { to: self.to.wrapping_add(at * self.bytes), ..self }
     }
