@@ -485,6 +485,15 @@ fn a_publication_that_died_half_way_is_finished() {
             assert!(verify(out).is_err(), "not complete before its manifest is there");
             fs::rename(ready.join(name), out.join(name)).unwrap();
         }
+        let problems = || examine(out).unwrap().into_iter().map(|e| e.problem).collect::<Vec<_>>();
+        assert!(matches!(problems()[..], [None]), "{:?}", problems());
+        for name in names {
+            let path = if ready.join(name).exists() { ready.join(name) } else { out.join(name) };
+            let good = fs::read(&path).unwrap();
+            fs::write(&path, [&good[..], b" "].concat()).unwrap();
+            assert!(matches!(&problems()[..], [Some(e)] if e.to_string().contains(name)), "{:?}", problems());
+            fs::write(&path, good).unwrap();
+        }
         assert!(finish_publishing(out).unwrap());
         verify(out).unwrap();
         assert!(!ready.exists() && Weights::open(out).is_ok());

@@ -1,7 +1,7 @@
 //! A checkpoint or a run, held to what was written: `pose-engine verify`.
 
-use super::final_model::READY;
-use super::manifest::{MANIFEST, verify};
+use super::final_model::{READY, half_published};
+use super::manifest::{MANIFEST, verify_where};
 use super::resume::{self, Resume};
 use super::run_dir::{BEST, checkpoints};
 use super::weights::Weights;
@@ -28,25 +28,27 @@ pub fn examine(dir: &Path) -> Result<Vec<Examined>> {
         return Err(Error::file(dir, "is not a directory"));
     }
     let mut found: Vec<PathBuf> = checkpoints(dir)?.into_iter().map(|(_, path)| path).collect();
-    let others = [BEST, READY].map(|name| dir.join(name));
-    found.extend(others.into_iter().filter(|path| path.is_dir()));
-    if dir.join(MANIFEST).exists() {
-        found.push(dir.into());
-    }
+    found.extend(Some(dir.join(BEST)).filter(|path| path.is_dir()));
+    found.extend(Some(dir.join(READY)).filter(|path| path.join(MANIFEST).exists()));
+    found.extend(Some(dir.into()).filter(|path: &PathBuf| path.join(MANIFEST).exists()));
     if found.is_empty() {
         return Err(Error::file(
             dir,
             "holds no checkpoint: there is no manifest.json in it, nor a checkpoint of a run",
         ));
     }
-    Ok(found.into_iter().map(examine_one).collect())
+    let one = |path: PathBuf| match path.ends_with(READY) {
+        true => examine_one(path, |file| half_published(dir, file)),
+        false => examine_one(path.clone(), |file| path.join(file)),
+    };
+    Ok(found.into_iter().map(one).collect())
 }
 
-fn examine_one(path: PathBuf) -> Examined {
-    match verify(&path) {
+fn examine_one(path: PathBuf, place: impl Fn(&str) -> PathBuf) -> Examined {
+    match verify_where(&path, &place) {
         Ok(manifest) => {
             let bytes = manifest.files.iter().map(|f| f.bytes).sum();
-            let problem = parse(&path, &manifest).err();
+            let problem = parse(&path, &manifest, place).err();
             Examined { path, files: manifest.files.len(), bytes, problem }
         }
         Err(problem) => Examined { path, files: 0, bytes: 0, problem: Some(problem) },
@@ -54,9 +56,9 @@ fn examine_one(path: PathBuf) -> Examined {
 }
 
 /// What has the right hash was not therefore written rightly.
-fn parse(path: &Path, manifest: &super::Manifest) -> Result<()> {
+fn parse(path: &Path, manifest: &super::Manifest, place: impl Fn(&str) -> PathBuf) -> Result<()> {
     for file in manifest.files.iter().filter(|f| f.path.ends_with(".safetensors")) {
-        Weights::open_file(&path.join(&file.path))?;
+        Weights::open_file(&place(&file.path))?;
     }
     if manifest.files.iter().any(|f| f.path == resume::STATE) {
         Resume::read_state(path).map(|_| ())

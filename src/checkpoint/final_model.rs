@@ -8,7 +8,7 @@ use super::atomic::{Existing, Staging, discard};
 use super::manifest::{MANIFEST, Manifest, ManifestFile, files_below, sync, verify_file};
 use crate::error::{Error, Result};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub(super) const READY: &str = "final.ready";
 const CONFIG: &str = "config.json";
@@ -44,8 +44,8 @@ pub fn finish_publishing(out: &Path) -> Result<bool> {
     retire_predecessor(out, &manifest)?;
     let (configs, others): (Vec<_>, Vec<_>) = manifest.files.iter().partition(|f| f.path == CONFIG);
     for file in others.into_iter().chain(configs) {
-        let (from, to) = (ready.join(&file.path), out.join(&file.path));
-        if from.exists() {
+        let (from, to) = (half_published(out, &file.path), out.join(&file.path));
+        if from != to {
             if let Some(parent) = to.parent() {
                 fs::create_dir_all(parent).map_err(|e| Error::io(parent, "making the directory", e))?;
             }
@@ -60,6 +60,12 @@ pub fn finish_publishing(out: &Path) -> Result<bool> {
     sync(out)?;
     fs::remove_dir_all(&ready).map_err(|e| Error::io(&ready, "removing", e))?;
     Ok(true)
+}
+
+/// Where a file of the model in OUT/final.ready lies: there, or in `out`, where a process that has died moved it up.
+pub(super) fn half_published(out: &Path, file: &str) -> PathBuf {
+    let ready = out.join(READY).join(file);
+    if ready.exists() { ready } else { out.join(file) }
 }
 
 /// Gives up what a dead process began to publish: `out` is no model then.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 /// Its name in the directory whose files it lists.
 pub const MANIFEST: &str = "manifest.json";
@@ -154,9 +154,14 @@ fn hash(path: &Path) -> Result<(u64, String)> {
 /// # Errors
 /// No manifest, or the first file that is missing, of another length, or of another content.
 pub fn verify(dir: &Path) -> Result<Manifest> {
+    verify_where(dir, |file| dir.join(file))
+}
+
+/// The same of files that lie elsewhere than in the manifest's directory.
+pub(super) fn verify_where(dir: &Path, place: impl Fn(&str) -> PathBuf) -> Result<Manifest> {
     let manifest = Manifest::load(dir)?;
     for file in &manifest.files {
-        verify_file(&dir.join(&file.path), file)?;
+        verify_file(&place(&file.path), file)?;
     }
     Ok(manifest)
 }
