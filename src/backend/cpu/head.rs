@@ -24,15 +24,21 @@ const CHUNK: usize = 56;
 
 /// Tokens whose logits exist at once: as few chunks as keep each within [`LOGITS_BYTES`], of even size.
 fn chunk_tokens(tokens: usize, vocab: usize) -> usize {
-    let fit = LOGITS_BYTES / (4 * row_words(vocab));
+    let fit = LOGITS_BYTES / (4 * row_stride(vocab));
     let fit = if fit > CHUNK { fit / CHUNK * CHUNK } else { fit.max(1) };
     let even = tokens.div_ceil(tokens.div_ceil(fit).max(1));
     even.next_multiple_of(CHUNK).min(fit).min(tokens)
 }
 
-/// Words from one row of logits to the next.
+/// Words of a row of logits, whole vectors of all passes over it.
 fn row_words(vocab: usize) -> usize {
     vocab.next_multiple_of(32)
+}
+
+/// Words from one row of logits to the next: an odd number of cache lines. Vocabularies are powers of two times a small number,
+/// and one column of rows that lie so far apart would share one set of the caches.
+fn row_stride(vocab: usize) -> usize {
+    row_words(vocab) + 16
 }
 
 /// What multiplies the gradients of some tokens.
@@ -63,7 +69,7 @@ impl<E: CpuFloat> Cpu<E> {
             let dw = self.product_words(s.vocab, s.width, m, dz_columns(&[], s.vocab));
             forward.max(dx).max(dw)
         });
-        grain(chunk * row_words(s.vocab)) + products.max().unwrap_or(0)
+        grain(chunk * row_stride(s.vocab)) + products.max().unwrap_or(0)
     }
 
     pub(super) fn head_loss(
@@ -79,7 +85,7 @@ impl<E: CpuFloat> Cpu<E> {
         let words = self.head_words(s, grad.is_some());
         let mut memory = self.arena.take(words);
         let mut carver = Carver(memory.words(words));
-        let logits = carver.words(if tokens == 0 { 0 } else { chunk * row_words(vocab) });
+        let logits = carver.words(if tokens == 0 { 0 } else { chunk * row_stride(vocab) });
         let products = carver.0;
         for first in (0..tokens).step_by(chunk) {
             let rows = first..tokens.min(first + chunk);
@@ -94,7 +100,7 @@ impl<E: CpuFloat> Cpu<E> {
             let x = &x.as_slice()[rows.start * width..];
             self.logits(
                 bytemuck::cast_slice_mut(&mut *logits),
-                row_words(vocab),
+                row_stride(vocab),
                 products,
                 x,
                 w.as_slice(),
@@ -133,12 +139,13 @@ impl<E: CpuFloat> Cpu<E> {
         scale: Option<TokenScale<'_>>,
     ) {
         let ns = 1.5 * (nll.len() * vocab) as f64;
-        let rows = logits.chunks_exact_mut(row_words(vocab)).zip(nll).zip(targets).enumerate();
+        let rows = logits.chunks_exact_mut(row_stride(vocab)).zip(nll).zip(targets).enumerate();
         self.workers.each(ns, rows, |(t, ((row, nll), target))| {
             if let Some(bias) = bias {
                 add_rows(self.simd, &mut bytemuck::cast_slice_mut(&mut *row)[..vocab], bias, vocab);
             }
             let target = (*target != TokenId::IGNORED).then_some(target.0 as usize);
+            let row = &mut row[..row_words(vocab)];
             *nll = row_loss::<E>(self.simd, row, vocab, target, scale.map(|scale| scale.of(t)));
         });
     }
@@ -155,7 +162,7 @@ impl<E: CpuFloat> Cpu<E> {
         matmul::product(cx, scratch, dz_lines(dz, s.vocab), columns(w, s.width), size, &dx);
         if let Some(db) = &mut grad.db {
             let (stride, run) =
-                (row_words(s.vocab) * 4 / std::mem::size_of::<E>(), self.columns_at_a_time(s.vocab));
+                (row_stride(s.vocab) * 4 / std::mem::size_of::<E>(), self.columns_at_a_time(s.vocab));
             let columns = db.as_mut_slice()[..s.vocab].chunks_mut(run).enumerate();
             self.workers.each(0.2 * (rows.len() * s.vocab) as f64, columns, |(c, db)| {
                 add_rows(self.simd, db, &dz[c * run..rows.len() * stride], stride);
@@ -170,11 +177,11 @@ impl<E: CpuFloat> Cpu<E> {
 
 /// The gradients of the logits, which lie in the logits' rows: as A of dx and as A of dw.
 fn dz_lines<E: CpuFloat>(dz: &[E], vocab: usize) -> Operand<'_, E> {
-    Operand { stride: row_words(vocab) * 4 / std::mem::size_of::<E>(), ..lines(dz, vocab) }
+    Operand { stride: row_stride(vocab) * 4 / std::mem::size_of::<E>(), ..lines(dz, vocab) }
 }
 
 fn dz_columns<E: CpuFloat>(dz: &[E], vocab: usize) -> Operand<'_, E> {
-    columns(dz, row_words(vocab) * 4 / std::mem::size_of::<E>())
+    columns(dz, row_stride(vocab) * 4 / std::mem::size_of::<E>())
 }
 
 /// nll of one row; with `grad`, the row's memory then holds grad·(softmax − onehot), as `E`, from its start.

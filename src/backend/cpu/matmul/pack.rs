@@ -12,6 +12,10 @@ use super::kernel::{Kernel, MAX_NR};
 /// How far ahead of the row that is packed the next ones are asked for: strides defeat the hardware's own guesses.
 pub(super) const ROWS_AHEAD: usize = 16;
 
+/// Rows of which all panels take their part before any takes a part of later ones: panels of 14 columns share the lines of a row, and few
+/// rows keep them near, as far apart as they may lie.
+const ROWS_AT_ONCE: usize = 32;
+
 /// Words from row to row of packed rows: an odd number of cache lines, so that the rows of a strip spread over the sets.
 pub(super) fn row_words(words: usize) -> usize {
     (words.div_ceil(16) | 1) * 16
@@ -64,10 +68,13 @@ impl Packer {
         let words = self.kernel.words(k);
         if std::mem::size_of::<E>() == 2 && words > 0 {
             let src: &[u16] = bytemuck::cast_slice(src);
-            let panels = out[..n.next_multiple_of(width) * words].chunks_exact_mut(width * words);
-            let paired = panels.enumerate().all(|(p, panel)| {
-                let columns = (n - p * width).min(width);
-                self.kernel.pair_rows(&src[p * width..], stride, (k, columns), panel, width)
+            let panels = &mut out[..n.next_multiple_of(width) * words];
+            let paired = (0..k).step_by(ROWS_AT_ONCE).all(|k0| {
+                panels.chunks_exact_mut(width * words).enumerate().all(|(p, panel)| {
+                    let size = (ROWS_AT_ONCE.min(k - k0), width.min(n - p * width));
+                    let (from, to) = (&src[k0 * stride + p * width..], &mut panel[k0 / 2 * width..]);
+                    self.kernel.pair_rows(from, stride, size, to, width)
+                })
             });
             if paired {
                 return;
