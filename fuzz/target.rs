@@ -18,7 +18,7 @@ fuzz_target!(
         let most = TARGET.budget.bytes(bytes.len());
         let cost = measured(most, || (TARGET.read)(&DESK, bytes));
         assert!(cost.bytes <= most, "took {} bytes, {most} are allowed", cost.bytes);
-        // libFuzzer's own limit is by the clock, to which other work on the machine counts
+        // libFuzzer's own limit, ten seconds, is of wall time, which other work on the machine stretches; it finds what waits
         assert!(cost.seconds <= 1.0, "took {} seconds of processor time", cost.seconds);
     }
 );

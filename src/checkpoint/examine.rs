@@ -37,7 +37,7 @@ pub fn examine(dir: &Path) -> Result<Vec<Examined>> {
             "holds no checkpoint: there is no manifest.json in it, nor a checkpoint of a run",
         ));
     }
-    let one = |path: PathBuf| match path.ends_with(READY) {
+    let one = |path: PathBuf| match path == dir.join(READY) {
         true => examine_one(path, |file| half_published(dir, file)),
         false => examine_one(path.clone(), |file| path.join(file)),
     };

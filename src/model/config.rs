@@ -25,8 +25,8 @@ use std::path::Path;
 pub(super) const MOST_WIDTH: usize = 1 << 24;
 /// A rotation is a list as long as half a head.
 pub(super) const MOST_HEAD: usize = 1 << 16;
-/// Each layer is a dozen parameters with a name and a shape, 8 KiB in all, which a short file asks for by one number. The deepest models
-/// have some 130 layers, those that were stacked of two or three of them 300.
+/// Each layer is a dozen parameters with a name and a shape, 8 KiB a layer, which a short file asks for by one number. The deepest models
+/// have some 130 layers, those stacked from two or three of them 300.
 pub(super) const MOST_LAYERS: usize = 512;
 
 /// A model: family, sizes, rotation, special tokens. A value of this type has been through [`Config::check`], unless it

@@ -130,5 +130,14 @@ fn queries_and_keys<B: Backend>(t: &mut Suite<'_, B>) {
             attention::one(t, &case);
             kv::attention(t, &case);
         }
+    } // heads of whole vectors, which decoding reads in its own way: every rest of a step of keys, heads that share a key in all numbers
+    for keys in 1..=17 {
+        for (heads, head_dim) in
+            [((2, 2), 32), ((4, 2), 64), ((3, 1), 64), ((4, 1), 96), ((5, 1), 32), ((11, 1), 64)]
+        {
+            let case = case(2, 1, keys, heads, head_dim);
+            attention::one(t, &case);
+            kv::attention(t, &case);
+        }
     }
 }

@@ -30,13 +30,13 @@ fn chunk_tokens(tokens: usize, vocab: usize) -> usize {
     even.next_multiple_of(CHUNK).min(fit).min(tokens)
 }
 
-/// Words of a row of logits, whole vectors of all passes over it.
+/// Words of a row of logits that the passes go over: whole vectors.
 fn row_words(vocab: usize) -> usize {
     vocab.next_multiple_of(32)
 }
 
-/// Words from one row of logits to the next: an odd number of cache lines. Vocabularies are powers of two times a small number,
-/// and one column of rows that lie so far apart would share one set of the caches.
+/// Words from one row of logits to the next: an odd number of cache lines. Many vocabularies are a multiple of a large power of two, and
+/// rows that far apart have a column all in a few sets of a cache.
 fn row_stride(vocab: usize) -> usize {
     row_words(vocab) + 16
 }

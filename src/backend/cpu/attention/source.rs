@@ -44,7 +44,7 @@ impl<'a, E: CpuFloat> Source<'a, E> {
 }
 
 impl<E> Source<'_, E> {
-    /// Where element `at` lies, and the bytes of an element; with an `at` behind the last some address.
+    /// Where element `at` lies, and the bytes of an element.
     pub(super) fn address(&self, at: usize) -> (*const u8, usize) {
         match self {
             Source::Plain(x) => (x.as_ptr().wrapping_add(at).cast(), std::mem::size_of::<E>()),

@@ -12,8 +12,8 @@ use super::kernel::{Kernel, MAX_NR};
 /// How far ahead of the row that is packed the next ones are asked for: strides defeat the hardware's own guesses.
 pub(super) const ROWS_AHEAD: usize = 16;
 
-/// Rows of which all panels take their part before any takes a part of later ones: panels of 14 columns share the lines of a row, and few
-/// rows keep them near, as far apart as they may lie.
+/// All panels are packed for this many rows before the next rows begin: neighbouring panels of 14 columns share cache lines, and so few
+/// rows are still near when the next panel reads them.
 const ROWS_AT_ONCE: usize = 32;
 
 /// Words from row to row of packed rows: an odd number of cache lines, so that the rows of a strip spread over the sets.

@@ -12,6 +12,7 @@ use std::path::Path;
 pub const SAFETENSORS: Target =
     Target { name: "safetensors", read: safetensors, seeds: safetensors_seeds, budget: Budget::PARSED };
 pub const INDEX: Target = Target { name: "index", read: index, seeds: index_seeds, budget: Budget::PARSED };
+/// 8 MiB for the parameters of as many layers as there may be, of the file's config and of the one that is written of it.
 pub const CONFIG: Target = Target {
     name: "config",
     read: config,

@@ -75,7 +75,7 @@ pub(super) unsafe fn dots(scores: &mut [f32], q: &[bf16], k: Lines<'_, bf16>, s:
 
 /// Some heads that share a key/value head, and up to 8 of its keys.
 struct Scoring {
-    /// [heads][KEYS], of which 8 are written.
+    /// A row for each head, KEYS apart, of which 8 are written.
     scores: *mut f32,
     /// [heads][dim].
     q: *const bf16,
@@ -91,7 +91,7 @@ impl Scoring {
     /// a line from `ahead` on with each line it reads.
     ///
     /// # Safety
-    /// The CPU has the features; scores, q and k have what their comments say, n > 0.
+    /// The CPU has the features; scores, q and k have what their comments say; 0 < n, and n is 8 with `ALL`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bf16")]
     unsafe fn dots<const G: usize, const ALL: bool>(self, mut ahead: Ahead) {
@@ -144,7 +144,7 @@ fn halves_of_quarters(a: __m512, b: __m512) -> __m512 {
     _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b))
 }
 
-/// Most heads whose sums are in registers at once, and those with which there is room for the sums of two vectors of values.
+/// Most heads whose sums fit in registers, with one vector of values at a time and with two.
 const HEADS: usize = 8;
 const WIDE_HEADS: usize = 4;
 
@@ -156,8 +156,14 @@ const WIDE_HEADS: usize = 4;
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn sums(acc: &mut [f32], weights: &[bf16], v: Lines<'_, bf16>, s: &Shape) {
     let dim = s.head_dim;
-    assert!(dim.is_multiple_of(PER) && v.n * s.kv_stride() <= v.data.len());
-    assert!(acc.len() == s.heads * dim && weights.len() >= (s.heads - 1) * KEYS + v.n.next_multiple_of(2));
+    assert!(
+        dim.is_multiple_of(PER) && s.kv_stride() == s.kv_heads * dim && v.n * s.kv_stride() <= v.data.len()
+    );
+    assert!(
+        s.heads == s.kv_heads * s.group
+            && acc.len() == s.heads * dim
+            && weights.len() >= (s.heads - 1) * KEYS + v.n.next_multiple_of(2)
+    );
     for kv in 0..s.kv_heads {
         for first in (0..s.group).step_by(HEADS) {
             let head = kv * s.group + first;

@@ -3,9 +3,9 @@
 //! A task has a part of a row's keys and all heads. It goes over blocks of keys: scores of all heads, online softmax, weighted
 //! values. What it takes is the time to read, so reading must be one stream: all key/value heads of a token before the next
 //! token. (Head by head, a stride apart, a core of a Zen 4 gets 9 to 12 GB/s; in a stream 22 to 26.) So that memory is busy
-//! while there is something to compute, each line that is read asks for one some kilobytes behind it, in the order of the addresses.
-//! (48 KB behind it, in the other of keys and values, a core of a Zen 5 needs 39 ns a token for 768 bytes; 8 KB behind it 24.) Parts
-//! begin at places that the shape alone decides and are merged in order.
+//! while there is something to compute, each line that is read asks for one some kilobytes further on, in the order of the addresses.
+//! (Asking for the other of keys and values, 48 KB away, a core of a Zen 5 took 39 ns a token of 768 bytes; 8 KB further on in the same
+//! stream it takes 24.) Parts begin at places that the shape alone decides and are merged in order.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -29,7 +29,7 @@ use lines::{Ahead, Lines, Products};
 /// Keys of a block, and of a step of the reading.
 const KEYS: usize = 128;
 const STEP: usize = 16;
-/// Parts of a short context at least, each of at least a block, and keys of a part at most. A part's first block comes from
+/// Parts of a short context at least, each of at least a block, and keys of a part at most. A part's first lines come from
 /// memory unasked for, so parts should be long; there should be some for every thread.
 const PARTS: usize = 4;
 const PART: usize = 1024;
@@ -202,8 +202,8 @@ impl<E: CpuFloat> Job<'_, E> {
         Lines { data, n, ahead }
     }
 
-    /// What lies behind the tokens from j on: as far as any stream is asked for ahead, but a step at least, whose lines are not read in
-    /// the order of their addresses.
+    /// What is asked for while the tokens from j on are read: as far ahead as with any stream, but past the step, whose lines are not read
+    /// in the order of their addresses.
     fn ahead(&self, from: &Source<'_, E>, row: usize, j: usize) -> Ahead {
         let s = &self.plan.shape;
         let (line, bytes) = from.address(s.key_at(row, 0, j));
