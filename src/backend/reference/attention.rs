@@ -41,7 +41,8 @@ impl View<'_> {
     /// Every (row, head, query).
     fn queries(&self) -> impl Iterator<Item = (usize, usize, usize)> + use<> {
         let s = self.s;
-        (0..s.rows).flat_map(move |r| (0..s.heads).flat_map(move |h| (0..s.queries).map(move |i| (r, h, i))))
+        (0..s.rows * s.heads * s.queries)
+            .map(move |at| (at / s.queries / s.heads, at / s.queries % s.heads, at % s.queries))
     }
 }
 
