@@ -28,30 +28,31 @@ pub fn examine(dir: &Path) -> Result<Vec<Examined>> {
         return Err(Error::file(dir, "is not a directory"));
     }
     let mut found: Vec<PathBuf> = checkpoints(dir)?.into_iter().map(|(_, path)| path).collect();
-    found.extend(Some(dir.join(BEST)).filter(|path| path.is_dir()));
-    found.extend(Some(dir.join(READY)).filter(|path| path.join(MANIFEST).exists()));
-    found.extend(Some(dir.into()).filter(|path: &PathBuf| path.join(MANIFEST).exists()));
+    // a final.ready without a manifest is what a process leaves that dies after the last move
+    let ready = dir.join(READY);
+    let whole = [ready.clone(), dir.into()].into_iter().filter(|path| path.join(MANIFEST).exists());
+    found.extend(Some(dir.join(BEST)).filter(|path| path.is_dir()).into_iter().chain(whole));
     if found.is_empty() {
         return Err(Error::file(
             dir,
             "holds no checkpoint: there is no manifest.json in it, nor a checkpoint of a run",
         ));
     }
-    let one = |path: PathBuf| match path == dir.join(READY) {
-        true => examine_one(path, |file| half_published(dir, file)),
-        false => examine_one(path.clone(), |file| path.join(file)),
+    let place = |path: &Path, file: &str| match path == ready {
+        true => half_published(dir, file),
+        false => path.join(file),
     };
-    Ok(found.into_iter().map(one).collect())
+    Ok(found.into_iter().map(|path| examine_one(&path, |file| place(&path, file))).collect())
 }
 
-fn examine_one(path: PathBuf, place: impl Fn(&str) -> PathBuf) -> Examined {
-    match verify_where(&path, &place) {
+fn examine_one(path: &Path, place: impl Fn(&str) -> PathBuf) -> Examined {
+    match verify_where(path, &place) {
         Ok(manifest) => {
             let bytes = manifest.files.iter().map(|f| f.bytes).sum();
-            let problem = parse(&path, &manifest, place).err();
-            Examined { path, files: manifest.files.len(), bytes, problem }
+            let problem = parse(path, &manifest, place).err();
+            Examined { path: path.into(), files: manifest.files.len(), bytes, problem }
         }
-        Err(problem) => Examined { path, files: 0, bytes: 0, problem: Some(problem) },
+        Err(problem) => Examined { path: path.into(), files: 0, bytes: 0, problem: Some(problem) },
     }
 }
 
