@@ -41,41 +41,99 @@ pub(super) unsafe fn update(
     scale: f32,
 ) {
     let width = acc.len() / states.len();
+    for (strip, states) in states.chunks_mut(STATES).enumerate() {
+        let r = strip * STATES;
+        update_strip(
+            states,
+            &scores[r * ld..],
+            &mut weights[r * ld..],
+            &mut acc[r * width..],
+            (ld, n, width),
+            scale,
+        );
+    }
+}
+
+/// States of a strip: as many as a vector has places.
+const STATES: usize = 16;
+
+/// All maxima first, then all weights: so no row waits for the sums across lanes of the one before, and which maxima have
+/// risen, which cannot be foreseen, is asked once.
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn update_strip(
+    states: &mut [State], scores: &[f32], weights: &mut [bf16], acc: &mut [f32],
+    (ld, n, width): (usize, usize, usize), scale: f32,
+) {
+    assert!(n.is_multiple_of(32));
+    let (mut before, mut largest) = ([f32::NEG_INFINITY; STATES], [f32::NEG_INFINITY; STATES]);
+    for r in 0..states.len() {
+        before[r] = states[r].max;
+        largest[r] = largest_of(scores[r * ld..][..n].as_chunks::<32>().0);
+    }
+    // SAFETY: all arrays have 16 floats.
+    let (before, largest) = unsafe { (_mm512_loadu_ps(before.as_ptr()), _mm512_loadu_ps(largest.as_ptr())) };
+    // The maximum of (NaN, y) is y.
+    let max = _mm512_max_ps(_mm512_mul_ps(largest, _mm512_set1_ps(scale)), before);
+    let some = _mm512_cmp_ps_mask::<_CMP_NEQ_OQ>(max, _mm512_set1_ps(f32::NEG_INFINITY));
+    let base = _mm512_maskz_mov_ps(some, max); // State::base
+    let log2 = _mm512_set1_ps(LOG2_E);
+    let offsets = floats(_mm512_mul_ps(base, log2));
+    let factors = floats(exp2(_mm512_mul_ps(_mm512_sub_ps(before, base), log2)));
     let slope = _mm512_set1_ps(scale * LOG2_E);
+    let max_of = floats(max);
     for (r, state) in states.iter_mut().enumerate() {
-        let (scores, _) = scores[r * ld..][..n].as_chunks::<32>();
-        let (weights, _) = weights[r * ld..][..n].as_chunks_mut::<32>();
-        let max = largest(scores) * scale;
-        let max = if max > state.max { max } else { state.max };
-        let base = State::base(max);
-        let offset = _mm512_set1_ps(base * LOG2_E);
+        let (scores, weights) = (&scores[r * ld..][..n], &mut weights[r * ld..][..n]);
+        let offset = _mm512_set1_ps(offsets[r]);
         let mut sums = [_mm512_setzero_ps(); 2];
-        for (scores, weights) in scores.iter().zip(weights) {
-            // SAFETY: a chunk has 32 elements: two vectors of scores, one of weights.
+        for at in (0..n).step_by(32) {
+            // SAFETY: at + 32 <= n, as n is a multiple of 32 (asserted): two vectors of scores, one of weights.
             unsafe {
                 let (low, high) =
-                    (_mm512_loadu_ps(scores.as_ptr()), _mm512_loadu_ps(scores.as_ptr().add(16)));
+                    (_mm512_loadu_ps(scores.as_ptr().add(at)), _mm512_loadu_ps(scores.as_ptr().add(at + 16)));
                 let p =
                     [exp2(_mm512_fmsub_ps(low, slope, offset)), exp2(_mm512_fmsub_ps(high, slope, offset))];
                 sums = [_mm512_add_ps(sums[0], p[0]), _mm512_add_ps(sums[1], p[1])];
-                _mm512_storeu_si512(weights.as_mut_ptr().cast(), round_two(p[0], p[1]));
+                _mm512_storeu_si512(weights.as_mut_ptr().add(at).cast(), round_two(p[0], p[1]));
             }
         }
         let sum = _mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1]));
-        if max == state.max {
-            state.sum += sum;
-            continue;
-        }
-        let factor = _mm512_cvtss_f32(exp2(_mm512_set1_ps((state.max - base) * LOG2_E)));
-        *state = State { max, sum: state.sum * factor + sum };
-        acc[r * width..][..width].iter_mut().for_each(|x| *x *= factor);
+        *state = State { max: max_of[r], sum: state.sum * factors[r] + sum };
     }
+    let mut risen = _mm512_cmp_ps_mask::<_CMP_NEQ_OQ>(max, before);
+    while risen != 0 {
+        let r = risen.trailing_zeros() as usize;
+        risen &= risen - 1;
+        scale_row(&mut acc[r * width..][..width], factors[r]);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn scale_row(row: &mut [f32], factor: f32) {
+    let factor = _mm512_set1_ps(factor);
+    for x in row.chunks_mut(16) {
+        let kept = (u32::MAX >> (32 - x.len())) as u16;
+        // SAFETY: the mask keeps to the elements of the chunk.
+        unsafe {
+            let scaled = _mm512_mul_ps(_mm512_maskz_loadu_ps(kept, x.as_ptr()), factor);
+            _mm512_mask_storeu_ps(x.as_mut_ptr(), kept, scaled);
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn floats(x: __m512) -> [f32; 16] {
+    let mut out = [0.0; 16];
+    // SAFETY: 16 floats are a vector.
+    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), x) };
+    out
 }
 
 /// The largest score that is not NaN, or -inf.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn largest(scores: &[[f32; 32]]) -> f32 {
+fn largest_of(scores: &[[f32; 32]]) -> f32 {
     let mut top = [_mm512_set1_ps(f32::NEG_INFINITY); 2];
     for chunk in scores {
         for (at, top) in [0, 16].into_iter().zip(&mut top) {

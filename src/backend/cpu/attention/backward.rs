@@ -6,27 +6,29 @@
 //!   dV += Pᵀ·dO          dK += dSᵀ·Q          dQ += dS·K
 //! ```
 //!
-//! so that Pᵀ and dSᵀ are rows of A where they lie; only dS is packed again. One task has a row's key/value head, with all
-//! query heads that share it, and every n-th block of keys: dK and dV are finished in it. Queries are packed before, once. When n > 1 (few rows and heads)
-//! dQ is a sum over the n tasks, taken in order at the end. n depends on the shape alone.
+//! so that Pᵀ and dSᵀ are rows of A where they lie; dQ is summed transposed ([`dq`](super::dq)), for which dSᵀ becomes panels of B. One task has a
+//! row's key/value head, with all query heads that share it, and every n-th block of keys: dK and dV are finished in it.
+//! Queries are packed before, once. When n > 1 (few rows and heads) dQ is a sum over the n tasks, taken in order at the end. n depends
+//! on the shape alone.
 
 use super::super::isa::{Simd, per_isa};
-use super::super::math::{CpuFloat, LANES, exp};
+use super::super::math::{CpuFloat, exp};
 use super::super::matmul::kernel::{Kernel, Rows};
 use super::super::matmul::pack::Packer;
 use super::super::pool::{Disjoint, Workers};
 use super::super::scratch::{Carver, grain};
+use super::dq::{self, ask};
 use super::mask::{Cover, Mask};
 use super::queries::{Layout, QUERIES, Queries, QueryBlock};
 use super::softmax::PADDED;
-use super::{KEYS, Shape, panel_words};
+use super::{KEYS, Shape};
 use crate::backend::AttentionShape;
 use crate::index::DocumentId;
 use half::bf16;
 use std::ops::Range;
 
 /// Tasks that are enough, and bytes that the parts of dQ may take to get there.
-const TASKS: usize = 16;
+const TASKS: usize = 12;
 const PARTS_BYTES: usize = 128 << 20;
 
 /// The operands.
@@ -58,30 +60,29 @@ impl Plan {
         let shape = Shape::new(s, packer.kernel);
         let units = (shape.rows * shape.kv_heads).max(1);
         let mut plan = Plan { shape, packer, threads, parts: 1 };
-        let room = PARTS_BYTES / (4 * units * plan.dq_floats()).max(1);
+        let room = PARTS_BYTES / (4 * units * plan.dq().words()).max(1);
         plan.parts = TASKS.div_ceil(units).min(shape.keys.div_ceil(KEYS)).min(room).max(1);
         plan
     }
 
-    /// dQ of all queries and heads of one key/value head: [group][queries][columns].
-    fn dq_floats(&self) -> usize {
-        grain(self.shape.group * self.shape.queries * self.shape.columns)
+    fn dq(&self) -> dq::Layout {
+        dq::Layout::new(self.shape, self.packer.kernel)
     }
 
     fn worker_words(&self) -> usize {
         let (s, kernel) = (&self.shape, self.packer.kernel);
         2 * grain(KEYS * s.words)
-            + grain(panel_words(self.packer, KEYS, s.columns))
+            + grain(self.dq().k_words())
             + 2 * grain(KEYS * s.columns)
             + 3 * grain(kernel.mr * QUERIES)
             + grain(KEYS * kernel.words(QUERIES))
-            + grain(QUERIES.next_multiple_of(kernel.mr) * kernel.words(KEYS))
-            + if self.parts == 1 { self.dq_floats() } else { 0 }
+            + grain(self.dq().ds_words())
+            + if self.parts == 1 { self.dq().words() } else { 0 }
     }
 
     fn parts_words(&self) -> usize {
         let units = self.shape.rows * self.shape.kv_heads;
-        if self.parts == 1 { 0 } else { units * self.parts * self.dq_floats() }
+        if self.parts == 1 { 0 } else { units * self.parts * self.dq().words() }
     }
 
     fn queries(&self) -> Layout {
@@ -95,10 +96,10 @@ impl Plan {
 
 /// One worker's memory.
 struct Space<'a> {
-    /// Rows of K and V, [KEYS][words of a head], and K as B of dQ.
+    /// Rows of K and V, [KEYS][words of a head], and Kᵀ as A of dQᵀ.
     k_rows: &'a mut [u32],
     v_rows: &'a mut [u32],
-    k_panels: &'a mut [u32],
+    k_turned: &'a mut [u32],
     /// [KEYS][columns].
     dk: &'a mut [f32],
     dv: &'a mut [f32],
@@ -106,30 +107,29 @@ struct Space<'a> {
     scores: &'a mut [f32],
     slopes: &'a mut [f32],
     weights: &'a mut [u32],
-    /// dSᵀ, [KEYS][QUERIES], and dS as A of dQ.
+    /// dSᵀ, [KEYS][QUERIES], and as B of dQᵀ.
     ds: &'a mut [u32],
     ds_panels: &'a mut [u32],
 }
 
 impl<'a> Space<'a> {
-    /// The pieces, and dQ where the worker keeps it.
-    fn carve(plan: &Plan, scratch: &'a mut [u32]) -> (Self, &'a mut [f32]) {
-        let (s, packer, kernel) = (&plan.shape, plan.packer, plan.packer.kernel);
+    /// The pieces, and the words of dQ where the worker keeps it.
+    fn carve(plan: &Plan, scratch: &'a mut [u32]) -> (Self, &'a mut [u32]) {
+        let (s, kernel, dq) = (&plan.shape, plan.packer.kernel, plan.dq());
         let mut carver = Carver(scratch);
         let space = Space {
             k_rows: carver.words(KEYS * s.words),
             v_rows: carver.words(KEYS * s.words),
-            k_panels: carver.words(panel_words(packer, KEYS, s.columns)),
+            k_turned: carver.words(dq.k_words()),
             dk: carver.floats(KEYS * s.columns),
             dv: carver.floats(KEYS * s.columns),
             scores: carver.floats(kernel.mr * QUERIES),
             slopes: carver.floats(kernel.mr * QUERIES),
             weights: carver.words(kernel.mr * QUERIES),
             ds: carver.words(KEYS * kernel.words(QUERIES)),
-            ds_panels: carver.words(QUERIES.next_multiple_of(kernel.mr) * kernel.words(KEYS)),
+            ds_panels: carver.words(dq.ds_words()),
         };
-        let dq = carver.floats(if plan.parts == 1 { plan.dq_floats() } else { 0 });
-        (space, dq)
+        (space, carver.words(if plan.parts == 1 { dq.words() } else { 0 }))
     }
 }
 
@@ -152,27 +152,30 @@ pub(in crate::backend::cpu) fn backward<E: CpuFloat>(
         part: t % plan.parts,
     };
     let ns = s.ns(0.5 * s.pairs(), 5.0);
+    let (dq, blocks) = (plan.dq(), plan.dq().blocks());
+    let write = |task: Task, blocks: Range<usize>, sums: &[u32]| {
+        dq::write(job.simd, dq, &job.out.dq, sums, (task.row, task.kv), blocks);
+    };
     if plan.parts == 1 {
         workers.each_with(ns, states, 0..units, |scratch, t| {
-            let (mut space, dq) = Space::carve(plan, scratch);
-            job.run(task(t), &mut space, dq);
-            job.write_dq(task(t), 0..s.group * s.queries, dq, plan.dq_floats());
+            let (mut space, sum) = Space::carve(plan, scratch);
+            job.run(task(t), &mut space, &mut dq.carve(sum));
+            write(task(t), 0..blocks, sum);
         });
         return;
     }
-    let parts = all_dq.chunks_exact_mut(plan.dq_floats()).enumerate();
-    workers.each_with(ns, states, parts, |scratch, (t, dq)| {
-        job.run(task(t), &mut Space::carve(plan, scratch).0, bytemuck::cast_slice_mut(dq));
+    let sums = all_dq.chunks_exact_mut(dq.words()).enumerate();
+    workers.each_with(ns, states, sums, |scratch, (t, sum)| {
+        job.run(task(t), &mut Space::carve(plan, scratch).0, &mut dq.carve(sum));
     });
-    let lines = s.group * s.queries;
-    let run = workers.run_length(units * lines, 20.0 * plan.parts as f64).min(lines);
-    let runs = lines.div_ceil(run);
-    workers.each(20.0 * (units * lines * plan.parts) as f64, 0..units * runs, |t| {
+    let ns = 0.3 * (QUERIES * s.head_dim * plan.parts) as f64;
+    let run = workers.run_length(units * blocks, ns).min(blocks);
+    let runs = blocks.div_ceil(run);
+    workers.each(ns * (units * blocks) as f64, 0..units * runs, |t| {
         let (unit, first) = (t / runs, t % runs * run);
-        let dq = bytemuck::cast_slice(
-            &all_dq[unit * plan.parts * plan.dq_floats()..][..plan.parts * plan.dq_floats()],
-        );
-        job.write_dq(task(unit * plan.parts), first..lines.min(first + run), dq, plan.dq_floats());
+        let of_unit = plan.parts * dq.words();
+        let sums = &all_dq[unit * of_unit..][..of_unit];
+        write(task(unit * plan.parts), first..blocks.min(first + run), sums);
     });
 }
 
@@ -187,6 +190,8 @@ struct Task {
 /// A block of n queries of one head against a block of keys.
 struct Pair<'a> {
     queries: QueryBlock<'a>,
+    /// The block's number in dQ.
+    block: usize,
     i0: usize,
     n: usize,
     j0: usize,
@@ -213,11 +218,11 @@ struct Job<'a, E> {
 }
 
 impl<E: CpuFloat> Job<'_, E> {
-    /// dK and dV of the task's blocks; dq = what they add to dQ, [group][queries][columns].
-    fn run(&self, t: Task, space: &mut Space<'_>, dq: &mut [f32]) {
+    /// dK and dV of the task's blocks; dq = what they add to dQ.
+    fn run(&self, t: Task, space: &mut Space<'_>, dq: &mut dq::Sum<'_>) {
         let s = &self.plan.shape;
         let mask = s.mask(self.documents, t.row);
-        dq.fill(0.0);
+        dq.clear();
         for j0 in (0..s.keys).step_by(KEYS).skip(t.part).step_by(self.plan.parts) {
             let keys = KEYS.min(s.keys - j0);
             self.pack_keys(t, j0, keys, space);
@@ -225,14 +230,14 @@ impl<E: CpuFloat> Job<'_, E> {
             space.dv[..keys * s.columns].fill(0.0);
             let last = mask.queries_of(j0 + keys - 1).end.min(s.queries);
             for g in 0..s.group {
-                let dq = &mut dq[g * s.queries * s.columns..][..s.queries * s.columns];
                 for i0 in (j0 / QUERIES * QUERIES..last).step_by(QUERIES) {
                     let n = QUERIES.min(s.queries - i0);
                     let cover = mask.cover(i0..i0 + n, j0..j0 + keys);
                     let queries = self.plan.queries().block(self.queries, t.row, t.kv * s.group + g, i0);
-                    let pair = Pair { queries, i0, n, j0, keys, masked: cover == Cover::Part };
+                    let block = self.plan.dq().block(g, i0);
+                    let pair = Pair { queries, block, i0, n, j0, keys, masked: cover == Cover::Part };
                     if cover != Cover::Nothing {
-                        self.pair(&mask, &pair, space, &mut dq[i0 * s.columns..]);
+                        self.pair(&mask, &pair, space, dq);
                     }
                 }
             }
@@ -260,13 +265,15 @@ impl<E: CpuFloat> Job<'_, E> {
         let (first, stride, width) = (s.key_at(t.row, t.kv, j0), s.kv_stride(), s.head_dim);
         packer.rows(&self.k[first..], stride, keys, width, s.words, space.k_rows);
         packer.rows(&self.v[first..], stride, keys, width, s.words, space.v_rows);
-        packer.panels_of_columns(&self.k[first..], stride, keys, width, packer.kernel.nr, space.k_panels);
+        packer.panels_of_columns(&self.k[first..], stride, keys, width, packer.kernel.mr, space.k_turned);
     }
 
-    fn pair(&self, mask: &Mask<'_>, p: &Pair<'_>, space: &mut Space<'_>, dq: &mut [f32]) {
-        let kernel = self.plan.packer.kernel;
-        let strips = p.keys.div_ceil(kernel.mr);
+    /// While it works on a block of queries it asks for the next one, part by part: there are too many for any cache.
+    fn pair(&self, mask: &Mask<'_>, p: &Pair<'_>, space: &mut Space<'_>, dq: &mut dq::Sum<'_>) {
+        let strips = p.keys.div_ceil(self.plan.packer.kernel.mr);
         for strip in 0..strips {
+            self.plan.dq().ask_for_next(dq, p.block, (strip, strips));
+            ask(p.queries.next, self.plan.queries().block_words(), (strip, strips));
             let keys = strip * p.keys / strips..(strip + 1) * p.keys / strips;
             self.strip(mask, p, keys, space);
         }
@@ -334,44 +341,17 @@ impl<E: CpuFloat> Job<'_, E> {
     }
 
     /// dQ += dS·K for the pair.
-    fn add_dq(&self, p: &Pair<'_>, space: &mut Space<'_>, dq: &mut [f32]) {
-        let (s, packer, kernel) = (&self.plan.shape, self.plan.packer, self.plan.packer.kernel);
-        if kernel.paired {
+    fn add_dq(&self, p: &Pair<'_>, space: &mut Space<'_>, dq: &mut dq::Sum<'_>) {
+        let (packer, nr) = (self.plan.packer, self.plan.packer.kernel.nr);
+        if packer.kernel.paired {
             let ds: &[bf16] = bytemuck::cast_slice(space.ds);
-            packer.panels_of_columns(ds, QUERIES, p.keys, p.n, kernel.mr, space.ds_panels);
+            packer.panels_of_columns(ds, QUERIES, p.keys, p.n, nr, space.ds_panels);
         } else {
             let ds: &[f32] = bytemuck::cast_slice(space.ds);
-            packer.panels_of_columns(ds, QUERIES, p.keys, p.n, kernel.mr, space.ds_panels);
+            packer.panels_of_columns(ds, QUERIES, p.keys, p.n, nr, space.ds_panels);
         }
-        let block = kernel.words(p.keys);
-        for (strip, ds) in
-            space.ds_panels.chunks_exact(kernel.mr * block).take(p.n.div_ceil(kernel.mr)).enumerate()
-        {
-            let i = strip * kernel.mr;
-            let rows = kernel.mr.min(p.n - i);
-            let ds = Rows { bytes: bytemuck::cast_slice(ds), row: 4, step: 4 * kernel.mr };
-            // Keys after the strip's last query add nothing.
-            let seen = (p.i0 + i + rows).saturating_sub(p.j0).min(p.keys);
-            if seen > 0 {
-                for c in (0..s.columns).step_by(kernel.nr) {
-                    let panel = &space.k_panels[c * block..];
-                    kernel.tile(
-                        rows,
-                        kernel.words(seen),
-                        ds,
-                        panel,
-                        &mut dq[i * s.columns + c..],
-                        s.columns,
-                        true,
-                    );
-                }
-            }
-        }
-    }
-
-    /// Rounds the lines (head of the group, query) of dQ, summed over the parts in `dq`.
-    fn write_dq(&self, t: Task, lines: Range<usize>, dq: &[f32], part: usize) {
-        sum_dq(self.simd, &self.out.dq, dq, part, lines, &self.plan.shape, t);
+        let seen = |end: usize| (p.i0 + end).saturating_sub(p.j0);
+        self.plan.dq().add(dq, p.block, (p.keys, p.n), (space.k_turned, space.ds_panels), seen);
     }
 }
 
@@ -382,10 +362,6 @@ per_isa! {
     fn write_kv[E: CpuFloat](
         out: &Disjoint<'_, E>, acc: &[f32], factor: f32, s: &Shape, first: usize,
     ) => write_kv_body;
-    /// dq = scale·Σ parts for some of a task's lines.
-    fn sum_dq[E: CpuFloat](
-        out: &Disjoint<'_, E>, parts: &[f32], part: usize, lines: Range<usize>, s: &Shape, t: Task,
-    ) => sum_dq_body;
 }
 
 /// What Pᵀ and dSᵀ are computed from.
@@ -457,29 +433,6 @@ fn write_kv_body<E: CpuFloat, const FMA: bool>(
         let out = unsafe { out.range(first + j * s.kv_stride(), s.head_dim) };
         for (out, x) in out.iter_mut().zip(acc) {
             *out = E::narrow(x * factor);
-        }
-    }
-}
-
-#[inline(always)]
-fn sum_dq_body<E: CpuFloat, const FMA: bool>(
-    out: &Disjoint<'_, E>, parts: &[f32], part: usize, lines: Range<usize>, s: &Shape, t: Task,
-) {
-    for line in lines {
-        let first = s.query_at(t.row, t.kv * s.group + line / s.queries, line % s.queries);
-        // SAFETY: a line is written by one task, once.
-        let out = unsafe { out.range(first, s.head_dim) };
-        let at = line * s.columns;
-        for (c, out) in out.chunks_mut(LANES).enumerate() {
-            let mut sums = [0f32; LANES];
-            for dq in parts.chunks_exact(part) {
-                for (sum, x) in sums.iter_mut().zip(&dq[at + c * LANES..][..LANES]) {
-                    *sum += x;
-                }
-            }
-            for (out, sum) in out.iter_mut().zip(sums) {
-                *out = E::narrow(sum * s.scale);
-            }
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::backend::AttentionShape;
 use crate::index::DocumentId;
 
 /// Rows (a query of one head each) that a task aims at, and the least.
-const ROWS: usize = 512;
+const ROWS: usize = 1024;
 const ROWS_LEAST: usize = 64;
 /// Keys of one part when few queries meet many keys.
 const PART: usize = 2048;

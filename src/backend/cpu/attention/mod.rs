@@ -4,6 +4,7 @@
 mod avx512;
 pub(super) mod backward;
 pub(super) mod decode;
+mod dq;
 pub(super) mod forward;
 mod mask;
 mod queries;

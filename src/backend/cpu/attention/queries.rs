@@ -20,6 +20,8 @@ pub(super) struct QueryBlock<'a> {
     /// Log-sum-exp and δ = dO·O of each query, [`QUERIES`] of both.
     pub lse: &'a [f32],
     pub delta: &'a [f32],
+    /// Where the next block begins: to ask for, not to read.
+    pub next: *const u32,
 }
 
 /// The queries' operands.
@@ -46,7 +48,7 @@ impl Layout {
         Layout { shape, packer, turned: QUERIES * shape.words, panels }
     }
 
-    fn block_words(&self) -> usize {
+    pub(super) fn block_words(&self) -> usize {
         2 * (grain(self.turned) + grain(self.panels) + grain(QUERIES))
     }
 
@@ -74,6 +76,7 @@ impl Layout {
             do_panels: next(self.panels),
             lse: bytemuck::cast_slice(next(QUERIES)),
             delta: bytemuck::cast_slice(next(QUERIES)),
+            next: packed.as_ptr().wrapping_add((at + 1) * self.block_words()),
         }
     }
 

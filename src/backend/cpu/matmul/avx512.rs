@@ -21,22 +21,35 @@ macro_rules! tile {
         #[target_feature(enable = $features)]
         pub(super) unsafe fn $name<const R: usize>(t: &Tile) {
             let mul_add = |$acc: __m512, $a: __m512, $b: __m512| $mul_add;
-            let (mut a, mut b) = (t.a, t.b);
+            // Every fourth row of A has a pointer of its own: one that went from row to row (the compiler's choice) needs an addition
+            // for each, and these wait for each other as long as the multiply-adds take.
+            let fourth = |r: usize| opaque(t.a.wrapping_byte_add(r * t.row));
+            let [mut a0, mut a4, mut a8, mut a12] = [fourth(0), fourth(4), fourth(8), fourth(12)];
+            let mut b = t.b;
             let mut acc = [[_mm512_setzero_ps(); 2]; R];
-            for _ in 0..t.words {
+            let mut step = |acc: &mut [[__m512; 2]; R]| {
                 prefetch(b.wrapping_add(32 * STEPS_AHEAD));
                 prefetch(b.wrapping_add(32 * STEPS_AHEAD + 16));
                 // SAFETY: the caller's bounds cover words·32 floats of B and R·words words of A; neither need be aligned.
                 unsafe {
                     let (b0, b1) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));
                     for (r, [c0, c1]) in acc.iter_mut().enumerate() {
-                        let x = _mm512_set1_ps(a.byte_add(r * t.row).read_unaligned());
+                        let x = _mm512_set1_ps([a0, a4, a8, a12][r / 4].byte_add(r % 4 * t.row).read_unaligned());
                         *c0 = mul_add(*c0, x, b0);
                         *c1 = mul_add(*c1, x, b1);
                     }
                     b = b.add(32);
-                    a = a.wrapping_byte_add(t.step);
                 }
+                for a in [&mut a0, &mut a4, &mut a8, &mut a12] {
+                    *a = opaque(a.wrapping_byte_add(t.step));
+                }
+            };
+            for _ in 0..t.words / 2 {
+                step(&mut acc);
+                step(&mut acc);
+            }
+            if !t.words.is_multiple_of(2) {
+                step(&mut acc);
             }
             for (r, [c0, c1]) in acc.into_iter().enumerate() {
                 // SAFETY: the caller's bounds cover R rows of C, 32 floats each, ldc apart.
@@ -109,6 +122,17 @@ tile! {
 tile! {
     /// Words are pairs of bf16: acc += a.0·b.0 + a.1·b.1.
     tile_bf16, "avx512f,avx512bf16", |acc, a, b| _mm512_dpbf16_ps(acc, as_pairs(a), as_pairs(b))
+}
+
+/// The same pointer, of which the compiler does not know that it is near another.
+#[inline(always)]
+#[allow(clippy::pointers_in_nomem_asm_block)] // no instruction reads or writes through it
+fn opaque(mut pointer: *const f32) -> *const f32 {
+    // SAFETY: there is no instruction in it at all.
+    unsafe {
+        std::arch::asm!("/* {0} */", inout(reg) pointer, options(pure, nomem, nostack, preserves_flags))
+    };
+    pointer
 }
 
 /// The same 512 bits, as pairs of bf16.

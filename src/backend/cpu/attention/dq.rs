@@ -1,0 +1,160 @@
+//! dQ of the queries that share a key/value head, summed over blocks of keys, transposed:
+//!
+//! ```text
+//!   dQᵀ += Kᵀ·dSᵀ
+//! ```
+//!
+//! so that dSᵀ becomes panels of B, whole cache lines of it, where dS as A would be cut into narrow strips; Kᵀ, which is A, is packed once for
+//! a block of keys. Several tasks may each have such a sum, of their blocks of keys; they are added in order at the end.
+
+use super::super::isa::{per_isa, prefetch_l2};
+use super::super::math::CpuFloat;
+use super::super::matmul::kernel::{Kernel, Rows};
+use super::super::pool::Disjoint;
+use super::super::scratch::{Carver, grain};
+use super::queries::QUERIES;
+use super::{KEYS, Shape};
+use std::ops::Range;
+
+/// Where a sum lies: for each block of queries of each head of the group [head_dim][QUERIES] floats, then a word.
+#[derive(Clone, Copy)]
+pub(super) struct Layout {
+    shape: Shape,
+    kernel: &'static Kernel,
+}
+
+impl Layout {
+    pub(super) fn new(shape: Shape, kernel: &'static Kernel) -> Self {
+        Layout { shape, kernel }
+    }
+
+    fn blocks_of_head(&self) -> usize {
+        self.shape.queries.div_ceil(QUERIES)
+    }
+
+    /// Blocks of queries of all heads of the group.
+    pub(super) fn blocks(&self) -> usize {
+        self.shape.group * self.blocks_of_head()
+    }
+
+    /// The block of the group's head g whose first query is i0.
+    pub(super) fn block(&self, g: usize, i0: usize) -> usize {
+        g * self.blocks_of_head() + i0 / QUERIES
+    }
+
+    fn floats(&self) -> usize {
+        self.shape.head_dim * QUERIES
+    }
+
+    pub(super) fn words(&self) -> usize {
+        grain(self.blocks() * self.floats()) + grain(self.blocks())
+    }
+
+    pub(super) fn carve<'a>(&self, scratch: &'a mut [u32]) -> Sum<'a> {
+        let mut carver = Carver(scratch);
+        Sum { floats: carver.floats(self.blocks() * self.floats()), begun: carver.words(self.blocks()) }
+    }
+
+    /// Words of Kᵀ of a block of keys, as A.
+    pub(super) fn k_words(&self) -> usize {
+        self.shape.head_dim.next_multiple_of(self.kernel.mr) * self.kernel.words(KEYS)
+    }
+
+    /// Words of dSᵀ of a block of keys and one of queries, as B.
+    pub(super) fn ds_words(&self) -> usize {
+        QUERIES * self.kernel.words(KEYS)
+    }
+
+    /// Adds what `keys` keys give to the block: Kᵀ and dSᵀ are packed, `seen` tells how many of these keys the queries before a
+    /// query of the block see (later ones give them nothing).
+    pub(super) fn add(
+        &self, sum: &mut Sum<'_>, block: usize, (keys, queries): (usize, usize), (k, ds): (&[u32], &[u32]),
+        seen: impl Fn(usize) -> usize,
+    ) {
+        let (kernel, words) = (self.kernel, self.kernel.words(keys));
+        let out = &mut sum.floats[block * self.floats()..][..self.floats()];
+        let begun = std::mem::replace(&mut sum.begun[block], 1) != 0;
+        for (at, ds) in (0..queries).step_by(kernel.nr).zip(ds.chunks_exact(kernel.nr * words)) {
+            let seen = kernel.words(seen(queries.min(at + kernel.nr)).min(keys));
+            for (c, k) in (0..self.shape.head_dim).step_by(kernel.mr).zip(k.chunks_exact(kernel.mr * words)) {
+                let rows = kernel.mr.min(self.shape.head_dim - c);
+                let out = &mut out[c * QUERIES + at..];
+                if seen > 0 {
+                    let k = Rows { bytes: bytemuck::cast_slice(k), row: 4, step: 4 * kernel.mr };
+                    kernel.tile(rows, seen, k, ds, out, QUERIES, begun);
+                } else if !begun {
+                    out.chunks_mut(QUERIES).take(rows).for_each(|row| row[..kernel.nr].fill(0.0));
+                }
+            }
+        }
+    }
+
+    /// Asks for the block after `block`: `part` of `parts` of it.
+    pub(super) fn ask_for_next(&self, sum: &Sum<'_>, block: usize, (part, parts): (usize, usize)) {
+        ask(sum.floats.as_ptr().wrapping_add((block + 1) * self.floats()), self.floats(), (part, parts));
+    }
+}
+
+/// Asks for the `part`-th of `parts` of `words` words into the second-level cache.
+pub(super) fn ask<T>(address: *const T, words: usize, (part, parts): (usize, usize)) {
+    let line = 64 / std::mem::size_of::<T>();
+    for at in (part * words / parts..(part + 1) * words / parts).step_by(line) {
+        prefetch_l2(address.wrapping_add(at));
+    }
+}
+
+/// dQᵀ of a group's queries; a block that has not begun has anything in it.
+pub(super) struct Sum<'a> {
+    floats: &'a mut [f32],
+    begun: &'a mut [u32],
+}
+
+impl Sum<'_> {
+    pub(super) fn clear(&mut self) {
+        self.begun.fill(0);
+    }
+}
+
+per_isa! {
+    /// dq = scale·Σ sums for some blocks of queries of a unit, (row, key/value head). `sums` are the words of all sums, one after the other.
+    pub(super) fn write[E: CpuFloat](
+        layout: Layout, out: &Disjoint<'_, E>, sums: &[u32], unit: (usize, usize), blocks: Range<usize>,
+    ) => write_body;
+}
+
+#[inline(always)]
+fn write_body<E: CpuFloat, const FMA: bool>(
+    layout: Layout, out: &Disjoint<'_, E>, sums: &[u32], unit: (usize, usize), blocks: Range<usize>,
+) {
+    let (s, (row, kv)) = (&layout.shape, unit);
+    let (floats, flags) = (layout.floats(), grain(layout.blocks() * layout.floats()));
+    for block in blocks {
+        let (head, i0) =
+            (kv * s.group + block / layout.blocks_of_head(), block % layout.blocks_of_head() * QUERIES);
+        let begun = sums.chunks_exact(layout.words()).filter(|sum| sum[flags + block] != 0);
+        let parts = begun.map(|sum| -> &[f32] { bytemuck::cast_slice(&sum[block * floats..][..floats]) });
+        for c in (0..s.head_dim).step_by(16) {
+            let columns = 16.min(s.head_dim - c);
+            for i in (0..QUERIES.min(s.queries - i0)).step_by(16) {
+                let mut square = [[0f32; 16]; 16];
+                for part in parts.clone() {
+                    for (to, from) in square.iter_mut().zip(part[c * QUERIES..].chunks(QUERIES)).take(columns)
+                    {
+                        for (x, y) in to.iter_mut().zip(&from[i..i + 16]) {
+                            *x += y;
+                        }
+                    }
+                }
+                let mut turned = [0u32; 256];
+                layout.kernel.transpose16(bytemuck::cast_slice(&square), 64, &mut turned, 16);
+                for (n, line) in turned.chunks_exact(16).take(s.queries - i0 - i).enumerate() {
+                    // SAFETY: a query of a head is written by one task, once.
+                    let out = unsafe { out.range(s.query_at(row, head, i0 + i + n) + c, columns) };
+                    for (out, x) in out.iter_mut().zip(line) {
+                        *out = E::narrow(f32::from_bits(*x) * s.scale);
+                    }
+                }
+            }
+        }
+    }
+}
