@@ -1,12 +1,15 @@
 //! One whole training step of SmolLM2-135M's shape, 1 x 2048 tokens, PoSE positions, bf16 with f32 master weights and
-//! moments, and the same in f32: `cargo bench --bench step`. Random weights and
-//! tokens. Then the step's operations one by one.
+//! moments, and the same in f32: `cargo bench --bench step [-- --threads 1,2]`. Random weights and tokens. Then the step's operations
+//! one by one; or, with `--threads`, the whole step with each number of threads in turns, beside what multiply-adds on registers and
+//! reading memory gain by them in the same rounds.
 
 mod breakdown;
+#[path = "../flags.rs"]
+mod flags;
 #[path = "../harness.rs"]
 mod harness;
 
-use harness::{Table, time};
+use harness::{Stopwatch, Table, time};
 use pose_engine::backend::Backend;
 use pose_engine::backend::cpu::{Cpu, CpuFloat};
 use pose_engine::backend::device::threads_or_all;
@@ -26,45 +29,100 @@ fn flops(config: &Config, parameters: usize) -> f64 {
     6.0 * (parameters * TOKENS) as f64 + attention
 }
 
-fn step<E: CpuFloat>(threads: usize) {
-    let b = &Cpu::<E>::new(threads).expect("a CPU");
-    let table = Table::new(E::NAME, &b.measure_peak(), false);
-    let config = Config::preset("smollm2-135m").expect("a built-in preset");
+/// A training of the shape on random weights and tokens: what does one step of it, and its parameters.
+fn training<E: CpuFloat>(b: &Cpu<E>, config: &Config) -> (impl FnMut(), usize) {
     let ledger = &mut Ledger::live();
-    let mut model = Model::allocate(b, ledger, &config, &config.rope).expect("memory");
+    let mut model = Model::allocate(b, ledger, config, &config.rope).expect("memory");
     model.initialise(b, 1).expect("initial weights");
     let mut grads = Gradients::lodging(b, ledger, &model, 0).expect("memory");
     let mut adam = AdamState::allocate(b, ledger, &model, Optimizer::Adamw).expect("memory");
     adam.start_masters(b, &model).expect("master weights");
     let mut buffers = TrainBuffers::with_lodgers(b, ledger, &model, &grads, TOKENS, 0).expect("memory");
     let mut batch = PlacedBatch::new(b, ledger, 1, TOKENS, 2).expect("memory");
-    b.reserve_scratch(scratch::training(b, &config, 1, TOKENS)).expect("memory");
+    b.reserve_scratch(scratch::training(b, config, 1, TOKENS)).expect("memory");
     let ids: Vec<TokenId> = (0..TOKENS).map(|t| TokenId((t * 7919 % config.vocab_size) as u32)).collect();
     let spans = vec![ChunkSpan::default(), ChunkSpan { start: SeqIndex(TOKENS as u32 / 3), bias: 20_000 }];
     batch.fill(b, 1, &ids, &ids, &BatchPlaces::Spans { spans, per_row: 2 }).expect("a batch");
     let hyper = AdamHyper { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0, clip: 1.0, seed: 0 };
-    let mut number = 0;
-    let t = time(b, || {
+    let (parameters, mut number) = (model.parameters(), 0);
+    let step = move || {
         number += 1;
         grads.zero(b, &model.specs).expect("zero");
         model.forward_backward(b, &mut buffers, &mut grads, &batch, 1.0 / TOKENS as f64).expect("a pass");
         let norm = AdamState::global_norm(b, &model, &grads).expect("a norm");
         adam.step(b, &mut model, &grads, hyper, number, 1e-6, norm).expect("an update");
-    });
-    table.row(
-        &format!("training step, {} threads, {}", b.threads(), b.isa()),
-        t,
-        flops(&config, model.parameters()),
-        0.0,
-    );
+    };
+    (step, parameters)
+}
+
+fn preset() -> Config {
+    Config::preset("smollm2-135m").expect("a built-in preset")
+}
+
+/// The step, and its operations.
+fn step<E: CpuFloat>(threads: usize) {
+    let (b, config) = (&Cpu::<E>::new(threads).expect("a CPU"), preset());
+    let table = Table::new(E::NAME, &b.measure_peak(), false);
+    let (step, parameters) = training(b, &config);
+    let t = time(b, step);
+    let name = format!("training step, {} threads, {}", b.threads(), b.isa());
+    table.row(&name, t, flops(&config, parameters), 0.0);
     println!("{:.1} tokens/s", TOKENS as f64 / t.median);
-    let parameters = model.parameters();
-    drop((model, grads, adam, buffers));
     breakdown::print(b, &table, &config, parameters, t.median);
 }
 
+/// The step with each number of threads in turns, against the first, beside what the machine itself gains.
+fn by_threads<E: CpuFloat>(counts: &[usize]) {
+    const ROUNDS: usize = 7;
+    let config = preset();
+    let backends: Vec<_> = counts.iter().map(|n| Cpu::<E>::new(*n).expect("a CPU")).collect();
+    let mut trainings: Vec<_> = backends.iter().map(|b| training(b, &config).0).collect();
+    let mut seconds = vec![Vec::new(); counts.len()];
+    let mut rates = vec![Vec::new(); counts.len()];
+    for round in 0..=ROUNDS {
+        for (i, (b, step)) in backends.iter().zip(&mut trainings).enumerate() {
+            let peaks = b.measure_peak();
+            let s = b.seconds(step);
+            if round > 0 {
+                seconds[i].push(s); // the first is for warming up
+                rates[i].push([
+                    if E::NAME == "bf16" { peaks.bf16_gflops } else { peaks.f32_gflops },
+                    peaks.bandwidth_gbs,
+                ]);
+            }
+        }
+    }
+    println!("\n{}, {ROUNDS} rounds in turns", E::NAME);
+    println!(
+        "{:>8} {:>10} {:>24} {:>24} {:>24}",
+        "threads", "ms a step", "against the first", "multiply-adds", "bandwidth"
+    );
+    let ratio = |of: &dyn Fn(usize, usize) -> f64, i: usize| {
+        let each = (0..ROUNDS).map(|r| of(i, r) / of(0, r)).collect();
+        let [least, median, most] = range(each);
+        format!("{median:.2}x ({least:.2} to {most:.2})")
+    };
+    for (i, n) in counts.iter().enumerate() {
+        let [_, ms, _] = range(seconds[i].clone());
+        let speed = ratio(&|i, r| 1.0 / seconds[i][r], i);
+        let [peak, memory] = [0, 1].map(|which| ratio(&|i, r| rates[i][r][which], i));
+        println!("{n:>8} {:>10.0} {speed:>24} {peak:>24} {memory:>24}", 1e3 * ms);
+    }
+}
+
+/// The least, the median and the most.
+fn range(mut values: Vec<f64>) -> [f64; 3] {
+    values.sort_by(f64::total_cmp);
+    [values[0], values[values.len() / 2], values[values.len() - 1]]
+}
+
 fn main() {
-    let threads = threads_or_all(0);
-    step::<half::bf16>(threads);
-    step::<f32>(threads);
+    if flags::flag("--threads").is_some() {
+        let counts = flags::numbers("--threads", "1,2");
+        by_threads::<half::bf16>(&counts);
+        by_threads::<f32>(&counts);
+    } else {
+        step::<half::bf16>(threads_or_all(0));
+        step::<f32>(threads_or_all(0));
+    }
 }

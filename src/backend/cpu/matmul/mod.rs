@@ -115,9 +115,10 @@ struct Job<'a, E> {
 }
 
 const TILE: usize = MAX_MR * MAX_NR;
-/// About how long packing takes, in ns a word, and how many words a task of it should have.
+/// About how long packing takes, in ns a word, and tasks of it for each thread: few, so that of a row that is far from the next one
+/// each reads a long piece.
 const PACK_NS: f64 = 0.2;
-const PACK_WORDS: usize = 40_000;
+const PACK_TASKS: usize = 4;
 
 impl<E: CpuFloat> Job<'_, E> {
     /// Where the part of k begins, and how many elements it has.
@@ -168,8 +169,7 @@ impl<E: CpuFloat> Job<'_, E> {
         pack: impl Fn(usize, usize, &mut [u32]) + Sync,
     ) {
         let units = lines.div_ceil(unit);
-        let fair = units.div_ceil(4 * self.workers.threads());
-        let run = (PACK_WORDS / unit_words).clamp(1, fair);
+        let run = units.div_ceil(PACK_TASKS * self.workers.threads());
         let pieces = out[..units * unit_words].chunks_mut(run * unit_words).enumerate();
         self.workers.each(PACK_NS * (units * unit_words) as f64, pieces, |(i, out)| {
             let first = i * run * unit;

@@ -10,7 +10,7 @@ use super::super::math::CpuFloat;
 use super::kernel::{Kernel, MAX_NR};
 
 /// How far ahead of the row that is packed the next ones are asked for: strides defeat the hardware's own guesses.
-pub(super) const ROWS_AHEAD: usize = 16;
+pub(super) const ROWS_AHEAD: usize = 32;
 
 /// All panels are packed for this many rows before the next rows begin: neighbouring panels of 14 columns share cache lines, and so few
 /// rows are still near when the next panel reads them.
