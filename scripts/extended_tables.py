@@ -9,6 +9,7 @@ import math
 import pathlib
 import statistics
 import sys
+import tomllib
 
 MODELS = {
     "before": "before",
@@ -50,7 +51,8 @@ def trainings(out: pathlib.Path) -> None:
         loss = [step["loss"] for step in steps]
         seconds = statistics.median(step["seconds"] for step in steps)
         tokens = steps[-1]["tokens"] / len(steps)
-        rows = {"full-8k": None, "cost": tokens / 32768}.get(name, tokens / 2048)
+        recipe = tomllib.loads((out / name / "recipe.toml").read_text())
+        rows = tokens / recipe["train-len"] if recipe["target-len"] == 32768 else None
         example = f"{seconds / rows:.1f}" if rows else ""
         ends = [f"{statistics.mean(part):.3f}" for part in (loss[:20], loss[-20:])]
         row(MODELS.get(name, "full length at 32k, YaRN"), len(steps), f"{steps[-1]['tokens']:,}", *ends, f"{seconds:.1f}", f"{tokens / seconds:.0f}", example)
@@ -64,6 +66,8 @@ def results(out: pathlib.Path, kind: str) -> dict[str, dict]:
 def perplexity(out: pathlib.Path) -> None:
     """Over all scored tokens of all books; +/- is of the mean over books, which are few and differ."""
     measured = results(out, "ppl")
+    if not measured:
+        return
     windows = [result["window"] for result in next(iter(measured.values()))["results"]]
     heading("perplexity, window", *map(size, windows))
     for name, of_model in measured.items():
@@ -73,6 +77,8 @@ def perplexity(out: pathlib.Path) -> None:
 def books(out: pathlib.Path) -> None:
     """Each book by itself, at the longest window and the one that the model was made for."""
     measured = results(out, "ppl")
+    if not measured:
+        return
     titles = [book["name"].removesuffix(".txt") for book in next(iter(measured.values()))["results"][0]["documents"]]
     heading("perplexity at 8k → 32k", *titles)
     for name, of_model in measured.items():

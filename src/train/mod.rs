@@ -21,6 +21,7 @@ use crate::checkpoint::RunLock;
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::recipe::Recipe;
+use save::RunDirectory;
 use saving::Saves;
 use spikes::{Rollbacks, Run};
 use std::sync::atomic::AtomicBool;
@@ -51,88 +52,134 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
     if !resume {
         save::refuse_occupied(&recipe.out)?;
     }
-    let mut opened = Opened::open(recipe, watch)?;
+    let opened = Opened::open(recipe, watch)?;
     let dry = plan(b, recipe, &opened)?;
     watch.planned(&dry);
     // what reading the text has freed is there for the run
     memory::reset_peak();
     memory::check_room(b, &dry)?;
-    let mut directory = save::RunDirectory::find(recipe, &opened, resume, watch)?;
+    let directory = RunDirectory::find(recipe, &opened, resume, watch)?;
     if directory.is_finished() {
-        watch.note(
-            "this run is done already; --steps with a larger number goes on, unless --early-stop ended it",
-        );
-        let summary = metrics::Log::read(directory.path())?.summary(recipe, &dry, Duration::ZERO);
-        if !directory.path().join(metrics::SUMMARY).exists() {
-            // the run ended before it could be written
-            summary.write(directory.path())?;
+        return already_done(recipe, &directory, &dry, watch);
+    }
+    let mut run = Underway::begin(b, recipe, watch, opened, directory)?;
+    let start = Instant::now();
+    while !run.state.is_over(recipe) {
+        if run.step()? {
+            run.save_where_due()?;
         }
-        return Ok(summary);
+    }
+    run.finish(start, &dry)
+}
+
+/// The summary of a run that had come to its end before.
+fn already_done(
+    recipe: &Recipe, directory: &RunDirectory, dry: &memory::Ledger, watch: &dyn Watch,
+) -> Result<Summary> {
+    watch
+        .note("this run is done already; --steps with a larger number goes on, unless --early-stop ended it");
+    let summary = metrics::Log::read(directory.path())?.summary(recipe, dry, Duration::ZERO);
+    if !directory.path().join(metrics::SUMMARY).exists() {
+        // the run ended before it could be written
+        summary.write(directory.path())?;
+    }
+    Ok(summary)
+}
+
+/// A run that has begun.
+struct Underway<'a, B: Backend> {
+    b: &'a B,
+    recipe: &'a Recipe,
+    watch: &'a dyn Watch,
+    opened: Opened,
+    directory: RunDirectory,
+    state: State<B>,
+    log: metrics::Log,
+    saves: Saves<'a>,
+    rollbacks: Rollbacks,
+}
+
+impl<'a, B: Backend> Underway<'a, B> {
+    /// Where its last checkpoint stands, or at the beginning.
+    fn begin(
+        b: &'a B, recipe: &'a Recipe, watch: &'a dyn Watch, mut opened: Opened, mut directory: RunDirectory,
+    ) -> Result<Self> {
+        let mut state = State::allocate(b, recipe, &opened, &mut memory::Ledger::live())?;
+        match directory.latest() {
+            Some(checkpoint) => {
+                let weights = state.restore(b, recipe, &directory, checkpoint, watch)?;
+                weights.into_iter().for_each(|weights| opened.loader.set_weights(weights));
+            }
+            None => state.fill(b, recipe)?,
+        }
+        directory.begin(recipe)?;
+        let (done, passed) = (state.steps_done, state.spikes.passed);
+        let mut log = metrics::Log::open(directory.path(), done, state.standing, passed, recipe, watch)?;
+        if done == 0 {
+            state.look_at_held_out(b, recipe, &mut opened, &mut log, watch)?;
+        }
+        let (saves, rollbacks) = (Saves::new(recipe, watch), Rollbacks::default());
+        Ok(Underway { b, recipe, watch, opened, directory, state, log, saves, rollbacks })
     }
 
-    let mut state = State::allocate(b, recipe, &opened, &mut memory::Ledger::live())?;
-    match directory.latest() {
-        Some(checkpoint) => {
-            let weights = state.restore(b, recipe, &directory, checkpoint, watch)?;
-            weights.into_iter().for_each(|weights| opened.loader.set_weights(weights));
-        }
-        None => state.fill(b, recipe)?,
-    }
-    directory.begin(recipe)?;
-    let mut log = metrics::Log::open(
-        directory.path(),
-        state.steps_done,
-        state.standing,
-        state.spikes.passed,
-        recipe,
-        watch,
-    )?;
-    if state.steps_done == 0 {
-        state.look_at_held_out(b, recipe, &mut opened, &mut log, watch)?;
-    }
-    let start = Instant::now();
-    let (mut saves, mut rollbacks) = (Saves::new(recipe, watch), Rollbacks::default());
-    while !state.is_over(recipe) {
-        match state.step(b, recipe, &opened.loader, &directory)? {
+    /// One step, and what the held-out text says of it; false where a spike sent the run back instead.
+    fn step(&mut self) -> Result<bool> {
+        let Underway { b, recipe, watch, opened, directory, state, log, saves, rollbacks } = self;
+        match state.step(*b, recipe, &opened.loader, directory)? {
             Stepped::Done(metrics) => {
                 watch.stepped(&metrics);
                 log.step(&metrics)?;
             }
             Stepped::Spiked(spike) => {
                 let before = state.steps_done;
-                let run = Run { recipe, directory: &directory, watch };
-                state.answer(b, &spike, &run, &mut opened, &mut log, &mut rollbacks)?;
+                let run = Run { recipe, directory, watch: *watch };
+                state.answer(*b, &spike, &run, opened, log, rollbacks)?;
                 if state.steps_done <= before {
-                    continue;
+                    return Ok(false);
                 }
             }
         }
-        let best = state.look_at_held_out(b, recipe, &mut opened, &mut log, watch)?;
+        let best = state.look_at_held_out(*b, recipe, opened, log, *watch)?;
         if best && recipe.save_best {
-            saves.best(b, &directory, &state, &opened)?;
+            saves.best(*b, directory, state, opened)?;
         }
+        Ok(true)
+    }
+
+    /// A checkpoint, where one is due after the last step.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`], after the checkpoint, where the user has asked for the end.
+    fn save_where_due(&mut self) -> Result<()> {
+        let Underway { b, recipe, watch, opened, directory, state, log, saves, .. } = self;
         let (done, last) = (state.steps_done, state.is_over(recipe));
         // asked once: a signal that comes while we save waits for the next step
         let interrupted = saves.interrupted();
         if saves.are_due(done, last, interrupted) {
-            saves.checkpoint(b, &mut directory, &state, &opened)?;
+            saves.checkpoint(*b, directory, state, opened)?;
         }
-        if interrupted && !last {
-            // the last chance of lines that could not be written; the checkpoint is there without them
-            log.settle().unwrap_or_else(|error| watch.warn(&error.to_string()));
-            return Err(Error::Interrupted(format!(
-                "interrupted after step {done} of {}; continue with --resume --out {}",
-                recipe.schedule.steps,
-                recipe.out.display()
-            )));
+        if !interrupted || last {
+            return Ok(());
         }
+        // the last chance of lines that could not be written; the checkpoint is there without them
+        log.settle().unwrap_or_else(|error| watch.warn(&error.to_string()));
+        Err(Error::Interrupted(format!(
+            "interrupted after step {done} of {}; continue with --resume --out {}",
+            recipe.schedule.steps,
+            recipe.out.display()
+        )))
     }
-    state.merge_adapters(b)?;
-    saves.publish(b, &directory, &state, &opened)?;
-    let elapsed = start.elapsed();
-    // metrics that were owed are the last thing to be without
-    saves.until_done("metrics are owed; trying again", || log.settle())?;
-    let summary = log.summary(recipe, &dry, elapsed);
-    saves.until_done("no summary.json; trying again", || summary.write(&recipe.out))?;
-    Ok(summary)
+
+    /// The finished model, its metrics and its summary.
+    fn finish(self, start: Instant, dry: &memory::Ledger) -> Result<Summary> {
+        let Underway { b, recipe, opened, directory, mut state, mut log, saves, .. } = self;
+        state.merge_adapters(b)?;
+        saves.publish(b, &directory, &state, &opened)?;
+        let elapsed = start.elapsed();
+        // metrics that were owed are the last thing to be without
+        saves.until_done("metrics are owed; trying again", || log.settle())?;
+        let summary = log.summary(recipe, dry, elapsed);
+        saves.until_done("no summary.json; trying again", || summary.write(&recipe.out))?;
+        Ok(summary)
+    }
 }

@@ -259,28 +259,40 @@ fn panels_of_width<E: CpuFloat, const PAIRED: bool, const W: usize>(
 ) {
     let per_word = if PAIRED { 2 } else { 1 };
     let words = k.div_ceil(per_word);
-    for (p, panel) in out[..n.next_multiple_of(W) * words].chunks_exact_mut(W * words).enumerate() {
-        let columns = (n - p * W).min(W);
-        let (vectors, _) = panel.as_chunks_mut::<W>();
-        for (w, vector) in vectors.iter_mut().enumerate() {
-            let first = &src[w * per_word * stride + p * W..];
-            for ahead in 0..per_word {
-                prefetch(first.as_ptr().wrapping_add((ROWS_AHEAD + ahead) * stride));
-            }
-            let second = (PAIRED && 2 * w + 1 < k).then(|| &first[stride..]);
-            if columns == W && (!PAIRED || second.is_some()) {
-                let (a, b) = (&first[..W], &second.unwrap_or(first)[..W]);
-                for j in 0..W {
-                    vector[j] = word::<E, PAIRED>(a[j], b[j]);
+    for w0 in (0..words).step_by(ROWS_AT_ONCE / per_word) {
+        let at_once = w0..words.min(w0 + ROWS_AT_ONCE / per_word);
+        for (p, panel) in out[..n.next_multiple_of(W) * words].chunks_exact_mut(W * words).enumerate() {
+            let columns = (n - p * W).min(W);
+            let (vectors, _) = panel.as_chunks_mut::<W>();
+            for w in at_once.clone() {
+                let first = &src[w * per_word * stride + p * W..];
+                for ahead in 0..per_word {
+                    prefetch(first.as_ptr().wrapping_add((ROWS_AHEAD + ahead) * stride));
                 }
-            } else {
-                *vector = [0; W];
-                for j in 0..columns {
-                    vector[j] = word::<E, PAIRED>(first[j], second.map_or(E::default(), |s| s[j]));
-                }
+                let second = (PAIRED && 2 * w + 1 < k).then(|| &first[stride..]);
+                vectors[w] = vector_of::<E, PAIRED, W>(first, second, columns);
             }
         }
     }
+}
+
+/// A vector of words of `columns` elements of a row (or of two); zero beyond them and where there is no second row.
+#[inline(always)]
+fn vector_of<E: CpuFloat, const PAIRED: bool, const W: usize>(
+    first: &[E], second: Option<&[E]>, columns: usize,
+) -> [u32; W] {
+    let mut vector = [0; W];
+    if columns == W && (!PAIRED || second.is_some()) {
+        let (a, b) = (&first[..W], &second.unwrap_or(first)[..W]);
+        for j in 0..W {
+            vector[j] = word::<E, PAIRED>(a[j], b[j]);
+        }
+    } else {
+        for j in 0..columns {
+            vector[j] = word::<E, PAIRED>(first[j], second.map_or(E::default(), |s| s[j]));
+        }
+    }
+    vector
 }
 
 #[inline(always)]
