@@ -52,7 +52,8 @@ def trainings(out: pathlib.Path) -> None:
         seconds = statistics.median(step["seconds"] for step in steps)
         tokens = steps[-1]["tokens"] / len(steps)
         recipe = tomllib.loads((out / name / "recipe.toml").read_text())
-        rows = tokens / recipe["train-len"] if recipe["target-len"] == 32768 else None
+        window = recipe["target-len" if recipe["method"] == "full" else "train-len"]
+        rows = tokens / window if recipe["target-len"] == 32768 else None
         example = f"{seconds / rows:.1f}" if rows else ""
         ends = [f"{statistics.mean(part):.3f}" for part in (loss[:20], loss[-20:])]
         row(MODELS.get(name, "full length at 32k, YaRN"), len(steps), f"{steps[-1]['tokens']:,}", *ends, f"{seconds:.1f}", f"{tokens / seconds:.0f}", example)

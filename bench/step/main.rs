@@ -71,54 +71,62 @@ fn step<E: CpuFloat>(threads: usize) {
     breakdown::print(b, &table, &config, parameters, t.median);
 }
 
-/// The step with each number of threads in turns, against the first, beside what the machine itself gains.
-fn by_threads<E: CpuFloat>(counts: &[usize]) {
-    const ROUNDS: usize = 7;
+/// What one round gives one number of threads.
+struct Round {
+    seconds: f64,
+    gflops: f64,
+    gbs: f64,
+}
+
+const ROUNDS: usize = 7;
+
+/// The step with each number of threads in turns: [counts][rounds]. All trainings are in memory at once.
+fn rounds<E: CpuFloat>(counts: &[usize]) -> Vec<Vec<Round>> {
     let config = preset();
     let backends: Vec<_> = counts.iter().map(|n| Cpu::<E>::new(*n).expect("a CPU")).collect();
     let mut trainings: Vec<_> = backends.iter().map(|b| training(b, &config).0).collect();
-    let mut seconds = vec![Vec::new(); counts.len()];
-    let mut rates = vec![Vec::new(); counts.len()];
-    for round in 0..=ROUNDS {
-        for (i, (b, step)) in backends.iter().zip(&mut trainings).enumerate() {
+    let mut rounds: Vec<_> = counts.iter().map(|_| Vec::new()).collect();
+    trainings.iter_mut().for_each(|step| step()); // to warm up
+    for _ in 0..ROUNDS {
+        for ((b, step), rounds) in backends.iter().zip(&mut trainings).zip(&mut rounds) {
             let peaks = b.measure_peak();
-            let s = b.seconds(step);
-            if round > 0 {
-                seconds[i].push(s); // the first is for warming up
-                rates[i].push([
-                    if E::NAME == "bf16" { peaks.bf16_gflops } else { peaks.f32_gflops },
-                    peaks.bandwidth_gbs,
-                ]);
-            }
+            let gflops = if E::NAME == "bf16" { peaks.bf16_gflops } else { peaks.f32_gflops };
+            rounds.push(Round { seconds: b.seconds(step), gflops, gbs: peaks.bandwidth_gbs });
         }
     }
-    println!("\n{}, {ROUNDS} rounds in turns", E::NAME);
+    rounds
+}
+
+/// The step's speed against the first number of threads, beside what the machine itself gains.
+fn by_threads<E: CpuFloat>(counts: &[usize]) {
+    let rounds = rounds::<E>(counts);
+    println!("\n{}, {ROUNDS} rounds in turns; against the first:", E::NAME);
     println!(
         "{:>8} {:>10} {:>24} {:>24} {:>24}",
-        "threads", "ms a step", "against the first", "multiply-adds", "bandwidth"
+        "threads", "ms a step", "steps", "multiply-adds", "bandwidth"
     );
-    let ratio = |of: &dyn Fn(usize, usize) -> f64, i: usize| {
-        let each = (0..ROUNDS).map(|r| of(i, r) / of(0, r)).collect();
-        let [least, median, most] = range(each);
-        format!("{median:.2}x ({least:.2} to {most:.2})")
-    };
-    for (i, n) in counts.iter().enumerate() {
-        let [_, ms, _] = range(seconds[i].clone());
-        let speed = ratio(&|i, r| 1.0 / seconds[i][r], i);
-        let [peak, memory] = [0, 1].map(|which| ratio(&|i, r| rates[i][r][which], i));
-        println!("{n:>8} {:>10.0} {speed:>24} {peak:>24} {memory:>24}", 1e3 * ms);
+    for (n, of_count) in counts.iter().zip(&rounds) {
+        let [_, ms, _] = range(of_count.iter().map(|round| 1e3 * round.seconds));
+        let gain = |rate: fn(&Round) -> f64| {
+            let pairs = of_count.iter().zip(&rounds[0]);
+            let [least, median, most] = range(pairs.map(|(round, first)| rate(round) / rate(first)));
+            format!("{median:.2}x ({least:.2} to {most:.2})")
+        };
+        let (steps, adds, bandwidth) = (gain(|r| 1.0 / r.seconds), gain(|r| r.gflops), gain(|r| r.gbs));
+        println!("{n:>8} {ms:>10.0} {steps:>24} {adds:>24} {bandwidth:>24}");
     }
 }
 
 /// The least, the median and the most.
-fn range(mut values: Vec<f64>) -> [f64; 3] {
+fn range(values: impl Iterator<Item = f64>) -> [f64; 3] {
+    let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     [values[0], values[values.len() / 2], values[values.len() - 1]]
 }
 
 fn main() {
     if flags::flag("--threads").is_some() {
-        let counts = flags::numbers("--threads", "1,2");
+        let counts = flags::numbers("--threads", "");
         by_threads::<half::bf16>(&counts);
         by_threads::<f32>(&counts);
     } else {

@@ -65,7 +65,7 @@ pub fn train<B: Backend>(b: &B, recipe: &Recipe, resume: bool, watch: &dyn Watch
     let mut run = Underway::begin(b, recipe, watch, opened, directory)?;
     let start = Instant::now();
     while !run.state.is_over(recipe) {
-        if run.step()? {
+        if run.advance()? {
             run.save_where_due()?;
         }
     }
@@ -92,11 +92,12 @@ struct Underway<'a, B: Backend> {
     recipe: &'a Recipe,
     watch: &'a dyn Watch,
     opened: Opened,
-    directory: RunDirectory,
     state: State<B>,
     log: metrics::Log,
     saves: Saves<'a>,
     rollbacks: Rollbacks,
+    /// Dropped last: it holds the lock, and whoever waits for that will want the memory of all else.
+    directory: RunDirectory,
 }
 
 impl<'a, B: Backend> Underway<'a, B> {
@@ -122,8 +123,8 @@ impl<'a, B: Backend> Underway<'a, B> {
         Ok(Underway { b, recipe, watch, opened, directory, state, log, saves, rollbacks })
     }
 
-    /// One step, and what the held-out text says of it; false where a spike sent the run back instead.
-    fn step(&mut self) -> Result<bool> {
+    /// One step, and what the held-out text says of it. Whether the run is a step further: a spike may have sent it back.
+    fn advance(&mut self) -> Result<bool> {
         let Underway { b, recipe, watch, opened, directory, state, log, saves, rollbacks } = self;
         match state.step(*b, recipe, &opened.loader, directory)? {
             Stepped::Done(metrics) => {

@@ -54,6 +54,10 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
         case(1, 40, 40, (1, 1), 256),
         case(1, 257, 257, (6, 2), 64),
         case(1, 600, 600, (2, 1), 16),
+        // gradients of queries are sums over blocks of keys: of one task, of two, begun at the first of them or a later one
+        case(12, 257, 257, (1, 1), 16),
+        case(6, 513, 513, (1, 1), 20).window(300),
+        case(6, 513, 513, (1, 1), 16).documents(|j| j as u32 / 256),
         // windows and documents, in order and not
         case(1, 300, 300, (2, 1), 32).window(50),
         case(1, 130, 130, (1, 1), 16).window(2),

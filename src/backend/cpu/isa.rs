@@ -137,6 +137,18 @@ pub(super) fn prefetch_l2<T>(address: *const T) {
     ask::<T, false>(address);
 }
 
+/// [`prefetch_l2`] of the `part`-th of `parts` pieces of a slice.
+#[inline]
+pub(super) fn prefetch_piece<T>(slice: &[T], (part, parts): (usize, usize)) {
+    let lines = std::mem::size_of_val(slice).div_ceil(LINE);
+    for line in part * lines / parts..(part + 1) * lines / parts {
+        prefetch_l2(slice.as_ptr().wrapping_byte_add(line * LINE));
+    }
+}
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// `FIRST`: into the first-level cache, else the second.
 #[inline(always)]
 fn ask<T, const FIRST: bool>(address: *const T) {

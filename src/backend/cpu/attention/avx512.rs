@@ -65,25 +65,11 @@ fn update_strip(
     (ld, n, width): (usize, usize, usize), scale: f32,
 ) {
     assert!(n.is_multiple_of(32));
-    let (mut before, mut largest) = ([f32::NEG_INFINITY; STATES], [f32::NEG_INFINITY; STATES]);
-    for r in 0..states.len() {
-        before[r] = states[r].max;
-        largest[r] = largest_of(scores[r * ld..][..n].as_chunks::<32>().0);
-    }
-    // SAFETY: all arrays have 16 floats.
-    let (before, largest) = unsafe { (_mm512_loadu_ps(before.as_ptr()), _mm512_loadu_ps(largest.as_ptr())) };
-    // The maximum of (NaN, y) is y.
-    let max = _mm512_max_ps(_mm512_mul_ps(largest, _mm512_set1_ps(scale)), before);
-    let some = _mm512_cmp_ps_mask::<_CMP_NEQ_OQ>(max, _mm512_set1_ps(f32::NEG_INFINITY));
-    let base = _mm512_maskz_mov_ps(some, max); // State::base
-    let log2 = _mm512_set1_ps(LOG2_E);
-    let offsets = floats(_mm512_mul_ps(base, log2));
-    let factors = floats(exp2(_mm512_mul_ps(_mm512_sub_ps(before, base), log2)));
+    let maxima = maxima(states, scores, (ld, n), scale);
     let slope = _mm512_set1_ps(scale * LOG2_E);
-    let max_of = floats(max);
     for (r, state) in states.iter_mut().enumerate() {
         let (scores, weights) = (&scores[r * ld..][..n], &mut weights[r * ld..][..n]);
-        let offset = _mm512_set1_ps(offsets[r]);
+        let offset = _mm512_set1_ps(maxima.offsets[r]);
         let mut sums = [_mm512_setzero_ps(); 2];
         for at in (0..n).step_by(32) {
             // SAFETY: at + 32 <= n, as n is a multiple of 32 (asserted): two vectors of scores, one of weights.
@@ -97,13 +83,47 @@ fn update_strip(
             }
         }
         let sum = _mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1]));
-        *state = State { max: max_of[r], sum: state.sum * factors[r] + sum };
+        *state = State { max: maxima.max[r], sum: state.sum * maxima.factors[r] + sum };
     }
-    let mut risen = _mm512_cmp_ps_mask::<_CMP_NEQ_OQ>(max, before);
+    let mut risen = maxima.risen;
     while risen != 0 {
         let r = risen.trailing_zeros() as usize;
         risen &= risen - 1;
-        scale_row(&mut acc[r * width..][..width], factors[r]);
+        scale_row(&mut acc[r * width..][..width], maxima.factors[r]);
+    }
+}
+
+/// The new maxima of a strip's rows, and what follows from them.
+struct Maxima {
+    max: [f32; STATES],
+    /// log2(e) times what scores are taken relative to.
+    offsets: [f32; STATES],
+    /// What the sums so far are multiplied by, and the rows for which it is not 1.
+    factors: [f32; STATES],
+    risen: u16,
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn maxima(states: &[State], scores: &[f32], (ld, n): (usize, usize), scale: f32) -> Maxima {
+    let (mut before, mut largest) = ([f32::NEG_INFINITY; STATES], [f32::NEG_INFINITY; STATES]);
+    for r in 0..states.len() {
+        before[r] = states[r].max;
+        largest[r] = largest_of(scores[r * ld..][..n].as_chunks::<32>().0);
+    }
+    // SAFETY: both have 16 floats.
+    let (before, largest) = unsafe { (_mm512_loadu_ps(before.as_ptr()), _mm512_loadu_ps(largest.as_ptr())) };
+    // The maximum of (NaN, y) is y.
+    let max = _mm512_max_ps(_mm512_mul_ps(largest, _mm512_set1_ps(scale)), before);
+    // As State::base: 0 where there is none yet.
+    let some = _mm512_cmp_ps_mask::<_CMP_NEQ_OQ>(max, _mm512_set1_ps(f32::NEG_INFINITY));
+    let base = _mm512_maskz_mov_ps(some, max);
+    let log2 = _mm512_set1_ps(LOG2_E);
+    Maxima {
+        max: floats(max),
+        offsets: floats(_mm512_mul_ps(base, log2)),
+        factors: floats(exp2(_mm512_mul_ps(_mm512_sub_ps(before, base), log2))),
+        risen: _mm512_cmp_ps_mask::<_CMP_NEQ_OQ>(max, before),
     }
 }
 

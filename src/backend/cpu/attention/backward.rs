@@ -11,15 +11,15 @@
 //! Queries are packed before, once. When n > 1 (few rows and heads) dQ is a sum over the n tasks, taken in order at the end. n depends
 //! on the shape alone.
 
-use super::super::isa::{Simd, per_isa};
+use super::super::isa::{Simd, per_isa, prefetch_piece};
 use super::super::math::{CpuFloat, exp};
 use super::super::matmul::kernel::{Kernel, Rows};
 use super::super::matmul::pack::Packer;
 use super::super::pool::{Disjoint, Workers};
 use super::super::scratch::{Carver, grain};
-use super::dq::{self, ask};
+use super::dq;
 use super::mask::{Cover, Mask};
-use super::queries::{Layout, QUERIES, Queries, QueryBlock};
+use super::queries::{self, QUERIES, Queries, QueryBlock};
 use super::softmax::PADDED;
 use super::{KEYS, Shape};
 use crate::backend::AttentionShape;
@@ -27,7 +27,7 @@ use crate::index::DocumentId;
 use half::bf16;
 use std::ops::Range;
 
-/// Tasks that are enough, and bytes that the parts of dQ may take to get there.
+/// Tasks that are enough, and bytes that their sums of dQ may take: each writes one of its own, and all are read again at the end.
 const TASKS: usize = 12;
 const PARTS_BYTES: usize = 128 << 20;
 
@@ -60,33 +60,33 @@ impl Plan {
         let shape = Shape::new(s, packer.kernel);
         let units = (shape.rows * shape.kv_heads).max(1);
         let mut plan = Plan { shape, packer, threads, parts: 1 };
-        let room = PARTS_BYTES / (4 * units * plan.dq().words()).max(1);
+        let room = PARTS_BYTES / (4 * units * plan.sums().words()).max(1);
         plan.parts = TASKS.div_ceil(units).min(shape.keys.div_ceil(KEYS)).min(room).max(1);
         plan
     }
 
-    fn dq(&self) -> dq::Layout {
+    fn sums(&self) -> dq::Layout {
         dq::Layout::new(self.shape, self.packer.kernel)
     }
 
     fn worker_words(&self) -> usize {
         let (s, kernel) = (&self.shape, self.packer.kernel);
         2 * grain(KEYS * s.words)
-            + grain(self.dq().k_words())
+            + grain(self.sums().k_words())
             + 2 * grain(KEYS * s.columns)
             + 3 * grain(kernel.mr * QUERIES)
             + grain(KEYS * kernel.words(QUERIES))
-            + grain(self.dq().ds_words())
-            + if self.parts == 1 { self.dq().words() } else { 0 }
+            + grain(self.sums().ds_words())
+            + if self.parts == 1 { self.sums().words() } else { 0 }
     }
 
     fn parts_words(&self) -> usize {
         let units = self.shape.rows * self.shape.kv_heads;
-        if self.parts == 1 { 0 } else { units * self.parts * self.dq().words() }
+        if self.parts == 1 { 0 } else { units * self.parts * self.sums().words() }
     }
 
-    fn queries(&self) -> Layout {
-        Layout::new(self.shape, self.packer)
+    fn queries(&self) -> queries::Layout {
+        queries::Layout::new(self.shape, self.packer)
     }
 
     pub(in crate::backend::cpu) fn scratch_words(&self) -> usize {
@@ -115,21 +115,21 @@ struct Space<'a> {
 impl<'a> Space<'a> {
     /// The pieces, and the words of dQ where the worker keeps it.
     fn carve(plan: &Plan, scratch: &'a mut [u32]) -> (Self, &'a mut [u32]) {
-        let (s, kernel, dq) = (&plan.shape, plan.packer.kernel, plan.dq());
+        let (s, kernel, sums) = (&plan.shape, plan.packer.kernel, plan.sums());
         let mut carver = Carver(scratch);
         let space = Space {
             k_rows: carver.words(KEYS * s.words),
             v_rows: carver.words(KEYS * s.words),
-            k_turned: carver.words(dq.k_words()),
+            k_turned: carver.words(sums.k_words()),
             dk: carver.floats(KEYS * s.columns),
             dv: carver.floats(KEYS * s.columns),
             scores: carver.floats(kernel.mr * QUERIES),
             slopes: carver.floats(kernel.mr * QUERIES),
             weights: carver.words(kernel.mr * QUERIES),
             ds: carver.words(KEYS * kernel.words(QUERIES)),
-            ds_panels: carver.words(dq.ds_words()),
+            ds_panels: carver.words(sums.ds_words()),
         };
-        (space, carver.words(if plan.parts == 1 { dq.words() } else { 0 }))
+        (space, carver.words(if plan.parts == 1 { sums.words() } else { 0 }))
     }
 }
 
@@ -137,7 +137,7 @@ pub(in crate::backend::cpu) fn backward<E: CpuFloat>(
     plan: &Plan, workers: &Workers, scratch: &mut [u32], x: Backward<'_, E>,
 ) {
     let s = &plan.shape;
-    let (all_dq, scratch) = scratch.split_at_mut(plan.parts_words());
+    let (all_sums, scratch) = scratch.split_at_mut(plan.parts_words());
     let Backward { dq, dk, dv, d_o, o, lse, q, k, v, documents } = x;
     let out = Out { dq: Disjoint::new(dq), dk: Disjoint::new(dk), dv: Disjoint::new(dv) };
     let (queries, scratch) = scratch.split_at_mut(plan.queries().words());
@@ -152,29 +152,29 @@ pub(in crate::backend::cpu) fn backward<E: CpuFloat>(
         part: t % plan.parts,
     };
     let ns = s.ns(0.5 * s.pairs(), 5.0);
-    let (dq, blocks) = (plan.dq(), plan.dq().blocks());
+    let (layout, blocks) = (plan.sums(), plan.sums().blocks());
     let write = |task: Task, blocks: Range<usize>, sums: &[u32]| {
-        dq::write(job.simd, dq, &job.out.dq, sums, (task.row, task.kv), blocks);
+        dq::write(job.simd, layout, &job.out.dq, sums, (task.row, task.kv), blocks);
     };
     if plan.parts == 1 {
         workers.each_with(ns, states, 0..units, |scratch, t| {
             let (mut space, sum) = Space::carve(plan, scratch);
-            job.run(task(t), &mut space, &mut dq.carve(sum));
+            job.run(task(t), &mut space, &mut layout.carve(sum));
             write(task(t), 0..blocks, sum);
         });
         return;
     }
-    let sums = all_dq.chunks_exact_mut(dq.words()).enumerate();
+    let sums = all_sums.chunks_exact_mut(layout.words()).enumerate();
     workers.each_with(ns, states, sums, |scratch, (t, sum)| {
-        job.run(task(t), &mut Space::carve(plan, scratch).0, &mut dq.carve(sum));
+        job.run(task(t), &mut Space::carve(plan, scratch).0, &mut layout.carve(sum));
     });
     let ns = 0.3 * (QUERIES * s.head_dim * plan.parts) as f64;
     let run = workers.run_length(units * blocks, ns).min(blocks);
     let runs = blocks.div_ceil(run);
     workers.each(ns * (units * blocks) as f64, 0..units * runs, |t| {
         let (unit, first) = (t / runs, t % runs * run);
-        let of_unit = plan.parts * dq.words();
-        let sums = &all_dq[unit * of_unit..][..of_unit];
+        let of_unit = plan.parts * layout.words();
+        let sums = &all_sums[unit * of_unit..][..of_unit];
         write(task(unit * plan.parts), first..blocks.min(first + run), sums);
     });
 }
@@ -190,13 +190,15 @@ struct Task {
 /// A block of n queries of one head against a block of keys.
 struct Pair<'a> {
     queries: QueryBlock<'a>,
-    /// The block's number in dQ.
-    block: usize,
+    /// Which head of the group it is.
+    g: usize,
     i0: usize,
     n: usize,
     j0: usize,
     keys: usize,
     masked: bool,
+    /// Head and first query of the block that comes after it.
+    next: Option<(usize, usize)>,
 }
 
 /// Where gradients go: a task writes dK and dV of its blocks, and dQ of lines that no other task has.
@@ -218,45 +220,38 @@ struct Job<'a, E> {
 }
 
 impl<E: CpuFloat> Job<'_, E> {
-    /// dK and dV of the task's blocks; dq = what they add to dQ.
-    fn run(&self, t: Task, space: &mut Space<'_>, dq: &mut dq::Sum<'_>) {
+    /// dK and dV of the task's blocks; sum = what they add to dQ.
+    fn run(&self, t: Task, space: &mut Space<'_>, sum: &mut dq::Sum<'_>) {
         let s = &self.plan.shape;
-        let mask = s.mask(self.documents, t.row);
-        dq.clear();
+        sum.clear();
         for j0 in (0..s.keys).step_by(KEYS).skip(t.part).step_by(self.plan.parts) {
             let keys = KEYS.min(s.keys - j0);
             self.pack_keys(t, j0, keys, space);
             space.dk[..keys * s.columns].fill(0.0);
             space.dv[..keys * s.columns].fill(0.0);
-            let last = mask.queries_of(j0 + keys - 1).end.min(s.queries);
-            for g in 0..s.group {
-                for i0 in (j0 / QUERIES * QUERIES..last).step_by(QUERIES) {
-                    let n = QUERIES.min(s.queries - i0);
-                    let cover = mask.cover(i0..i0 + n, j0..j0 + keys);
-                    let queries = self.plan.queries().block(self.queries, t.row, t.kv * s.group + g, i0);
-                    let block = self.plan.dq().block(g, i0);
-                    let pair = Pair { queries, block, i0, n, j0, keys, masked: cover == Cover::Part };
-                    if cover != Cover::Nothing {
-                        self.pair(&mask, &pair, space, dq);
-                    }
-                }
+            self.queries_of(t, j0, keys, space, sum);
+            let first = s.key_at(t.row, t.kv, j0);
+            write_kv(self.simd, &self.out.dk, &space.dk[..keys * s.columns], s.scale, s, first);
+            write_kv(self.simd, &self.out.dv, &space.dv[..keys * s.columns], 1.0, s, first);
+        }
+    }
+
+    /// All blocks of queries of the group's heads that see some of the keys j0...
+    fn queries_of(&self, t: Task, j0: usize, keys: usize, space: &mut Space<'_>, sum: &mut dq::Sum<'_>) {
+        let s = &self.plan.shape;
+        let mask = s.mask(self.documents, t.row);
+        let last = mask.queries_of(j0 + keys - 1).end.min(s.queries);
+        let of_head = |g| (j0..last).step_by(QUERIES).map(move |i0| (g, i0));
+        let mut blocks = (0..s.group).flat_map(of_head).peekable();
+        while let Some((g, i0)) = blocks.next() {
+            let n = QUERIES.min(s.queries - i0);
+            let cover = mask.cover(i0..i0 + n, j0..j0 + keys);
+            if cover == Cover::Nothing {
+                continue;
             }
-            write_kv(
-                self.simd,
-                &self.out.dk,
-                &space.dk[..keys * s.columns],
-                s.scale,
-                s,
-                s.key_at(t.row, t.kv, j0),
-            );
-            write_kv(
-                self.simd,
-                &self.out.dv,
-                &space.dv[..keys * s.columns],
-                1.0,
-                s,
-                s.key_at(t.row, t.kv, j0),
-            );
+            let queries = self.plan.queries().block(self.queries, t.row, t.kv * s.group + g, i0);
+            let (masked, next) = (cover == Cover::Part, blocks.peek().copied());
+            self.pair(t, &mask, &Pair { queries, g, i0, n, j0, keys, masked, next }, space, sum);
         }
     }
 
@@ -268,42 +263,32 @@ impl<E: CpuFloat> Job<'_, E> {
         packer.panels_of_columns(&self.k[first..], stride, keys, width, packer.kernel.mr, space.k_turned);
     }
 
-    /// While it works on a block of queries it asks for the next one, part by part: there are too many for any cache.
-    fn pair(&self, mask: &Mask<'_>, p: &Pair<'_>, space: &mut Space<'_>, dq: &mut dq::Sum<'_>) {
+    /// While it works on a block of queries it asks for the next one, piece by piece: L2 does not hold them all.
+    fn pair(&self, t: Task, mask: &Mask<'_>, p: &Pair<'_>, space: &mut Space<'_>, sum: &mut dq::Sum<'_>) {
+        let (s, sums, queries) = (&self.plan.shape, self.plan.sums(), self.plan.queries());
         let strips = p.keys.div_ceil(self.plan.packer.kernel.mr);
         for strip in 0..strips {
-            self.plan.dq().ask_for_next(dq, p.block, (strip, strips));
-            ask(p.queries.next, self.plan.queries().block_words(), (strip, strips));
+            if let Some((g, i0)) = p.next {
+                let words = queries.words_of(self.queries, t.row, t.kv * s.group + g, i0);
+                prefetch_piece(words, (strip, strips));
+                prefetch_piece(sum.block(&sums, sums.block(g, i0)), (strip, strips));
+            }
             let keys = strip * p.keys / strips..(strip + 1) * p.keys / strips;
             self.strip(mask, p, keys, space);
         }
-        self.add_dq(p, space, dq);
+        self.add_dq(p, space, sum);
     }
 
     /// Pᵀ and dSᵀ of the keys j0 + `keys`, and what they add to dV and dK.
     fn strip(&self, mask: &Mask<'_>, p: &Pair<'_>, keys: Range<usize>, space: &mut Space<'_>) {
         let (s, kernel) = (&self.plan.shape, self.plan.packer.kernel);
-        let (rows, all) = (keys.len(), kernel.words(QUERIES));
-        let ds = &mut space.ds[keys.start * all..keys.end * all];
+        let all = kernel.words(QUERIES);
         // Panels of queries that all lie before the strip's first key see none of it.
         let skipped = (p.j0 + keys.start).saturating_sub(p.i0) / kernel.nr * kernel.nr;
         if skipped >= p.n {
-            return ds.fill(0);
+            return space.ds[keys.start * all..keys.end * all].fill(0);
         }
-        let k = Rows::of_words(&space.k_rows[keys.start * s.words..], s.words);
-        let v = Rows::of_words(&space.v_rows[keys.start * s.words..], s.words);
-        for at in (skipped..p.n).step_by(kernel.nr) {
-            let (scores, slopes) = (&mut space.scores[at..], &mut space.slopes[at..]);
-            kernel.tile(rows, s.words, k, &p.queries.q_turned[at * s.words..], scores, QUERIES, false);
-            kernel.tile(rows, s.words, v, &p.queries.do_turned[at * s.words..], slopes, QUERIES, false);
-        }
-        if p.masked {
-            for (j, scores) in keys.clone().zip(space.scores.chunks_exact_mut(QUERIES)) {
-                let j = p.j0 + j;
-                let (from, to) = (p.i0 + skipped, p.i0 + p.n);
-                mask.apply(&mut scores[skipped..p.n], j, mask.queries_of(j), from..to);
-            }
-        }
+        self.scores_and_slopes(mask, p, keys.clone(), skipped, space);
         let strip = Strip {
             scores: space.scores,
             slopes: space.slopes,
@@ -312,36 +297,46 @@ impl<E: CpuFloat> Job<'_, E> {
             columns: skipped..p.n.next_multiple_of(PADDED),
             scale: s.scale,
         };
-        let (weights, slopes) = weights_and_slopes(self.simd, kernel, strip, rows, space.weights, ds);
+        let ds = &mut space.ds[keys.start * all..keys.end * all];
+        let (weights, slopes) = weights_and_slopes(self.simd, kernel, strip, keys.len(), space.weights, ds);
         let (first, words) = (kernel.words(skipped), kernel.words(p.n) - kernel.words(skipped));
         let block = kernel.words(p.n) * kernel.nr;
+        let (weights, slopes) = (weights.from(0, first), slopes.from(0, first));
         for c in (0..s.columns).step_by(kernel.nr) {
-            let panel = c / kernel.nr * block + first * kernel.nr;
-            let at = keys.start * s.columns + c;
-            let (weights, slopes) = (weights.from(0, first), slopes.from(0, first));
-            kernel.tile(
-                rows,
-                words,
-                weights,
-                &p.queries.do_panels[panel..],
-                &mut space.dv[at..],
-                s.columns,
-                true,
-            );
-            kernel.tile(
-                rows,
-                words,
-                slopes,
-                &p.queries.q_panels[panel..],
-                &mut space.dk[at..],
-                s.columns,
-                true,
-            );
+            let (panel, at) = (c / kernel.nr * block + first * kernel.nr, keys.start * s.columns + c);
+            let products = [
+                (weights, &p.queries.do_panels[panel..], &mut space.dv[at..]),
+                (slopes, &p.queries.q_panels[panel..], &mut space.dk[at..]),
+            ];
+            for (a, b, sum) in products {
+                kernel.tile(keys.len(), words, a, b, sum, s.columns, true);
+            }
         }
     }
 
-    /// dQ += dS·K for the pair.
-    fn add_dq(&self, p: &Pair<'_>, space: &mut Space<'_>, dq: &mut dq::Sum<'_>) {
+    /// Sᵀ, hidden pairs -inf, and dPᵀ of the keys j0 + `keys` and the queries from `skipped` on.
+    fn scores_and_slopes(
+        &self, mask: &Mask<'_>, p: &Pair<'_>, keys: Range<usize>, skipped: usize, space: &mut Space<'_>,
+    ) {
+        let (s, kernel, rows) = (&self.plan.shape, self.plan.packer.kernel, keys.len());
+        let k = Rows::of_words(&space.k_rows[keys.start * s.words..], s.words);
+        let v = Rows::of_words(&space.v_rows[keys.start * s.words..], s.words);
+        for at in (skipped..p.n).step_by(kernel.nr) {
+            let (scores, slopes) = (&mut space.scores[at..], &mut space.slopes[at..]);
+            kernel.tile(rows, s.words, k, &p.queries.q_turned[at * s.words..], scores, QUERIES, false);
+            kernel.tile(rows, s.words, v, &p.queries.do_turned[at * s.words..], slopes, QUERIES, false);
+        }
+        if p.masked {
+            for (j, scores) in keys.zip(space.scores.chunks_exact_mut(QUERIES)) {
+                let j = p.j0 + j;
+                let (from, to) = (p.i0 + skipped, p.i0 + p.n);
+                mask.apply(&mut scores[skipped..p.n], j, mask.queries_of(j), from..to);
+            }
+        }
+    }
+
+    /// dQᵀ += Kᵀ·dSᵀ for the pair.
+    fn add_dq(&self, p: &Pair<'_>, space: &mut Space<'_>, sum: &mut dq::Sum<'_>) {
         let (packer, nr) = (self.plan.packer, self.plan.packer.kernel.nr);
         if packer.kernel.paired {
             let ds: &[bf16] = bytemuck::cast_slice(space.ds);
@@ -350,8 +345,9 @@ impl<E: CpuFloat> Job<'_, E> {
             let ds: &[f32] = bytemuck::cast_slice(space.ds);
             packer.panels_of_columns(ds, QUERIES, p.keys, p.n, nr, space.ds_panels);
         }
-        let seen = |end: usize| (p.i0 + end).saturating_sub(p.j0);
-        self.plan.dq().add(dq, p.block, (p.keys, p.n), (space.k_turned, space.ds_panels), seen);
+        let sums = self.plan.sums();
+        let operands = (&*space.k_turned, &*space.ds_panels);
+        sums.add(sum, sums.block(p.g, p.i0), (p.keys, p.n), operands, p.i0 - p.j0);
     }
 }
 

@@ -4,19 +4,23 @@
 //!   dQᵀ += Kᵀ·dSᵀ
 //! ```
 //!
-//! so that dSᵀ becomes panels of B, whole cache lines of it, where dS as A would be cut into narrow strips; Kᵀ, which is A, is packed once for
-//! a block of keys. Several tasks may each have such a sum, of their blocks of keys; they are added in order at the end.
+//! so that dSᵀ becomes panels of B, whole cache lines of it, where dS as A would be cut into narrow strips; Kᵀ, which is A, is packed once
+//! for a block of keys. Several tasks may each have such a sum, of their blocks of keys; they are added in order at the end.
 
-use super::super::isa::{per_isa, prefetch_l2};
+use super::super::isa::per_isa;
 use super::super::math::CpuFloat;
 use super::super::matmul::kernel::{Kernel, Rows};
 use super::super::pool::Disjoint;
-use super::super::scratch::{Carver, grain};
+use super::super::scratch::grain;
 use super::queries::QUERIES;
 use super::{KEYS, Shape};
 use std::ops::Range;
 
-/// Where a sum lies: for each block of queries of each head of the group [head_dim][QUERIES] floats, then a word.
+// A block of keys begins where a block of queries does: each query of a block that sees any of these keys sees the first.
+const _: () = assert!(KEYS.is_multiple_of(QUERIES));
+
+/// Where a sum lies: [blocks][head_dim][`QUERIES`] floats, blocks of queries of all heads of the group, then [blocks] words: whether
+/// there is anything yet.
 #[derive(Clone, Copy)]
 pub(super) struct Layout {
     shape: Shape,
@@ -42,17 +46,23 @@ impl Layout {
         g * self.blocks_of_head() + i0 / QUERIES
     }
 
+    /// Of a block.
     fn floats(&self) -> usize {
         self.shape.head_dim * QUERIES
     }
 
-    pub(super) fn words(&self) -> usize {
-        grain(self.blocks() * self.floats()) + grain(self.blocks())
+    /// Where the words begin.
+    fn flags(&self) -> usize {
+        grain(self.blocks() * self.floats())
     }
 
-    pub(super) fn carve<'a>(&self, scratch: &'a mut [u32]) -> Sum<'a> {
-        let mut carver = Carver(scratch);
-        Sum { floats: carver.floats(self.blocks() * self.floats()), begun: carver.words(self.blocks()) }
+    pub(super) fn words(&self) -> usize {
+        self.flags() + grain(self.blocks())
+    }
+
+    pub(super) fn carve<'a>(&self, words: &'a mut [u32]) -> Sum<'a> {
+        let (floats, begun) = words.split_at_mut(self.flags());
+        Sum { floats: bytemuck::cast_slice_mut(floats), begun: &mut begun[..self.blocks()] }
     }
 
     /// Words of Kᵀ of a block of keys, as A.
@@ -65,41 +75,23 @@ impl Layout {
         QUERIES * self.kernel.words(KEYS)
     }
 
-    /// Adds what `keys` keys give to the block: Kᵀ and dSᵀ are packed, `seen` tells how many of these keys the queries before a
-    /// query of the block see (later ones give them nothing).
+    /// Adds what `keys` keys give to `queries` queries, the first of which is `ahead` keys behind the first key: packed Kᵀ and dSᵀ. Keys
+    /// after a panel's last query give it nothing.
     pub(super) fn add(
         &self, sum: &mut Sum<'_>, block: usize, (keys, queries): (usize, usize), (k, ds): (&[u32], &[u32]),
-        seen: impl Fn(usize) -> usize,
+        ahead: usize,
     ) {
-        let (kernel, words) = (self.kernel, self.kernel.words(keys));
-        let out = &mut sum.floats[block * self.floats()..][..self.floats()];
+        let (kernel, head_dim, words) = (self.kernel, self.shape.head_dim, self.kernel.words(keys));
         let begun = std::mem::replace(&mut sum.begun[block], 1) != 0;
-        for (at, ds) in (0..queries).step_by(kernel.nr).zip(ds.chunks_exact(kernel.nr * words)) {
-            let seen = kernel.words(seen(queries.min(at + kernel.nr)).min(keys));
-            for (c, k) in (0..self.shape.head_dim).step_by(kernel.mr).zip(k.chunks_exact(kernel.mr * words)) {
-                let rows = kernel.mr.min(self.shape.head_dim - c);
-                let out = &mut out[c * QUERIES + at..];
-                if seen > 0 {
-                    let k = Rows { bytes: bytemuck::cast_slice(k), row: 4, step: 4 * kernel.mr };
-                    kernel.tile(rows, seen, k, ds, out, QUERIES, begun);
-                } else if !begun {
-                    out.chunks_mut(QUERIES).take(rows).for_each(|row| row[..kernel.nr].fill(0.0));
-                }
+        let out = &mut sum.floats[block * self.floats()..][..self.floats()];
+        for (i, panel) in (0..queries).step_by(kernel.nr).zip(ds.chunks_exact(kernel.nr * words)) {
+            let seen = kernel.words(keys.min(ahead + queries.min(i + kernel.nr)));
+            for (c, strip) in (0..head_dim).step_by(kernel.mr).zip(k.chunks_exact(kernel.mr * words)) {
+                let strip = Rows { bytes: bytemuck::cast_slice(strip), row: 4, step: 4 * kernel.mr };
+                let (rows, tile) = (kernel.mr.min(head_dim - c), &mut out[c * QUERIES + i..]);
+                kernel.tile(rows, seen, strip, panel, tile, QUERIES, begun);
             }
         }
-    }
-
-    /// Asks for the block after `block`: `part` of `parts` of it.
-    pub(super) fn ask_for_next(&self, sum: &Sum<'_>, block: usize, (part, parts): (usize, usize)) {
-        ask(sum.floats.as_ptr().wrapping_add((block + 1) * self.floats()), self.floats(), (part, parts));
-    }
-}
-
-/// Asks for the `part`-th of `parts` of `words` words into the second-level cache.
-pub(super) fn ask<T>(address: *const T, words: usize, (part, parts): (usize, usize)) {
-    let line = 64 / std::mem::size_of::<T>();
-    for at in (part * words / parts..(part + 1) * words / parts).step_by(line) {
-        prefetch_l2(address.wrapping_add(at));
     }
 }
 
@@ -112,6 +104,11 @@ pub(super) struct Sum<'a> {
 impl Sum<'_> {
     pub(super) fn clear(&mut self) {
         self.begun.fill(0);
+    }
+
+    /// To ask for, before it is added to.
+    pub(super) fn block(&self, layout: &Layout, block: usize) -> &[f32] {
+        &self.floats[block * layout.floats()..][..layout.floats()]
     }
 }
 
@@ -127,7 +124,7 @@ fn write_body<E: CpuFloat, const FMA: bool>(
     layout: Layout, out: &Disjoint<'_, E>, sums: &[u32], unit: (usize, usize), blocks: Range<usize>,
 ) {
     let (s, (row, kv)) = (&layout.shape, unit);
-    let (floats, flags) = (layout.floats(), grain(layout.blocks() * layout.floats()));
+    let (floats, flags) = (layout.floats(), layout.flags());
     for block in blocks {
         let (head, i0) =
             (kv * s.group + block / layout.blocks_of_head(), block % layout.blocks_of_head() * QUERIES);
@@ -148,7 +145,7 @@ fn write_body<E: CpuFloat, const FMA: bool>(
                 let mut turned = [0u32; 256];
                 layout.kernel.transpose16(bytemuck::cast_slice(&square), 64, &mut turned, 16);
                 for (n, line) in turned.chunks_exact(16).take(s.queries - i0 - i).enumerate() {
-                    // SAFETY: a query of a head is written by one task, once.
+                    // SAFETY: these columns of a query of a head are written by one task, once.
                     let out = unsafe { out.range(s.query_at(row, head, i0 + i + n) + c, columns) };
                     for (out, x) in out.iter_mut().zip(line) {
                         *out = E::narrow(f32::from_bits(*x) * s.scale);

@@ -6,7 +6,7 @@
 //!   O = O·factor + P·V
 //! ```
 //!
-//! K and V are packed by every task that needs them, a few hundred queries share that work. Few queries with many keys
+//! K and V are packed by every task that needs them, some hundreds of queries share that work. Few queries with many keys
 //! (decoding) are also cut along the keys, always in the same places; the parts are merged in order.
 
 use super::super::isa::{Simd, per_isa};

@@ -20,8 +20,6 @@ pub(super) struct QueryBlock<'a> {
     /// Log-sum-exp and δ = dO·O of each query, [`QUERIES`] of both.
     pub lse: &'a [f32],
     pub delta: &'a [f32],
-    /// Where the next block begins: to ask for, not to read.
-    pub next: *const u32,
 }
 
 /// The queries' operands.
@@ -48,7 +46,7 @@ impl Layout {
         Layout { shape, packer, turned: QUERIES * shape.words, panels }
     }
 
-    pub(super) fn block_words(&self) -> usize {
+    fn block_words(&self) -> usize {
         2 * (grain(self.turned) + grain(self.panels) + grain(QUERIES))
     }
 
@@ -60,10 +58,15 @@ impl Layout {
         self.shape.rows * self.shape.heads * self.blocks() * self.block_words()
     }
 
-    /// The block of `head` (of all heads) whose first query is i0.
-    pub(super) fn block<'a>(&self, packed: &'a [u32], row: usize, head: usize, i0: usize) -> QueryBlock<'a> {
+    /// All words of the block of `head` (of all heads) whose first query is i0.
+    pub(super) fn words_of<'a>(&self, packed: &'a [u32], row: usize, head: usize, i0: usize) -> &'a [u32] {
         let at = self.shape.row_head(row, head) * self.blocks() + i0 / QUERIES;
-        let mut rest = &packed[at * self.block_words()..][..self.block_words()];
+        &packed[at * self.block_words()..][..self.block_words()]
+    }
+
+    /// The same, by what they are.
+    pub(super) fn block<'a>(&self, packed: &'a [u32], row: usize, head: usize, i0: usize) -> QueryBlock<'a> {
+        let mut rest = self.words_of(packed, row, head, i0);
         let mut next = |words: usize| {
             let (piece, others) = rest.split_at(grain(words));
             rest = others;
@@ -76,7 +79,6 @@ impl Layout {
             do_panels: next(self.panels),
             lse: bytemuck::cast_slice(next(QUERIES)),
             delta: bytemuck::cast_slice(next(QUERIES)),
-            next: packed.as_ptr().wrapping_add((at + 1) * self.block_words()),
         }
     }
 

@@ -9,12 +9,12 @@ use super::super::isa::{Simd, per_isa, prefetch};
 use super::super::math::CpuFloat;
 use super::kernel::{Kernel, MAX_NR};
 
-/// How far ahead of the row that is packed the next ones are asked for: strides defeat the hardware's own guesses.
-pub(super) const ROWS_AHEAD: usize = 32;
+/// How far ahead of the row that is transposed the next ones are asked for: strides defeat the hardware's own guesses.
+const ROWS_AHEAD: usize = 16;
 
-/// All panels are packed for this many rows before the next rows begin: neighbouring panels of 14 columns share cache lines, and so few
-/// rows are still near when the next panel reads them.
-const ROWS_AT_ONCE: usize = 32;
+/// All panels of columns are packed for this many rows before the next rows begin, which are asked for meanwhile: neighbouring panels of 14
+/// columns share cache lines, and so few rows are still near when the next panel reads them.
+pub(super) const ROWS_AT_ONCE: usize = 32;
 
 /// Words from row to row of packed rows: an odd number of cache lines, so that the rows of a strip spread over the sets.
 pub(super) fn row_words(words: usize) -> usize {
@@ -267,7 +267,7 @@ fn panels_of_width<E: CpuFloat, const PAIRED: bool, const W: usize>(
             for w in at_once.clone() {
                 let first = &src[w * per_word * stride + p * W..];
                 for ahead in 0..per_word {
-                    prefetch(first.as_ptr().wrapping_add((ROWS_AHEAD + ahead) * stride));
+                    prefetch(first.as_ptr().wrapping_add((ROWS_AT_ONCE + ahead) * stride));
                 }
                 let second = (PAIRED && 2 * w + 1 < k).then(|| &first[stride..]);
                 vectors[w] = vector_of::<E, PAIRED, W>(first, second, columns);
