@@ -4,10 +4,8 @@
 mod avx512;
 pub(super) mod backward;
 pub(super) mod decode;
-mod dq;
 pub(super) mod forward;
 mod mask;
-mod queries;
 mod softmax;
 pub(super) mod source;
 

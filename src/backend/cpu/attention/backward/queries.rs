@@ -1,11 +1,11 @@
 //! What the backward pass needs of a block of queries of one head, packed once and shared by all blocks of keys.
 
-use super::super::isa::per_isa;
-use super::super::math::{CpuFloat, sum_products};
-use super::super::matmul::pack::Packer;
-use super::super::pool::Workers;
-use super::super::scratch::{Carver, grain};
-use super::{Shape, panel_words};
+use super::super::super::isa::per_isa;
+use super::super::super::math::{CpuFloat, sum_products};
+use super::super::super::matmul::pack::Packer;
+use super::super::super::pool::Workers;
+use super::super::super::scratch::{Carver, grain};
+use super::super::{Shape, panel_words};
 
 /// Queries of a block.
 pub(super) const QUERIES: usize = 128;
@@ -64,9 +64,9 @@ impl Layout {
         &packed[at * self.block_words()..][..self.block_words()]
     }
 
-    /// The same, by what they are.
-    pub(super) fn block<'a>(&self, packed: &'a [u32], row: usize, head: usize, i0: usize) -> QueryBlock<'a> {
-        let mut rest = self.words_of(packed, row, head, i0);
+    /// A block's words, by what they are.
+    pub(super) fn block<'a>(&self, words: &'a [u32]) -> QueryBlock<'a> {
+        let mut rest = words;
         let mut next = |words: usize| {
             let (piece, others) = rest.split_at(grain(words));
             rest = others;

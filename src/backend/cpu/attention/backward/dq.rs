@@ -7,13 +7,13 @@
 //! so that dSᵀ becomes panels of B, whole cache lines of it, where dS as A would be cut into narrow strips; Kᵀ, which is A, is packed once
 //! for a block of keys. Several tasks may each have such a sum, of their blocks of keys; they are added in order at the end.
 
-use super::super::isa::per_isa;
-use super::super::math::CpuFloat;
-use super::super::matmul::kernel::{Kernel, Rows};
-use super::super::pool::Disjoint;
-use super::super::scratch::grain;
+use super::super::super::isa::per_isa;
+use super::super::super::math::CpuFloat;
+use super::super::super::matmul::kernel::{Kernel, Rows};
+use super::super::super::pool::Disjoint;
+use super::super::super::scratch::grain;
+use super::super::{KEYS, Shape};
 use super::queries::QUERIES;
-use super::{KEYS, Shape};
 use std::ops::Range;
 
 // A block of keys begins where a block of queries does: each query of a block that sees any of these keys sees the first.

@@ -1,0 +1,183 @@
+//! One block of queries against one block of keys, strip by strip of keys: Pᵀ and dSᵀ, and what they add to dV, dK and dQ.
+
+use super::super::super::isa::{Simd, per_isa, prefetch_piece};
+use super::super::super::math::{CpuFloat, exp};
+use super::super::super::matmul::kernel::{Kernel, Rows};
+use super::super::mask::Mask;
+use super::super::softmax::PADDED;
+use super::dq;
+use super::plan::{Plan, Space};
+use super::queries::{QUERIES, QueryBlock};
+use half::bf16;
+use std::ops::Range;
+
+/// A block of n queries of one head, from i0 on, against a block of keys, from j0 on.
+pub(super) struct Pair<'a> {
+    pub queries: QueryBlock<'a>,
+    /// Its number in the sum of dQ.
+    pub block: usize,
+    pub i0: usize,
+    pub n: usize,
+    pub j0: usize,
+    pub keys: usize,
+    /// Where some of it is hidden.
+    pub mask: Option<Mask<'a>>,
+    /// The queries that come next, and their number in the sum.
+    pub next: Option<(&'a [u32], usize)>,
+}
+
+/// What works on pairs of blocks.
+pub(super) struct Pairs<'a> {
+    pub plan: &'a Plan,
+    pub simd: Simd,
+}
+
+impl Pairs<'_> {
+    /// While it works on a block of queries it asks for the next one, piece by piece: L2 does not hold them all.
+    pub(super) fn run(&self, p: &Pair<'_>, space: &mut Space<'_>, sum: &mut dq::Sum<'_>) {
+        let strips = p.keys.div_ceil(self.plan.packer.kernel.mr);
+        for strip in 0..strips {
+            if let Some((queries, block)) = p.next {
+                prefetch_piece(queries, (strip, strips));
+                prefetch_piece(sum.block(&self.plan.sums(), block), (strip, strips));
+            }
+            let keys = strip * p.keys / strips..(strip + 1) * p.keys / strips;
+            self.strip(p, keys, space);
+        }
+        self.add_dq(p, space, sum);
+    }
+
+    /// Pᵀ and dSᵀ of the keys j0 + `keys`, and what they add to dV and dK.
+    fn strip(&self, p: &Pair<'_>, keys: Range<usize>, space: &mut Space<'_>) {
+        let (s, kernel) = (&self.plan.shape, self.plan.packer.kernel);
+        let all = kernel.words(QUERIES);
+        // Panels of queries that all lie before the strip's first key see none of it.
+        let skipped = (p.j0 + keys.start).saturating_sub(p.i0) / kernel.nr * kernel.nr;
+        if skipped >= p.n {
+            return space.ds[keys.start * all..keys.end * all].fill(0);
+        }
+        self.scores_and_slopes(p, keys.clone(), skipped, space);
+        let strip = Strip {
+            scores: space.scores,
+            slopes: space.slopes,
+            lse: p.queries.lse,
+            delta: p.queries.delta,
+            columns: skipped..p.n.next_multiple_of(PADDED),
+            scale: s.scale,
+        };
+        let ds = &mut space.ds[keys.start * all..keys.end * all];
+        let (weights, slopes) = weights_and_slopes(self.simd, kernel, strip, keys.len(), space.weights, ds);
+        let (first, words) = (kernel.words(skipped), kernel.words(p.n) - kernel.words(skipped));
+        let block = kernel.words(p.n) * kernel.nr;
+        let (weights, slopes) = (weights.from(0, first), slopes.from(0, first));
+        for c in (0..s.columns).step_by(kernel.nr) {
+            let (panel, at) = (c / kernel.nr * block + first * kernel.nr, keys.start * s.columns + c);
+            let products = [
+                (weights, &p.queries.do_panels[panel..], &mut space.dv[at..]),
+                (slopes, &p.queries.q_panels[panel..], &mut space.dk[at..]),
+            ];
+            for (a, b, sum) in products {
+                kernel.tile(keys.len(), words, a, b, sum, s.columns, true);
+            }
+        }
+    }
+
+    /// Sᵀ, hidden pairs -inf, and dPᵀ of the keys j0 + `keys` and the queries from `skipped` on.
+    fn scores_and_slopes(&self, p: &Pair<'_>, keys: Range<usize>, skipped: usize, space: &mut Space<'_>) {
+        let (s, kernel, rows) = (&self.plan.shape, self.plan.packer.kernel, keys.len());
+        let k = Rows::of_words(&space.k_rows[keys.start * s.words..], s.words);
+        let v = Rows::of_words(&space.v_rows[keys.start * s.words..], s.words);
+        for at in (skipped..p.n).step_by(kernel.nr) {
+            let (scores, slopes) = (&mut space.scores[at..], &mut space.slopes[at..]);
+            kernel.tile(rows, s.words, k, &p.queries.q_turned[at * s.words..], scores, QUERIES, false);
+            kernel.tile(rows, s.words, v, &p.queries.do_turned[at * s.words..], slopes, QUERIES, false);
+        }
+        if let Some(mask) = &p.mask {
+            for (j, scores) in keys.zip(space.scores.chunks_exact_mut(QUERIES)) {
+                let j = p.j0 + j;
+                let (from, to) = (p.i0 + skipped, p.i0 + p.n);
+                mask.apply(&mut scores[skipped..p.n], j, mask.queries_of(j), from..to);
+            }
+        }
+    }
+
+    /// dQᵀ += Kᵀ·dSᵀ for the pair.
+    fn add_dq(&self, p: &Pair<'_>, space: &mut Space<'_>, sum: &mut dq::Sum<'_>) {
+        let (packer, nr) = (self.plan.packer, self.plan.packer.kernel.nr);
+        if packer.kernel.paired {
+            let ds: &[bf16] = bytemuck::cast_slice(space.ds);
+            packer.panels_of_columns(ds, QUERIES, p.keys, p.n, nr, space.ds_panels);
+        } else {
+            let ds: &[f32] = bytemuck::cast_slice(space.ds);
+            packer.panels_of_columns(ds, QUERIES, p.keys, p.n, nr, space.ds_panels);
+        }
+        let sums = self.plan.sums();
+        let operands = (&*space.k_turned, &*space.ds_panels);
+        sums.add(sum, p.block, (p.keys, p.n), operands, p.i0 - p.j0);
+    }
+}
+
+per_isa! {
+    /// Pᵀ and dSᵀ, [rows][QUERIES], from scores and slopes of the strip.
+    fn strip_of[W: CpuFloat](strip: Strip<'_>, rows: usize, weights: &mut [W], ds: &mut [W]) => strip_body;
+}
+
+/// What Pᵀ and dSᵀ are computed from.
+struct Strip<'a> {
+    /// [rows][QUERIES]: Sᵀ (hidden pairs −inf) and dPᵀ.
+    scores: &'a [f32],
+    slopes: &'a [f32],
+    /// For each query.
+    lse: &'a [f32],
+    delta: &'a [f32],
+    /// The queries in question, both ends multiples of the kernel's width.
+    columns: Range<usize>,
+    scale: f32,
+}
+
+/// [`strip_of`] in the precision of the products; both results as rows of A.
+fn weights_and_slopes<'a>(
+    simd: Simd, kernel: &Kernel, strip: Strip<'_>, rows: usize, weights: &'a mut [u32], ds: &'a mut [u32],
+) -> (Rows<'a>, Rows<'a>) {
+    if kernel.paired {
+        strip_of_pairs(simd, strip, rows, bytemuck::cast_slice_mut(weights), bytemuck::cast_slice_mut(ds));
+    } else {
+        strip_of::<f32>(simd, strip, rows, bytemuck::cast_slice_mut(weights), bytemuck::cast_slice_mut(ds));
+    }
+    (Rows::of_words(weights, kernel.words(QUERIES)), Rows::of_words(ds, kernel.words(QUERIES)))
+}
+
+fn strip_of_pairs(simd: Simd, s: Strip<'_>, rows: usize, weights: &mut [bf16], ds: &mut [bf16]) {
+    #[cfg(target_arch = "x86_64")]
+    if simd.isa().has_pairs() {
+        let (queries, n) = (s.columns.clone(), s.columns.len());
+        let of_queries = (&s.lse[queries.clone()], &s.delta[queries.clone()]);
+        for r in 0..rows {
+            let at = r * QUERIES + queries.start;
+            ds[r * QUERIES..at].fill(bf16::ZERO);
+            let of_pairs = (&s.scores[at..][..n], &s.slopes[at..][..n]);
+            let (weights, ds) = (&mut weights[at..][..n], &mut ds[at..][..n]);
+            // SAFETY: a Simd of this ISA exists only where the CPU has its features.
+            unsafe { super::super::avx512::weights_and_slopes(of_pairs, of_queries, s.scale, weights, ds) };
+        }
+        return;
+    }
+    strip_of(simd, s, rows, weights, ds);
+}
+
+#[inline(always)]
+fn strip_body<W: CpuFloat, const FMA: bool>(s: Strip<'_>, rows: usize, weights: &mut [W], ds: &mut [W]) {
+    let n = s.columns.len();
+    let (lse, delta) = (&s.lse[s.columns.clone()][..n], &s.delta[s.columns.clone()][..n]);
+    for r in 0..rows {
+        let at = r * QUERIES + s.columns.start;
+        ds[r * QUERIES..at].fill(W::default());
+        let (scores, slopes) = (&s.scores[at..][..n], &s.slopes[at..][..n]);
+        let (weights, ds) = (&mut weights[at..][..n], &mut ds[at..][..n]);
+        for i in 0..n {
+            let p = exp::<FMA>(scores[i] * s.scale - lse[i]);
+            weights[i] = W::narrow(p);
+            ds[i] = W::narrow(p * (slopes[i] - delta[i]));
+        }
+    }
+}
