@@ -78,6 +78,11 @@ pub fn time<B: Stopwatch>(b: &B, mut call: impl FnMut()) -> Timing {
     Timing { median: at(0.5), spread: (at(0.75) - at(0.25)) / at(0.5) }
 }
 
+/// GFLOP/s of multiply-adds of a type.
+pub fn peak_of(dtype: &str, peaks: &Peaks) -> f64 {
+    if dtype == "bf16" { peaks.bf16_gflops } else { peaks.f32_gflops }
+}
+
 /// Prints rows against the peaks that were measured in the same run, for people or, as JSON objects, for programs.
 pub struct Table {
     dtype: String,
@@ -88,7 +93,7 @@ pub struct Table {
 
 impl Table {
     pub fn new(dtype: &str, peaks: &Peaks, json: bool) -> Table {
-        let peak_gflops = if dtype == "bf16" { peaks.bf16_gflops } else { peaks.f32_gflops };
+        let peak_gflops = peak_of(dtype, peaks);
         let table = Table { dtype: dtype.into(), peak_gflops, peak_gbs: peaks.bandwidth_gbs, json };
         table.head();
         table

@@ -9,7 +9,7 @@ mod flags;
 #[path = "../harness.rs"]
 mod harness;
 
-use harness::{Stopwatch, Table, time};
+use harness::{Stopwatch, Table, peak_of, time};
 use pose_engine::backend::Backend;
 use pose_engine::backend::cpu::{Cpu, CpuFloat};
 use pose_engine::backend::device::threads_or_all;
@@ -90,7 +90,7 @@ fn rounds<E: CpuFloat>(counts: &[usize]) -> Vec<Vec<Round>> {
     for _ in 0..ROUNDS {
         for ((b, step), rounds) in backends.iter().zip(&mut trainings).zip(&mut rounds) {
             let peaks = b.measure_peak();
-            let gflops = if E::NAME == "bf16" { peaks.bf16_gflops } else { peaks.f32_gflops };
+            let gflops = peak_of(E::NAME, &peaks);
             rounds.push(Round { seconds: b.seconds(step), gflops, gbs: peaks.bandwidth_gbs });
         }
     }
