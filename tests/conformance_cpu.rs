@@ -7,8 +7,8 @@ mod tails;
 
 use conformance::Suite;
 use half::bf16;
-use pose_engine::backend::Backend;
 use pose_engine::backend::cpu::{Cpu, CpuFloat, Guard, Isa};
+use pose_engine::backend::{AttentionShape, Backend, Quantised};
 
 fn check<E: CpuFloat>(guard: Option<Guard>, run: impl Fn(&mut Suite<'_, Cpu<E>>))
 where
@@ -111,6 +111,41 @@ fn a_write_beside_the_used_part_of_a_guarded_buffer_is_found() {
         assert_eq!(message, format!("byte {} of a buffer that uses 20 was written: 0x00", 4 * at));
     }
     drop(Cpu::<f32>::new(1).unwrap().guarded(Guard::Behind).alloc::<f32>(5).unwrap());
+}
+
+/// Decoding from 8-bit codes sums integers where heads are at most 512 wide: there, and beyond, with the largest of all products.
+#[test]
+fn sums_over_codes_do_not_overflow() {
+    const KEYS: usize = 130;
+    let cpu = Cpu::<bf16>::new(1).unwrap();
+    for head_dim in [512, 544] {
+        let filled = |len: usize, x: f32| {
+            let mut buf = cpu.alloc::<f32>(len).unwrap();
+            buf.as_mut_slice().fill(x);
+            buf
+        };
+        let (mut codes, mut q, mut o) = (
+            cpu.alloc::<i8>(KEYS * head_dim).unwrap(),
+            cpu.alloc::<bf16>(head_dim).unwrap(),
+            cpu.alloc::<bf16>(head_dim).unwrap(),
+        );
+        codes.as_mut_slice().fill(127);
+        // the largest below a power of two
+        q.as_mut_slice().fill(bf16::from_f32(1.992_187_5));
+        let (scales, mut lse) = (filled(KEYS, 1.0 / 127.0), filled(1, 0.0));
+        let (queries, heads, kv_heads, window) = (1, 1, 1, None);
+        let scale = 1.0 / head_dim as f64;
+        let s = AttentionShape { rows: 1, queries, keys: KEYS, heads, kv_heads, head_dim, scale, window };
+        let ones = || Quantised { codes: &codes, scales: &scales };
+        cpu.attention_int8(&mut o, &mut lse, &q, ones(), ones(), None, s).unwrap();
+        assert!(o.as_slice().iter().all(|x| x.to_f32() == 1.0), "heads of {head_dim}: {:?}", o.as_slice());
+        let expected = 1.992_187_5 + (KEYS as f32).ln();
+        assert!(
+            (lse.as_slice()[0] / expected - 1.0).abs() < 1e-6,
+            "heads of {head_dim}: {:?}",
+            lse.as_slice()
+        );
+    }
 }
 
 fn same_bits<E: CpuFloat>()

@@ -35,6 +35,13 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
         case(1, 5, 70, (2, 1), 36),
         case(1, 1, 90, (16, 1), 256),
         case(1, 7, 90, (1, 1), 15).window(3),
+        // decoding from codes as they lie: an odd number behind whole steps, heads of one vector, of several, of any number on a key
+        case(2, 1, 1500, (12, 1), 32).window(700),
+        case(2, 1, 2085, (4, 2), 128).documents(|j| j as u32 / 1000),
+        case(1, 1, 1045, (8, 2), 64),
+        case(1, 1, 261, (3, 3), 192),
+        case(1, 1, 333, (2, 2), 96),
+        case(2, 1, 300, (7, 1), 96),
     ];
     for case in &cases {
         attention(t, case);
@@ -77,16 +84,16 @@ pub fn quantise<B: Backend>(t: &mut Suite<'_, B>, s: KvShape) {
 /// What is no finite number makes its head's scale NaN, and that the attention of every query that sees it.
 fn no_numbers_do_not_pass<B: Backend>(t: &mut Suite<'_, B>) {
     for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-        for queries in [1, 40] {
-            let case = case(1, queries, 90, (2, 1), 16);
+        for (queries, head_dim) in [(1, 16), (40, 16), (1, 64)] {
+            let case = case(1, queries, 90, (2, 1), head_dim);
             let s = case.shape;
-            let kv = KvShape { tokens: 90, kv_heads: 1, head_dim: 16 };
-            let q = t.random(queries * 32, 1.0);
+            let kv = KvShape { tokens: 90, kv_heads: 1, head_dim };
+            let q = t.random(queries * 2 * head_dim, 1.0);
             for in_values in [false, true] {
-                let mut cache: [Vec<f64>; 2] = [t.random(90 * 16, 1.0), t.random(90 * 16, 1.0)];
-                cache[usize::from(in_values)][10 * 16 + 3] = bad;
+                let mut cache: [Vec<f64>; 2] = [0; 2].map(|_| t.random(90 * head_dim, 1.0));
+                cache[usize::from(in_values)][10 * head_dim + 3] = bad;
                 let [k, v] = cache.map(|x| {
-                    let (mut codes, mut scales) = (t.b.alloc(90 * 16).unwrap(), t.b.alloc(90).unwrap());
+                    let (mut codes, mut scales) = (t.b.alloc(90 * head_dim).unwrap(), t.b.alloc(90).unwrap());
                     t.b.kv_quantise(&mut codes, &mut scales, 0, &t.floats(&x), kv).unwrap();
                     let mut scale = [B::Stat::default()];
                     t.b.download(&mut scale, &scales, 10).unwrap();

@@ -12,7 +12,7 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ, VL.
     Avx512,
-    /// AVX-512 with bf16 dot products.
+    /// AVX-512 with dot products of bf16 and of integers (VNNI, which every processor with the former has).
     Avx512Bf16,
     /// The same instructions; but large products of bf16 are computed in f32, of operands that are widened as they are packed. For
     /// processors whose bf16 dot products have less than half the rate of their f32 multiply-adds.
@@ -70,7 +70,9 @@ impl Isa {
             Isa::Portable => true,
             Isa::Avx2 => avx2,
             Isa::Avx512 => avx512,
-            Isa::Avx512Bf16 | Isa::Avx512Bf16Wide => avx512 && is_x86_feature_detected!("avx512bf16"),
+            Isa::Avx512Bf16 | Isa::Avx512Bf16Wide => {
+                avx512 && is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vnni")
+            }
         }
     }
 

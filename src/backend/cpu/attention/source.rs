@@ -43,16 +43,6 @@ impl<'a, E: CpuFloat> Source<'a, E> {
     }
 }
 
-impl<E> Source<'_, E> {
-    /// Where element `at` lies, and the bytes of an element.
-    pub(super) fn address(&self, at: usize) -> (*const u8, usize) {
-        match self {
-            Source::Plain(x) => (x.as_ptr().wrapping_add(at).cast(), std::mem::size_of::<E>()),
-            Source::Int8(x) => (x.codes.as_ptr().wrapping_add(at).cast(), 1),
-        }
-    }
-}
-
 /// Words of room that [`Source::rows`] takes for codes: n rows of `width` elements of E.
 pub(in crate::backend::cpu) fn room_words<E>(n: usize, width: usize) -> usize {
     (n * width * std::mem::size_of::<E>()).div_ceil(4)

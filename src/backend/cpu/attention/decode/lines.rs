@@ -1,6 +1,6 @@
 //! The products of decoding: the queries of all heads against a step of keys and values, token by token.
 
-use super::super::super::isa::{Simd, per_isa, prefetch};
+use super::super::super::isa::{STREAM_AHEAD, Simd, per_isa, prefetch};
 use super::super::super::math::{CpuFloat, fma, sum_products};
 use super::super::Shape;
 use super::KEYS;
@@ -18,12 +18,19 @@ pub(super) struct Lines<'a, E> {
 /// What is read some time after some lines, as it lies in memory.
 #[derive(Clone, Copy)]
 pub(super) struct Ahead {
-    pub to: *const u8,
+    to: *const u8,
     /// Of an element.
-    pub bytes: usize,
+    bytes: usize,
 }
 
 impl Ahead {
+    /// What is asked for while a step from the first of `data` on is read: as far ahead as with any stream, but past the step, whose
+    /// lines are not read in the order of their addresses.
+    pub fn of<T>(data: &[T], step: usize) -> Self {
+        let bytes = std::mem::size_of::<T>();
+        Ahead { to: data.as_ptr().cast::<u8>().wrapping_add(STREAM_AHEAD.max(step * bytes)), bytes }
+    }
+
     /// Asks for the line of element `at`.
     #[inline(always)]
     pub fn ask(self, at: usize) {
@@ -56,7 +63,7 @@ impl Products<'_> {
         if avx512::takes::<E, E>(self.simd, self.shape.head_dim) {
             let (q, k) = (bytemuck::cast_slice(q), k.as_bf16());
             // SAFETY: `takes` has seen that the CPU has the features.
-            return unsafe { avx512::dots(scores, q, k, self.shape) };
+            return unsafe { avx512::dots::<half::bf16>(scores, q, k, self.shape) };
         }
         plain_dots(self.simd, scores, q, k, self.shape);
     }
@@ -67,7 +74,7 @@ impl Products<'_> {
         if avx512::takes::<E, W>(self.simd, self.shape.head_dim) {
             let (weights, v) = (bytemuck::cast_slice(weights), v.as_bf16());
             // SAFETY: `takes` has seen that the CPU has the features.
-            return unsafe { avx512::sums(acc, weights, v, self.shape) };
+            return unsafe { avx512::sums::<half::bf16>(acc, weights, None, v, self.shape) };
         }
         plain_sums(self.simd, acc, weights, v, self.shape);
     }

@@ -9,9 +9,9 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod codes;
 mod lines;
 
-use super::super::isa::STREAM_AHEAD;
 use super::super::math::CpuFloat;
 use super::super::matmul::pack::Packer;
 use super::super::pool::{Disjoint, Workers};
@@ -20,9 +20,10 @@ use super::Shape;
 use super::forward::{Forward, Out, Task};
 use super::mask::Cover;
 use super::softmax::{State, Update, merge};
-use super::source::{Source, room_words};
+use super::source::{Codes, Source, room_words};
 use crate::backend::AttentionShape;
 use crate::index::DocumentId;
+use codes::{Block, Integers};
 use half::bf16;
 use lines::{Ahead, Lines, Products};
 
@@ -43,7 +44,8 @@ pub(in crate::backend::cpu) struct Plan {
     /// Keys of a part, whole blocks, and parts of a row.
     part: usize,
     parts: usize,
-    /// Words for a step's keys or values where they must be multiplied out.
+    /// Whether codes are read as [`Integers`], and words for these, or for a step's keys or values that must be multiplied out.
+    integers: bool,
     room: usize,
 }
 
@@ -53,12 +55,15 @@ impl Plan {
         let shape = Shape { columns: s.head_dim, ..Shape::new(s, packer.kernel) };
         let part = shape.keys.div_ceil(PARTS).next_multiple_of(KEYS).clamp(KEYS, PART);
         let parts = shape.keys.div_ceil(part).max(1);
-        (s.queries == 1).then_some(Plan { shape, packer, threads, part, parts, room: 0 })
+        (s.queries == 1).then_some(Plan { shape, packer, threads, part, parts, integers: false, room: 0 })
     }
 
-    /// With the room that codes take which become elements of E.
+    /// With the room that codes take, beside queries of E.
     pub(in crate::backend::cpu) fn with_room<E>(self) -> Self {
-        Plan { room: room_words::<E>(STEP, self.shape.kv_stride()), ..self }
+        let s = &self.shape;
+        let integers = codes::takes::<E>(self.packer.simd, s.head_dim);
+        let room = if integers { codes::room_words(s) } else { room_words::<E>(STEP, s.kv_stride()) };
+        Plan { integers, room, ..self }
     }
 
     fn worker_words(&self) -> usize {
@@ -83,16 +88,18 @@ struct Space<'a> {
     weights: &'a mut [u32],
     /// A step's keys or values, multiplied out.
     room: &'a mut [u32],
+    /// In place of that.
+    integers: Option<Integers<'a>>,
 }
 
 impl<'a> Space<'a> {
-    fn carve(plan: &Plan, scratch: &'a mut [u32]) -> Self {
+    fn carve<E: CpuFloat>(plan: &'a Plan, scratch: &'a mut [u32], q: &[E]) -> Self {
         let (mut carver, heads) = (Carver(scratch), plan.shape.heads);
-        Space {
-            scores: carver.floats(heads * KEYS),
-            weights: carver.words(heads * KEYS),
-            room: carver.words(plan.room),
-        }
+        let (scores, weights) = (carver.floats(heads * KEYS), carver.words(heads * KEYS));
+        let mut room = carver.words(plan.room);
+        let integers =
+            plan.integers.then(|| Integers::new(plan.packer.simd, &plan.shape, std::mem::take(&mut room), q));
+        Space { scores, weights, room, integers }
     }
 }
 
@@ -105,7 +112,7 @@ pub(in crate::backend::cpu) fn forward<E: CpuFloat>(
     let pieces = parts.chunks_exact_mut(plan.part_words()).enumerate();
     let job = Job { plan, q: x.q, k: x.k, v: x.v, documents: x.documents };
     workers.each_with(s.ns(s.pairs(), 2.0), states, pieces, |scratch, (t, piece)| {
-        job.part(t / plan.parts, t % plan.parts, Space::carve(plan, scratch), piece);
+        job.part(t / plan.parts, t % plan.parts, scratch, piece);
     });
     let out = Out { o: Disjoint::new(x.o), lse: Disjoint::new(x.lse) };
     for (row, pieces) in parts.chunks_exact_mut(plan.parts * plan.part_words()).enumerate() {
@@ -128,8 +135,10 @@ struct Job<'a, E> {
 
 impl<E: CpuFloat> Job<'_, E> {
     /// Leaves weighted sums [heads][head_dim] and states [heads] of a part of a row's keys in `piece`.
-    fn part(&self, row: usize, part: usize, mut space: Space<'_>, piece: &mut [u32]) {
+    fn part(&self, row: usize, part: usize, scratch: &mut [u32], piece: &mut [u32]) {
         let (s, packer) = (&self.plan.shape, self.plan.packer);
+        let q = &self.q[s.query_at(row, 0, 0)..][..s.heads * s.head_dim];
+        let mut space = Space::carve(self.plan, scratch, q);
         let (acc, states) = piece.split_at_mut(s.heads * s.head_dim);
         let acc: &mut [f32] = bytemuck::cast_slice_mut(acc);
         let states: &mut [State] = bytemuck::cast_slice_mut(&mut states[..2 * s.heads]);
@@ -145,7 +154,7 @@ impl<E: CpuFloat> Job<'_, E> {
             if cover == Cover::Nothing {
                 continue;
             }
-            self.score(row, (j0, n), &mut space);
+            self.score(row, q, (j0, n), &mut space);
             if cover == Cover::Part || n < KEYS {
                 for scores in space.scores.chunks_exact_mut(KEYS) {
                     mask.apply(&mut scores[..n], index, seen.clone(), j0..j0 + n);
@@ -168,50 +177,54 @@ impl<E: CpuFloat> Job<'_, E> {
         Products { simd: self.plan.packer.simd, shape: &self.plan.shape }
     }
 
-    /// scores[head][..n] = q·k for the keys from j0 on.
-    fn score(&self, row: usize, keys: (usize, usize), space: &mut Space<'_>) {
-        let s = &self.plan.shape;
-        let q = &self.q[s.query_at(row, 0, 0)..][..s.heads * s.head_dim];
-        for (at, n) in steps(keys.1) {
-            let ahead = self.ahead(&self.k, row, keys.0 + at);
-            let k = self.lines(&self.k, row, (keys.0 + at, n), ahead, space.room);
+    /// scores[head][..n] = q·k for the n keys from j0 on.
+    fn score(&self, row: usize, q: &[E], (j0, n): (usize, usize), space: &mut Space<'_>) {
+        if let (Source::Int8(codes), Some(integers)) = (self.k, &mut space.integers) {
+            return integers.dots(space.scores, self.block(codes, row, (j0, n)));
+        }
+        for (at, n) in steps(n, STEP) {
+            let k = self.lines(&self.k, row, (j0 + at, n), space.room);
             self.products().dots(&mut space.scores[at..], q, k);
         }
     }
 
     /// acc[head] += Σ_j weights[head][j]·v_j.
     fn add_values<W: CpuFloat>(
-        &self, row: usize, keys: (usize, usize), space: &mut Space<'_>, acc: &mut [f32],
+        &self, row: usize, (j0, n): (usize, usize), space: &mut Space<'_>, acc: &mut [f32],
     ) {
+        if let (Source::Int8(codes), Some(integers)) = (self.v, &mut space.integers) {
+            let weights = bytemuck::cast_slice_mut(space.weights);
+            return integers.sums(acc, weights, self.block(codes, row, (j0, n)));
+        }
         let weights: &[W] = bytemuck::cast_slice(space.weights);
-        for (at, n) in steps(keys.1) {
-            let ahead = self.ahead(&self.v, row, keys.0 + at);
-            let v = self.lines(&self.v, row, (keys.0 + at, n), ahead, space.room);
+        for (at, n) in steps(n, STEP) {
+            let v = self.lines(&self.v, row, (j0 + at, n), space.room);
             self.products().sums(acc, &weights[at..], v);
         }
     }
 
+    fn block<'s>(&self, codes: Codes<'s>, row: usize, (j, n): (usize, usize)) -> Block<'s> {
+        Block { codes, first: self.plan.shape.key_at(row, 0, j), n }
+    }
+
     /// n tokens of the cache from j on.
     fn lines<'s>(
-        &self, from: &'s Source<'_, E>, row: usize, (j, n): (usize, usize), ahead: Ahead, room: &'s mut [u32],
+        &self, from: &'s Source<'_, E>, row: usize, (j, n): (usize, usize), room: &'s mut [u32],
     ) -> Lines<'s, E> {
         let s = &self.plan.shape;
         // All heads of all n tokens, one after the other.
         let (first, heads) = (s.key_at(row, 0, j), n * s.kv_heads);
+        let step = STEP * s.kv_stride();
+        let ahead = match from {
+            Source::Plain(x) => Ahead::of(&x[first..], step),
+            Source::Int8(x) => Ahead::of(&x.codes[first..], step),
+        };
         let (data, _) = from.rows(self.plan.packer.simd, (first, s.head_dim), (heads, s.head_dim), room);
         Lines { data, n, ahead }
-    }
-
-    /// What is asked for while the tokens from j on are read: as far ahead as with any stream, but past the step, whose lines are not read
-    /// in the order of their addresses.
-    fn ahead(&self, from: &Source<'_, E>, row: usize, j: usize) -> Ahead {
-        let s = &self.plan.shape;
-        let (line, bytes) = from.address(s.key_at(row, 0, j));
-        Ahead { to: line.wrapping_add(STREAM_AHEAD.max(STEP * s.kv_stride() * bytes)), bytes }
     }
 }
 
 /// The steps of n keys: where each begins, and its keys.
-fn steps(n: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..n).step_by(STEP).map(move |at| (at, STEP.min(n - at)))
+fn steps(n: usize, step: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..n).step_by(step).map(move |at| (at, step.min(n - at)))
 }

@@ -1,0 +1,178 @@
+//! Decoding from 8-bit codes as they lie in the cache: q·(scale·code) is scale·(q·code), a product of 16-bit integers.
+//!
+//! A row of factors, a head's query or its weights times the scales of a block's values, becomes integers in units of 2^-14 of the power
+//! of two at or below its largest. A query's elements of bf16 are exact as far as 2^-7 of it, and others are rounded by at most 2^-16 of
+//! it, where bf16 rounds a product of scale and code by 2^-9. Sums of integers are exact. A row with an element that is no finite
+//! number has a unit that is none, and so has what it is a factor of.
+
+use super::super::super::isa::{Simd, per_isa};
+use super::super::super::math::{CpuFloat, ROUND};
+use super::super::super::scratch::{Carver, grain};
+use super::super::Shape;
+use super::super::source::Codes;
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
+use super::lines::{Ahead, Lines};
+use super::{KEYS, steps};
+use half::bf16;
+
+/// Keys of a step of the reading: as many bytes as of bf16.
+const STEP: usize = 2 * super::STEP;
+/// Most elements of a head whose sums of products fit in 32 bits.
+const WIDEST: usize = 512;
+
+/// Whether they are read so: where there are products of integers, and queries and weights are of bf16, which is no more exact.
+pub(super) fn takes<E>(simd: Simd, dim: usize) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return avx512::takes::<E, bf16>(simd, dim) && dim <= WIDEST;
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// A block of codes: n tokens from element `first` on.
+#[derive(Clone, Copy)]
+pub(super) struct Block<'a> {
+    pub codes: Codes<'a>,
+    pub first: usize,
+    pub n: usize,
+}
+
+/// A worker's memory for it.
+pub(super) struct Integers<'a> {
+    simd: Simd,
+    shape: &'a Shape,
+    /// [heads][head_dim] in units of [heads].
+    q: &'a mut [i16],
+    q_units: &'a mut [f32],
+    /// [heads]: of a block's weights.
+    weight_units: &'a mut [f32],
+    /// [kv_heads][KEYS]: of a block's codes, 0 behind the last.
+    scales: &'a mut [f32],
+}
+
+pub(super) fn room_words(s: &Shape) -> usize {
+    grain((s.heads * s.head_dim).div_ceil(2)) + 2 * grain(s.heads) + grain(s.kv_heads * KEYS)
+}
+
+impl<'a> Integers<'a> {
+    /// With the queries of all heads.
+    pub(super) fn new<E: CpuFloat>(simd: Simd, shape: &'a Shape, room: &'a mut [u32], q: &[E]) -> Self {
+        let mut carver = Carver(room);
+        let words = carver.words((shape.heads * shape.head_dim).div_ceil(2));
+        let integers = Integers {
+            simd,
+            shape,
+            q: &mut bytemuck::cast_slice_mut(words)[..shape.heads * shape.head_dim],
+            q_units: carver.floats(shape.heads),
+            weight_units: carver.floats(shape.heads),
+            scales: carver.floats(shape.kv_heads * KEYS),
+        };
+        let rows = integers.q.chunks_exact_mut(shape.head_dim).zip(q.chunks_exact(shape.head_dim));
+        for ((row, q), unit) in rows.zip(integers.q_units.iter_mut()) {
+            row.iter_mut().zip(q).for_each(|(to, q)| *to = bf16::from_f32(q.widen()).to_bits() as i16);
+            *unit = to_integers(simd, row, None);
+        }
+        integers
+    }
+
+    /// scores[head][..n] = q·(scale·code); behind n something.
+    pub(super) fn dots(&mut self, scores: &mut [f32], keys: Block<'_>) {
+        self.read_scales(keys);
+        for (at, k) in keys.steps(self.shape) {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `takes` has seen that the CPU has the features.
+            unsafe {
+                avx512::dots::<i8>(&mut scores[at..], self.q, k, self.shape);
+            }
+        }
+        let of_kv = scores.chunks_mut(self.shape.group * KEYS).zip(self.scales.chunks_exact(KEYS));
+        for ((scores, scales), units) in of_kv.zip(self.q_units.chunks_exact(self.shape.group)) {
+            multiply(self.simd, scores, scales, units);
+        }
+    }
+
+    /// acc[head] += Σ_j weights[head][j]·(scale_j·code_j); weights of bf16, which become something else.
+    pub(super) fn sums(&mut self, acc: &mut [f32], weights: &mut [bf16], values: Block<'_>) {
+        self.read_scales(values);
+        let weights: &mut [i16] = bytemuck::cast_slice_mut(weights);
+        for (head, row) in weights.chunks_exact_mut(KEYS).enumerate().take(self.shape.heads) {
+            let scales = &self.scales[head / self.shape.group * KEYS..][..KEYS];
+            self.weight_units[head] = to_integers(self.simd, row, Some(scales));
+        }
+        for (at, v) in values.steps(self.shape) {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `takes` has seen that the CPU has the features.
+            unsafe {
+                avx512::sums::<i8>(acc, &weights[at..], Some(self.weight_units), v, self.shape);
+            }
+        }
+    }
+
+    /// Each head's scales in a row.
+    fn read_scales(&mut self, block: Block<'_>) {
+        let first = block.first / self.shape.head_dim;
+        for (kv, row) in self.scales.chunks_exact_mut(KEYS).enumerate() {
+            let scales = block.codes.scales[first + kv..].iter().step_by(self.shape.kv_heads);
+            row[..block.n].iter_mut().zip(scales).for_each(|(to, scale)| *to = *scale);
+            row[block.n..].fill(0.0);
+        }
+    }
+}
+
+impl<'a> Block<'a> {
+    fn steps(self, s: &Shape) -> impl Iterator<Item = (usize, Lines<'a, i8>)> {
+        let stride = s.kv_stride();
+        steps(self.n, STEP).map(move |(at, n)| {
+            let data = &self.codes.codes[self.first + at * stride..];
+            (at, Lines { data, n, ahead: Ahead::of(data, STEP * stride) })
+        })
+    }
+}
+
+per_isa! {
+    /// A row of bf16 bits, times the factors, becomes integers in units of what is returned.
+    fn to_integers[](row: &mut [i16], factors: Option<&[f32]>) -> f32 => to_integers_body;
+    /// x[i][j] *= rows[i]·columns[j].
+    fn multiply[](x: &mut [f32], columns: &[f32], rows: &[f32]) => multiply_body;
+}
+
+#[inline(always)]
+fn to_integers_body<const FMA: bool>(row: &mut [i16], factors: Option<&[f32]>) -> f32 {
+    let float = |x: i16| f32::from_bits(u32::from(x as u16) << 16);
+    match factors {
+        Some(factors) => {
+            let factors = &factors[..row.len()];
+            round_to_integers(row, |j, x| float(x) * factors[j])
+        }
+        None => round_to_integers(row, |_, x| float(x)),
+    }
+}
+
+/// row[j] becomes `at(j, row[j])`, in units of what is returned.
+#[inline(always)]
+fn round_to_integers(row: &mut [i16], at: impl Fn(usize, i16) -> f32) -> f32 {
+    /// 2^-100: what is smaller counts as so large, and units are normal numbers.
+    const LEAST: u32 = (127 - 100) << 23;
+    let mut largest = LEAST;
+    for j in 0..row.len() {
+        // As bits, so that NaN is the largest.
+        largest = largest.max(at(j, row[j]).to_bits() & 0x7fff_ffff);
+    }
+    let power = f32::from_bits(largest & 0x7f80_0000);
+    let per_unit = 16384.0 / power;
+    for j in 0..row.len() {
+        let x = at(j, row[j]) * per_unit;
+        let x = if x > 32767.0 { 32767.0 } else { x };
+        row[j] = (x + ROUND).to_bits() as i16;
+    }
+    power * (1.0 / 16384.0)
+}
+
+#[inline(always)]
+fn multiply_body<const FMA: bool>(x: &mut [f32], columns: &[f32], rows: &[f32]) {
+    for (x, row) in x.chunks_exact_mut(columns.len()).zip(rows) {
+        for (x, column) in x.iter_mut().zip(columns) {
+            *x *= row * column;
+        }
+    }
+}
