@@ -5,15 +5,14 @@
 //
 // Launch: ADAMW_THREADS, one block for each run of ADAMW_RUN elements of a tensor, as in optim.cu. A warp has a block of moments at a
 // time, eight elements a lane, and so needs no other warp for its maximum.
-#include "common.cuh"
 #include "adam.cuh"
+#include "codes.cuh"
 #include "philox.cuh"
 
 // ---------------------------------------------------------------------------------------------------------------- kernels
 
 constexpr int PARTS = MOMENT_BLOCK / 128;  // of a block: four elements a lane
 constexpr float M_MOST = 127.f * 127.f, V_MOST = 255.f * 255.f;
-constexpr float LEAST_SCALE = 1.17549435e-38f;  // the least normal f32
 static_assert(PARTS * 128 == MOMENT_BLOCK && ADAMW_RUN % MOMENT_BLOCK == 0, "a warp has whole parts, a run whole blocks");
 
 // One parameter tensor; the same layout in Rust (backend/cuda).
@@ -40,8 +39,7 @@ struct Four {
     float m[4], v[4];
 };
 
-// Code j of the four in a word, with its sign.
-__device__ __forceinline__ float m_code(uint32_t word, int j) { return float(int32_t(word << (24 - 8 * j)) >> 24); }
+// Code j of the four in a word, without a sign.
 __device__ __forceinline__ float v_code(uint32_t word, int j) { return float(word >> 8 * j & 0xffu); }
 
 // Four consecutive codes as a word, and back.
@@ -67,7 +65,7 @@ __device__ __forceinline__ Four decode(uint32_t m_word, uint32_t v_word, float m
     Four x;
 #pragma unroll
     for (int j = 0; j < 4; j++) {
-        const float c = m_code(m_word, j), d = v_code(v_word, j), root = d * d * v_unit;
+        const float c = code_of(m_word, j), d = v_code(v_word, j), root = d * d * v_unit;
         x.m[j] = c * fabsf(c) * m_unit;
         x.v[j] = root * root;
     }
@@ -96,12 +94,6 @@ __device__ __forceinline__ void advance(const Adam8Tensor<T>& t, int64_t at, int
         }
 }
 
-// The largest of a warp, 0 where it is too small for a scale; with poison (0, or NaN) added.
-__device__ __forceinline__ float scale_of(float top, float poison) {
-    top = warp_max(top);
-    return (top < LEAST_SCALE ? 0.f : top) + warp_sum(poison);
-}
-__device__ __forceinline__ float inverse_of(float scale) { return scale > 0.f ? 1.f / scale : 0.f; }
 __device__ __forceinline__ float unit_of(uint32_t bits) { return (float(bits) + 0.5f) * (1.f / 65536.f); }
 
 __device__ __forceinline__ uint32_t encode_m(float m, float inverse, float unit) {
@@ -139,7 +131,7 @@ __device__ __forceinline__ void step_block(const Adam8Tensor<T>& t, uint32_t ten
             v_poison += x[p].v[j] * 0.f;
         }
     }
-    const float m_scale = scale_of(m_top, m_poison), v_scale = scale_of(v_top, v_poison);
+    const float m_scale = scale_of(warp_max(m_top), warp_sum(m_poison)), v_scale = scale_of(warp_max(v_top), warp_sum(v_poison));
     const float m_inverse = inverse_of(m_scale), v_inverse = inverse_of(v_scale);
 #pragma unroll
     for (int p = 0; p < PARTS; p++) {

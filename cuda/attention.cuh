@@ -18,9 +18,28 @@ struct Shape {
 // The keys that a query at sequence index `at` sees: [first(at), at].
 __device__ __forceinline__ int first_seen(int at, int window) { return at < window ? 0 : at - window + 1; }
 
-// Whether the query at sequence index `at` sees `key`; `documents` of the row or null.
+// Whether the query at sequence index `at` sees `key` if they are of one document; a query that does not exist sees nothing.
+__device__ __forceinline__ bool reaches(int at, int key, const Shape& s) { return key <= at && at - key < s.window && at < s.keys; }
+
+// Whether it sees it; `documents` of the row or null. In two steps: nvcc makes predicates of these, but of one expression bytes, in
+// twice the instructions.
 __device__ __forceinline__ bool sees(int at, int key, const Shape& s, const uint32_t* documents) {
-    return key <= at && at - key < s.window && at < s.keys && (!documents || documents[key] == documents[at]);
+    bool seen = reaches(at, key, s);
+    if (seen && documents) seen = documents[key] == documents[at];
+    return seen;
+}
+
+// The tiles that a block goes through, [first, end). Those of [whole, whole_end) need no mask: each query sees each key.
+struct Tiles {
+    int first, end, whole, whole_end;
+
+    __device__ bool plain(int tile) const { return tile >= whole && tile < whole_end; }
+};
+
+// Of TILE keys, for the queries at sequence indices `at` to `last`; no query's own key is in a whole one.
+template <int TILE>
+__device__ __forceinline__ Tiles key_tiles(int at, int last, int window, const uint32_t* documents) {
+    return {first_seen(at, window) / TILE, last / TILE + 1, (first_seen(last, window) + TILE - 1) / TILE, documents ? 0 : at / TILE};
 }
 
 // Sixteen rows of a head as the left operand of products: read from shared memory each time, or KEPT in registers.
@@ -66,6 +85,15 @@ __device__ __forceinline__ void multiply_rows(float (&scores)[BLOCKS][4], const 
             }
         }
     }
+}
+
+// Sixteen rows of sums, times `factor` for each of a lane's two rows.
+template <int COLUMNS>
+__device__ __forceinline__ void scale_rows(float (&sums)[COLUMNS][4], const float (&factor)[2]) {
+#pragma unroll
+    for (int d = 0; d < COLUMNS; d++)
+#pragma unroll
+        for (int c = 0; c < 4; c++) sums[d][c] *= factor[c / 2];
 }
 
 // sums[16 x 8·COLUMNS] += weights[16 x 8·BLOCKS]·rows[8·BLOCKS, 8·COLUMNS], the weights rounded to bf16; `at`: this lane's

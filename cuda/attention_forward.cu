@@ -36,14 +36,14 @@ struct Forward {
     __device__ void mask(float (&scores)[KEY_BLOCKS][4], int key0) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const int at = first_query + 8 * half, from = first_seen(at, s.window);
-            const uint32_t own = documents && at < s.keys ? documents[at] : 0;
+            const int at = first_query + 8 * half;
+            const uint32_t own = documents && at < s.keys ? documents[at] : 0;  // read once, for all keys
 #pragma unroll
             for (int j = 0; j < KEY_BLOCKS; j++)
 #pragma unroll
                 for (int c = 0; c < 2; c++) {
                     const int key = key0 + 8 * j + threadIdx.x % 4 * 2 + c;
-                    bool seen = key <= at && key >= from && key < s.keys;
+                    bool seen = reaches(at, key, s);
                     if (seen && documents) seen = documents[key] == own;
                     if (!seen) scores[j][2 * half + c] = -INFINITY;
                 }
@@ -60,10 +60,7 @@ struct Forward {
         }
 #pragma unroll
         for (int half = 0; half < 2; half++) factor[half] = state[half].raise(quad_max(seen[half]) * scale);
-#pragma unroll
-        for (int d = 0; d < D / 8; d++)
-#pragma unroll
-            for (int c = 0; c < 4; c++) o[d][c] *= factor[c / 2];
+        scale_rows(o, factor);
     }
 
     // Turns scores into weights and adds them to the rows' sums; false, and nothing added, where some row must be raised first. Rows
@@ -116,10 +113,8 @@ __device__ __forceinline__ void attention(bf16* o, float* lse, const bf16* q, co
     k += int64_t(row) * s.keys * k_stride + kv_head * D;
     v += int64_t(row) * s.keys * k_stride + kv_head * D;
 
-    // Tiles [first, end) are seen by some query, [whole, whole_end) by all of them, entirely, and have no query's own key.
-    const int at0 = s.past() + query0, at_last = min(s.keys, at0 + ATTENTION_QUERIES) - 1;
-    const int first = first_seen(at0, s.window) / F::TILE, end = at_last / F::TILE + 1;
-    const int whole = (first_seen(at_last, s.window) + F::TILE - 1) / F::TILE, whole_end = documents ? 0 : at0 / F::TILE;
+    const int at0 = s.past() + query0;
+    const Tiles tiles = key_tiles<F::TILE>(at0, min(s.keys, at0 + ATTENTION_QUERIES) - 1, s.window, documents);
 
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     F f{s, documents ? documents + int64_t(row) * s.keys : nullptr, s.scale * LOG2_E, at0 + warp * 16 + lane / 4,
@@ -129,26 +124,25 @@ __device__ __forceinline__ void attention(bf16* o, float* lse, const bf16* q, co
     for (int d = 0; d < D / 8; d++) f.o[d][0] = f.o[d][1] = f.o[d][2] = f.o[d][3] = 0.f;
 
     Incoming<D, ATTENTION_QUERIES, ATTENTION_THREADS, 1>(q_rows, {q}, q_stride, query0, s.queries).start(0);
-    Incoming<D, F::TILE, ATTENTION_THREADS, 2, 2 * Keys::BYTES> incoming(k_rows, {k, v}, k_stride, (end - 1) * F::TILE, s.keys);
+    Incoming<D, F::TILE, ATTENTION_THREADS, 2, 2 * Keys::BYTES> incoming(k_rows, {k, v}, k_stride, (tiles.end - 1) * F::TILE, s.keys);
     incoming.start(0);
     cp_async_commit();
     uint32_t stage = 0;  // 0 or Keys::BYTES
     const auto arrived = [&](int tile) {  // the tile is there, and the next is on its way
         cp_async_wait<0>();
         __syncthreads();  // for all; and all are done with the other stage
-        if (tile == first) return;
+        if (tile == tiles.first) return;
         incoming.move(-F::TILE);
         incoming.template start<true>(stage ^ Keys::BYTES);  // only the last tile, which came first, can be short
         cp_async_commit();
     };
-    int tile = end - 1;
+    int tile = tiles.end - 1;
     arrived(tile);
     f.q.keep();
     float scores[F::KEY_BLOCKS][4];
     multiply_rows<Keys>(scores, f.q, f.k_at + stage);
-    const auto plain = [&] { return tile >= whole && tile < whole_end; };
     for (bool light = true;; light = true) {
-        if (!plain()) f.mask(scores, tile * F::TILE);
+        if (!tiles.plain(tile)) f.mask(scores, tile * F::TILE);
         f.raise(scores);
         bool raised = true;
 #pragma unroll 1
@@ -157,12 +151,12 @@ __device__ __forceinline__ void attention(bf16* o, float* lse, const bf16* q, co
             if (!light) break;
             raised = false;
             accumulate_rows<Keys>(f.o, scores, f.v_at + stage);
-            if (--tile < first) break;
+            if (--tile < tiles.first) break;
             stage ^= Keys::BYTES;
             arrived(tile);
             multiply_rows<Keys>(scores, f.q, f.k_at + stage);
-        } while (plain());
-        if (tile < first) break;
+        } while (tiles.plain(tile));
+        if (tile < tiles.first) break;
         if (!light) multiply_rows<Keys>(scores, f.q, f.k_at + stage);  // its scores are overwritten
     }
     f.finish(o + (int64_t(row) * s.queries + query0) * q_stride + head * D, q_stride,

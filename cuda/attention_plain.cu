@@ -8,7 +8,6 @@
 //
 // Launch: PLAIN_WARPS·32 threads; grid (⌈queries/PLAIN_WARPS⌉, heads, rows), dkv (⌈keys/PLAIN_WARPS⌉, kv_heads, rows).
 #include "attention.cuh"
-#include "softmax_state.cuh"
 
 // ---------------------------------------------------------------------------------------------------------------- kernels
 

@@ -3,16 +3,13 @@
 //   widen  y = x    y [len] f32 (=), x [len] T
 //
 // Launch: any grid of ELEMENTWISE_THREADS, it strides; four elements at a time, the last len mod 4 one by one.
-#include "common.cuh"
+#include "elementwise.cuh"
 
 // ---------------------------------------------------------------------------------------------------------------- kernel
 
 template <typename T>
 __device__ __forceinline__ void widen(float* y, const T* x, int64_t len) {
-    const int64_t first = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, step = int64_t(gridDim.x) * blockDim.x;
-    for (int64_t i = first; i < len / 4; i += step) store_vec(y + i * 4, load_four(x + i * 4));
-    const int64_t i = len / 4 * 4 + first;
-    if (i < len) y[i] = to_float(x[i]);
+    elementwise<float>(len, [&](int64_t i, auto lane) { lane.store(y + i, load_some<lane.N>(x + i)); });
 }
 
 // ---------------------------------------------------------------------------------------------------------- entry points

@@ -14,6 +14,7 @@
 using bf16 = __nv_bfloat16;
 constexpr uint32_t FULL_WARP = 0xffffffffu;
 constexpr uint32_t IGNORED_TOKEN = 0xffffffffu;  // a target that takes no part in the loss
+constexpr float LOG2_E = 1.44269504088896341f, LN_2 = 0.69314718055994531f;
 
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(bf16 x) { return __bfloat162float(x); }
@@ -58,6 +59,29 @@ __device__ __forceinline__ void store_vec(float* p, const Vec<float>& v) {
 __device__ __forceinline__ void store_vec(bf16* p, const Vec<bf16>& v) {
     *reinterpret_cast<uint4*>(p) = make_uint4(pack_bf16(v.x[0], v.x[1]), pack_bf16(v.x[2], v.x[3]),
                                               pack_bf16(v.x[4], v.x[5]), pack_bf16(v.x[6], v.x[7]));
+}
+
+// V elements: a vector, or one where 16 bytes do not divide what there is.
+template <typename T, int V>
+struct Lane {
+    static constexpr int N = V;
+    __device__ static Vec<T> load(const T* p) {
+        if constexpr (V > 1) return load_vec(p);
+        Vec<T> v;
+        v.x[0] = to_float(*p);
+        return v;
+    }
+    __device__ static void store(T* p, const Vec<T>& v) {
+        if constexpr (V > 1) store_vec(p, v);
+        else *p = from_float<T>(v.x[0]);
+    }
+};
+
+// The same of f32, read from T: four elements or one.
+template <int V, typename T>
+__device__ __forceinline__ Vec<float> load_some(const T* p) {
+    if constexpr (V == 4) return load_four(p);
+    return {{to_float(*p)}};
 }
 
 // Sum (or maximum) over a warp; every lane gets it.

@@ -5,7 +5,7 @@
 //                  all [len] T; outputs (=)
 //
 // Launch: any grid of ELEMENTWISE_THREADS, it strides; 16-byte accesses, the last len mod 16 bytes by single elements.
-#include "common.cuh"
+#include "elementwise.cuh"
 
 // ---------------------------------------------------------------------------------------------------------------- kernels
 
@@ -25,31 +25,23 @@ __device__ __forceinline__ float backward_one(float dy, float x) {
 
 template <typename T>
 __device__ __forceinline__ void gelu(T* y, const T* x, int64_t len) {
-    constexpr int V = Vec<T>::N;
-    const int64_t first = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, step = int64_t(gridDim.x) * blockDim.x;
-    for (int64_t i = first; i < len / V; i += step) {
-        Vec<T> v = load_vec(x + i * V);
+    elementwise<T>(len, [&](int64_t i, auto lane) {
+        Vec<T> v = lane.load(x + i);
 #pragma unroll
-        for (int j = 0; j < V; j++) v.x[j] = forward_one(v.x[j]);
-        store_vec(y + i * V, v);
-    }
-    const int64_t i = len / V * V + first;
-    if (i < len) y[i] = from_float<T>(forward_one(to_float(x[i])));
+        for (int j = 0; j < lane.N; j++) v.x[j] = forward_one(v.x[j]);
+        lane.store(y + i, v);
+    });
 }
 
 template <typename T>
 __device__ __forceinline__ void gelu_backward(T* dx, const T* dy, const T* x, int64_t len) {
-    constexpr int V = Vec<T>::N;
-    const int64_t first = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, step = int64_t(gridDim.x) * blockDim.x;
-    for (int64_t i = first; i < len / V; i += step) {
-        const Vec<T> d = load_vec(dy + i * V);
-        Vec<T> v = load_vec(x + i * V);
+    elementwise<T>(len, [&](int64_t i, auto lane) {
+        const Vec<T> d = lane.load(dy + i);
+        Vec<T> v = lane.load(x + i);
 #pragma unroll
-        for (int j = 0; j < V; j++) v.x[j] = backward_one(d.x[j], v.x[j]);
-        store_vec(dx + i * V, v);
-    }
-    const int64_t i = len / V * V + first;
-    if (i < len) dx[i] = from_float<T>(backward_one(to_float(dy[i]), to_float(x[i])));
+        for (int j = 0; j < lane.N; j++) v.x[j] = backward_one(d.x[j], v.x[j]);
+        lane.store(dx + i, v);
+    });
 }
 
 // ---------------------------------------------------------------------------------------------------------- entry points

@@ -25,10 +25,6 @@ struct HeadRows {
     __device__ static constexpr uint32_t at(int row, int column) { return row * STRIDE + column * 2; }
 };
 
-// The row and column halves of the four matrices that ldmatrix_x4 reads, by lane: second matrix, third matrix.
-__device__ __forceinline__ int second_matrix() { return threadIdx.x / 8 % 2; }
-__device__ __forceinline__ int third_matrix() { return threadIdx.x / 16 % 2; }
-
 // One thread's part in copying tiles of ROWS rows from ARRAYS arrays of one layout to shared memory, where they lie `APART` bytes
 // from each other. It holds its place in the next tile and goes on from there, so that a main loop works out no address anew.
 //

@@ -1,20 +1,16 @@
 // Keys and values of the cache as 8-bit codes with one scale for each head of a token, x = scale·code. Formulas: kv_quantise and
 // attention_int8 in src/backend/mod.rs.
 //
-//   kv_quantise    codes [heads, D] (=), scales [heads] (=) of x [heads, D], heads = tokens·kv_heads; eight lanes for a head
-//   kv_dequantise  x [heads, D] (=), each element rounded to T once; sixteen elements a thread
+//   kv_quantise    codes [heads, D] (=), scales [heads] (=) of x [heads, D], heads = tokens·kv_heads; KV_LANES for a head
+//   kv_dequantise  x [heads, D] (=), each element rounded to T once; KV_ELEMENTS a thread
 //   decode_int8    as decode in decode.cu, over codes and with f32 arithmetic: part_o, part_lse (=), for decode_combine
 //
 // Launch: kv_quantise, kv_dequantise: ELEMENTWISE_THREADS, grid striding. decode_int8: DECODE_THREADS, grid (splits, kv_heads, rows), shared
 // as DecodeMemory lays it out.
-#include "common.cuh"
 #include "attention.cuh"
-#include "softmax_state.cuh"
+#include "codes.cuh"
 
 // ---------------------------------------------------------------------------------------------------------------- kernels
-
-constexpr int KV_LANES = 8;              // that share a head
-constexpr float LEAST_SCALE = 1.17549435e-38f;  // the least normal f32
 
 // f(i, x[i]) for a lane's share of a head: 16 bytes at a time where a head is made of them.
 template <typename T, typename F>
@@ -37,7 +33,7 @@ __device__ __forceinline__ void kv_quantise(int8_t* codes, float* scales, const 
     const int64_t step = int64_t(gridDim.x) * blockDim.x / KV_LANES;
     // all lanes of a warp go round equally often, so that they can shuffle
     const int64_t first = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) / KV_LANES;
-    for (int64_t head = first; head - first % 4 < heads; head += step) {
+    for (int64_t head = first; head - first % (32 / KV_LANES) < heads; head += step) {
         const bool there = head < heads;
         float top = 0.f, poison = 0.f;  // poison: 0, or NaN of NaN and of infinity
         if (there)
@@ -51,32 +47,28 @@ __device__ __forceinline__ void kv_quantise(int8_t* codes, float* scales, const 
             poison += __shfl_xor_sync(FULL_WARP, poison, d);
         }
         if (!there) continue;
-        float scale = top / 127.f;
-        scale = (scale < LEAST_SCALE ? 0.f : scale) + poison;
-        const float inverse = scale > 0.f ? 1.f / scale : 0.f;
+        const float scale = scale_of(top / 127.f, poison), inverse = inverse_of(scale);
         int8_t* const to = codes + head * head_dim;
         each_of_head(x + head * head_dim, head_dim, [&](int i, float value) { to[i] = int8_t(__float2int_rn(value * inverse)); });
         if (threadIdx.x % KV_LANES == 0) scales[head] = scale;
     }
 }
 
-// Code b of the four in a word.
-__device__ __forceinline__ float code_of(uint32_t word, int b) { return float(int32_t(word << (24 - 8 * b)) >> 24); }
-
 template <typename T>
 __device__ __forceinline__ void kv_dequantise(T* x, const int8_t* codes, const float* scales, int head_dim, int64_t heads) {
     const int64_t all = heads * head_dim, step = int64_t(gridDim.x) * blockDim.x, first = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (head_dim % 16 != 0) {
+    static_assert(KV_ELEMENTS == sizeof(uint4), "the codes of a thread are one load");
+    if (head_dim % KV_ELEMENTS != 0) {
         for (int64_t i = first; i < all; i += step) x[i] = from_float<T>(scales[i / head_dim] * float(codes[i]));
         return;
     }
-    for (int64_t i = 16 * first; i < all; i += 16 * step) {
+    for (int64_t i = KV_ELEMENTS * first; i < all; i += KV_ELEMENTS * step) {
         const uint4 word = *reinterpret_cast<const uint4*>(codes + i);
         const uint32_t words[4] = {word.x, word.y, word.z, word.w};
         const float scale = scales[i / head_dim];
         constexpr int N = Vec<T>::N;
 #pragma unroll
-        for (int part = 0; part < 16; part += N) {
+        for (int part = 0; part < KV_ELEMENTS; part += N) {
             Vec<T> out;
 #pragma unroll
             for (int j = 0; j < N; j++) out.x[j] = scale * code_of(words[(part + j) / 4], (part + j) % 4);
@@ -153,7 +145,7 @@ __device__ __forceinline__ void score_keys(const DecodeMemory& m, const uint32_t
     for (int i = 0; i < SCORE_ROWS; i++) {
         const int r = first + APART * i, index = key0 + key, at = s.past() + r / group;
         if (r >= used) break;
-        const bool visible = index < end && sees(at, index, s, documents);
+        const bool visible = sees(at, index, s, documents) && index < end;  // the other way round takes a stack on sm_120
         m.weights[r * DECODE_KEYS + key] = visible ? sums[i] * scale : -INFINITY;
     }
 }

@@ -10,9 +10,10 @@
 // ldmatrix transposes a wide operand on its way into registers.
 //
 // A block makes MATMUL_M x MATMUL_N of C, four warps 64 x 64 each; MATMUL_STAGES slices of MATMUL_K of the depth are in
-// flight by cp.async, so a slice has the time of three others to arrive. Rows and columns beyond the edge are read from the
-// last one there is and never stored; only the depth's edge must be zero. The aligned kernels need every row of A and B to
-// start on 16 bytes (row lengths divisible by 8); the ragged ones take any length, element by element.
+// flight by cp.async, so a slice has the time of three others to arrive. What is summed for rows and columns beyond the edge is
+// never stored, so only the depth's edge must be zero. The aligned kernels read such rows and columns from the last there are,
+// and need every row of A and B to start on 16 bytes (row lengths divisible by 8); the ragged ones take any length, element by
+// element, and zeros beyond every edge.
 //
 // Launch: MATMUL_THREADS; grid (⌈columns/MATMUL_N⌉, ⌈rows/MATMUL_M⌉); dynamic shared memory MATMUL_SHARED_BYTES.
 #include "epilogue.cuh"
@@ -79,7 +80,7 @@ struct Fetch {
     }
 };
 
-// The same, element by element: for rows that do not start on 16 bytes.
+// The same, element by element: for rows that do not start on 16 bytes. What lies outside is zero.
 template <bool DEEP, int EXTENT>
 struct RaggedFetch {
     using Slice = Tile<DEEP, EXTENT>;
@@ -198,9 +199,8 @@ __device__ __forceinline__ void product(Last out, const bf16* a, const bf16* b, 
     Fetcher<A_DEEP, MATMUL_M> fetch_a(base, a, row0, out.rows, A_DEEP ? depth : out.rows);
     Fetcher<B_DEEP, MATMUL_N> fetch_b(base + A_BYTES, b, column0, out.columns, B_DEEP ? depth : out.columns);
     // fragments as mma_bf16 takes them: of A the second matrix is the next rows, of B the next depth
-    const int second = threadIdx.x / 8 % 2, third = threadIdx.x / 16 % 2;
-    const Reader<A_DEEP, MATMUL_M, ROW_BLOCKS> read_a(base, warp_m, second, third);
-    const Reader<B_DEEP, MATMUL_N, COLUMN_BLOCKS / 2> read_b(base + A_BYTES, warp_n, third, second);
+    const Reader<A_DEEP, MATMUL_M, ROW_BLOCKS> read_a(base, warp_m, second_matrix(), third_matrix());
+    const Reader<B_DEEP, MATMUL_N, COLUMN_BLOCKS / 2> read_b(base + A_BYTES, warp_n, third_matrix(), second_matrix());
     const int slices = (depth + MATMUL_K - 1) / MATMUL_K;
     constexpr int AHEAD = MATMUL_STAGES - 1;
     Sums sums = {};

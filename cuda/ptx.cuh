@@ -55,6 +55,10 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t row
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(row) : "memory");
 }
 
+// Whether a lane's address is of the second or the fourth of the four matrices; of the third or the fourth.
+__device__ __forceinline__ int second_matrix() { return threadIdx.x / 8 % 2; }
+__device__ __forceinline__ int third_matrix() { return threadIdx.x / 16 % 2; }
+
 // d[16x8] += a[16x16]·b[16x8], bf16 products, f32 sums, on tensor cores. With g = lane/4 and t = lane%4 a lane has
 // d: (g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1); a: rows g and g+8, columns 2t.. and 2t+8.. in the order (g, 2t), (g+8, 2t),
 // (g, 2t+8), (g+8, 2t+8); b: rows 2t.. and 2t+8.. of column g. [mma.sync.m16n8k16]

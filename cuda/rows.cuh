@@ -8,21 +8,6 @@ __device__ __forceinline__ void each_vector(int width, F f) {
     for (int i = threadIdx.x * V; i < width; i += ROW_THREADS * V) f(i);
 }
 
-// A "vector" of one element, for widths that 16 bytes do not divide.
-template <typename T, int V>
-struct Lane {
-    __device__ static Vec<T> load(const T* p) {
-        if constexpr (V > 1) return load_vec(p);
-        Vec<T> v;
-        v.x[0] = to_float(*p);
-        return v;
-    }
-    __device__ static void store(T* p, const Vec<T>& v) {
-        if constexpr (V > 1) store_vec(p, v);
-        else *p = from_float<T>(v.x[0]);
-    }
-};
-
 // This block's sums [width], in shared memory, to its row of `partial` [blocks,width].
 template <int V>
 __device__ __forceinline__ void store_partial(float* partial, const float* sums, int width) {

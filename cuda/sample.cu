@@ -12,7 +12,6 @@
 
 // ---------------------------------------------------------------------------------------------------------------- kernels
 
-constexpr float LOG2_OF_E = 1.44269504088896341f;
 constexpr uint32_t ABOVE_ONE = 0x3f800001u;  // one more than the bits of 1.f, the largest weight
 
 // Sum of the values of all threads before this one, and of all threads.
@@ -102,7 +101,7 @@ extern "C" __global__ void __launch_bounds__(SAMPLE_THREADS)
     } else {
         float sum = 0.f;
         for (int i = threadIdx.x; i < vocab; i += SAMPLE_THREADS) {
-            z[i] = exp2f((z[i] - max) * inverse * LOG2_OF_E);
+            z[i] = exp2f((z[i] - max) * inverse * LOG2_E);
             sum += z[i];
         }
         const float wanted = top_p * block_sum<SAMPLE_THREADS>(sum, slots);

@@ -7,8 +7,6 @@
 #pragma once
 #include "common.cuh"
 
-constexpr float LOG2_E = 1.44269504088896341f, LN_2 = 0.69314718055994531f;
-
 struct SoftmaxState {
     static constexpr float LIMIT = 256.f;  // of a lane's weights of one tile; after `raise` each is at most 1, or a few where scores reach 2^24
     float max = -INFINITY, sum = 0.f;  // `sum` is this lane's share until `finish`

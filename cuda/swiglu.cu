@@ -5,7 +5,7 @@
 //                    all [len] T; outputs (=)
 //
 // Launch: any grid of ELEMENTWISE_THREADS, it strides; 16-byte accesses, the last len mod 16 bytes by single elements.
-#include "common.cuh"
+#include "elementwise.cuh"
 
 // ---------------------------------------------------------------------------------------------------------------- kernels
 
@@ -22,38 +22,25 @@ __device__ __forceinline__ void backward_one(float& d_gate, float& d_up, float d
 
 template <typename T>
 __device__ __forceinline__ void swiglu(T* y, const T* gate, const T* up, int64_t len) {
-    constexpr int V = Vec<T>::N;
-    const int64_t first = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, step = int64_t(gridDim.x) * blockDim.x;
-    for (int64_t i = first; i < len / V; i += step) {
-        const Vec<T> g = load_vec(gate + i * V), u = load_vec(up + i * V);
+    elementwise<T>(len, [&](int64_t i, auto lane) {
+        const Vec<T> g = lane.load(gate + i), u = lane.load(up + i);
         Vec<T> out;
 #pragma unroll
-        for (int j = 0; j < V; j++) out.x[j] = forward_one(g.x[j], u.x[j]);
-        store_vec(y + i * V, out);
-    }
-    const int64_t i = len / V * V + first;
-    if (i < len) y[i] = from_float<T>(forward_one(to_float(gate[i]), to_float(up[i])));
+        for (int j = 0; j < lane.N; j++) out.x[j] = forward_one(g.x[j], u.x[j]);
+        lane.store(y + i, out);
+    });
 }
 
 template <typename T>
 __device__ __forceinline__ void swiglu_backward(T* d_gate, T* d_up, const T* dy, const T* gate, const T* up, int64_t len) {
-    constexpr int V = Vec<T>::N;
-    const int64_t first = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, step = int64_t(gridDim.x) * blockDim.x;
-    for (int64_t i = first; i < len / V; i += step) {
-        const Vec<T> d = load_vec(dy + i * V), g = load_vec(gate + i * V), u = load_vec(up + i * V);
+    elementwise<T>(len, [&](int64_t i, auto lane) {
+        const Vec<T> d = lane.load(dy + i), g = lane.load(gate + i), u = lane.load(up + i);
         Vec<T> dg, du;
 #pragma unroll
-        for (int j = 0; j < V; j++) backward_one(dg.x[j], du.x[j], d.x[j], g.x[j], u.x[j]);
-        store_vec(d_gate + i * V, dg);
-        store_vec(d_up + i * V, du);
-    }
-    const int64_t i = len / V * V + first;
-    if (i < len) {
-        float dg, du;
-        backward_one(dg, du, to_float(dy[i]), to_float(gate[i]), to_float(up[i]));
-        d_gate[i] = from_float<T>(dg);
-        d_up[i] = from_float<T>(du);
-    }
+        for (int j = 0; j < lane.N; j++) backward_one(dg.x[j], du.x[j], d.x[j], g.x[j], u.x[j]);
+        lane.store(d_gate + i, dg);
+        lane.store(d_up + i, du);
+    });
 }
 
 // ---------------------------------------------------------------------------------------------------------- entry points

@@ -6,7 +6,7 @@
 
 // Element-wise and row kernels: threads of a block.
 constexpr int ELEMENTWISE_THREADS = 256;
-constexpr int ROW_THREADS = 256;        // rmsnorm: one row at a time for each block
+constexpr int ROW_THREADS = 256;        // rmsnorm, layernorm, unit_rows: one row at a time for each block
 constexpr int NORM_BACKWARD_BLOCKS = 128;  // partial sums of dw; by this number alone, so sums do not depend on the GPU
 constexpr int ROPE_THREADS = 128;
 constexpr int EMBED_BACKWARD_THREADS = 256;
@@ -58,6 +58,9 @@ constexpr int ATTENTION_STATS_THREADS = 256;
 constexpr int DECODE_ROWS = 16;
 constexpr int DECODE_KEYS = 64;
 constexpr int DECODE_THREADS = 128;
+// keys and values as 8-bit codes: lanes that quantise a head, elements that a thread multiplies out by one load of codes.
+constexpr int KV_LANES = 8;
+constexpr int KV_ELEMENTS = 16;
 // The benchmarks' yardstick.
 constexpr int PEAK_BLOCKS = 1056;
 constexpr int PEAK_THREADS = 256;

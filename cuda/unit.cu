@@ -36,13 +36,6 @@ __device__ __forceinline__ void unit_rows(T* y, float* scale, const T* x, int ro
     }
 }
 
-// V of a row's elements, four or one.
-template <int V, typename T>
-__device__ __forceinline__ Vec<float> load_some(const T* p) {
-    if constexpr (V == 4) return load_four(p);
-    return {{to_float(*p)}};
-}
-
 template <typename T, int V>
 __device__ __forceinline__ void unit_rows_backward(float* d, const T* y, const float* scale, int rows, int width) {
     extern __shared__ uint4 memory[];

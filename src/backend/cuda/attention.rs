@@ -4,6 +4,7 @@ use super::buffer::{Buf, optional};
 use super::driver::{Arg, Grid};
 use super::images::tiles;
 use super::kernels::HEAD_DIMS;
+use super::scratch::Taken;
 use super::{Cuda, CudaFloat, line};
 use crate::backend::{AttentionShape, Backend, ScratchFor, operands};
 use crate::error::Result;
@@ -36,7 +37,8 @@ fn forward_shared(tile: usize, head_dim: usize) -> usize {
 }
 
 fn decode_shared(head_dim: usize) -> usize {
-    let meeting = 4 * tiles::DECODE_ROWS * (head_dim + 4) * 4;
+    let warps = tiles::DECODE_THREADS / 32;
+    let meeting = warps * tiles::DECODE_ROWS * (head_dim + 4) * 4;
     head_rows(tiles::DECODE_ROWS + 4 * tiles::DECODE_KEYS, head_dim).max(meeting)
 }
 
@@ -75,13 +77,23 @@ impl<E: CudaFloat> Cuda<E> {
     }
 
     /// Elements of the log-sum-exps of all splits; the parts of o are head_dim times as many.
-    pub(super) fn split_rows(splits: usize, s: AttentionShape) -> usize {
+    fn split_rows(splits: usize, s: AttentionShape) -> usize {
         splits * s.rows * s.kv_heads * tiles::DECODE_ROWS
+    }
+
+    /// Bytes of what all splits leave for `combine`.
+    pub(super) fn split_bytes(splits: usize, s: AttentionShape) -> usize {
+        4 * Self::split_rows(splits, s) * (s.head_dim + 1)
+    }
+
+    /// Where they leave it, in so many bytes of scratch: parts of o, behind them log-sum-exps.
+    pub(super) fn split_parts(scratch: &Taken, splits: usize, s: AttentionShape) -> [Arg; 2] {
+        [scratch.arg(), scratch.arg_at(4 * Self::split_rows(splits, s) * s.head_dim)]
     }
 
     pub(super) fn forward_scratch(&self, s: AttentionShape) -> usize {
         match self.way(s) {
-            Way::Split { splits, .. } => 4 * Self::split_rows(splits, s) * (s.head_dim + 1),
+            Way::Split { splits, .. } => Self::split_bytes(splits, s),
             _ => 0,
         }
     }
@@ -157,8 +169,8 @@ impl<E: CudaFloat> Cuda<E> {
         &self, out: [Arg; 2], operands: &[Arg], (splits, per_split): (usize, usize), s: AttentionShape,
     ) -> Result<()> {
         const OP: &str = "decode";
-        let scratch = self.arena.take(self.forward_scratch(s))?;
-        let parts = [scratch.arg(), scratch.arg_at(4 * Self::split_rows(splits, s) * s.head_dim)];
+        let scratch = self.arena.take(Self::split_bytes(splits, s))?;
+        let parts = Self::split_parts(&scratch, splits, s);
         let blocks = [splits, s.kv_heads, s.rows];
         let grid = Grid { blocks, threads: tiles::DECODE_THREADS, shared: decode_shared(s.head_dim) };
         let args = [&parts[..], operands, &[self.int(OP, per_split)?], &self.shape_args(OP, s)?].concat();

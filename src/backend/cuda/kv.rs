@@ -24,8 +24,7 @@ impl<E: CudaFloat> Cuda<E> {
         operands::kv_quantise::<Self>(&self.name, codes, scales, at, x, s)?;
         let to = [codes.arg_at(first * head_dim), scales.arg_at(first), x.arg()];
         let sizes = [self.int(OP, head_dim)?, Arg::long(heads as i64)];
-        // eight lanes for a head
-        self.launch(OP, striding(8 * heads), &[&to[..], &sizes].concat())
+        self.launch(OP, striding(tiles::KV_LANES * heads), &[&to[..], &sizes].concat())
     }
 
     /// Few queries are decoded over the codes; for many, keys and values are multiplied out first, each element once.
@@ -42,7 +41,7 @@ impl<E: CudaFloat> Cuda<E> {
         }
         let scratch = self.arena.take(self.int8_scratch(s))?;
         if let Some((splits, per_split)) = Self::splits(s) {
-            let parts = [scratch.arg(), scratch.arg_at(4 * Self::split_rows(splits, s) * s.head_dim)];
+            let parts = Self::split_parts(&scratch, splits, s);
             let blocks = [splits, s.kv_heads, s.rows];
             let shared = decode_memory(s.head_dim);
             let grid = Grid { blocks, threads: tiles::DECODE_THREADS, shared };
@@ -56,7 +55,7 @@ impl<E: CudaFloat> Cuda<E> {
         for (x, to) in [(&k, whole[0]), (&v, whole[1])] {
             let sizes = [self.int(OP, s.head_dim)?, Arg::long(heads as i64)];
             let args = [&[to, x.codes.arg(), x.scales.arg()][..], &sizes].concat();
-            self.launch("kv_dequantise", striding(keys.div_ceil(16)), &args)?;
+            self.launch("kv_dequantise", striding(keys.div_ceil(tiles::KV_ELEMENTS)), &args)?;
         }
         let operands = [q.arg(), whole[0], whole[1], optional(documents)];
         self.forward_many([o.arg(), lse.arg()], &operands, s)
@@ -64,7 +63,7 @@ impl<E: CudaFloat> Cuda<E> {
 
     pub(super) fn int8_scratch(&self, s: AttentionShape) -> usize {
         match Self::splits(s) {
-            Some((splits, _)) => 4 * Self::split_rows(splits, s) * (s.head_dim + 1),
+            Some((splits, _)) => Self::split_bytes(splits, s),
             None => 2 * s.key_elements() * size_of::<E>(),
         }
     }

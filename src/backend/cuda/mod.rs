@@ -127,9 +127,9 @@ fn line(blocks: usize, threads: usize) -> Grid {
     Grid { blocks: [blocks, 1, 1], threads, shared: 0 }
 }
 
-/// A grid of element-wise kernels for `vectors` 16-byte pieces.
-fn striding(vectors: usize) -> Grid {
-    line(vectors.div_ceil(tiles::ELEMENTWISE_THREADS).min(STRIDING), tiles::ELEMENTWISE_THREADS)
+/// A grid that strides over `pieces`, of which a thread takes one at a time: 16 bytes in most kernels.
+fn striding(pieces: usize) -> Grid {
+    line(pieces.div_ceil(tiles::ELEMENTWISE_THREADS).min(STRIDING), tiles::ELEMENTWISE_THREADS)
 }
 
 impl<E: CudaFloat> Backend for Cuda<E> {
@@ -385,7 +385,11 @@ impl<E: CudaFloat> Backend for Cuda<E> {
 
     fn widen(&self, y: &mut Buf<f32>, x: &Buf<E>, len: usize) -> Result<()> {
         self.lengths("widen", &[("y", y.len(), len), ("x", x.len(), len)])?;
-        self.launch("widen", striding(len.div_ceil(4)), &[y.arg(), x.arg(), Arg::long(len as i64)])
+        self.launch(
+            "widen",
+            striding(len.div_ceil(vector::<f32>())),
+            &[y.arg(), x.arg(), Arg::long(len as i64)],
+        )
     }
 
     fn sum_squares(&self, x: &Buf<f32>, len: usize) -> Result<f64> {
