@@ -67,7 +67,7 @@ pub fn attention<B: Stopwatch>(b: &B, table: &Table, shape: &Shape, tokens: usiz
                 b.attention_backward(&mut dq, &mut dk, &mut dv, &d_o, &o, &lse, &q, &k, &v, None, s)
                     .expect("attention_backward");
             });
-            table.row(&format!("  attention_backward {queries} of {keys}"), t, 2.5 * s.flops(), 0.0);
+            table.row(&format!("  attention_backward {queries} of {keys}"), t, s.backward_flops(), 0.0);
         }
     };
     row(tokens, tokens, true);

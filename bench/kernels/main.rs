@@ -57,6 +57,8 @@ const SHAPES: [Shape; 3] = [
     },
 ];
 
+const GROUPS: [&str; 5] = ["matmul", "attention", "kv", "head", "elementwise"];
+
 /// The command line; cargo adds --bench to it.
 struct Flags {
     group: Option<String>,
@@ -77,8 +79,12 @@ impl Flags {
                 "--device" => flags.device = value(&arg, args.next()),
                 "--threads" => flags.threads = value(&arg, args.next()),
                 "--json" => flags.json = true,
-                _ if arg.starts_with('-') => {}
-                _ => flags.group = Some(arg),
+                "--bench" => {}
+                _ if GROUPS.iter().any(|group| group.contains(&arg)) => flags.group = Some(arg),
+                _ => {
+                    eprintln!("{arg}: there is no such flag or group; groups are {}", GROUPS.join(", "));
+                    std::process::exit(2);
+                }
             }
         }
         flags

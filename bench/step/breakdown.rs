@@ -81,7 +81,7 @@ fn attention<B: Stopwatch>(b: &B, config: &Config) -> Vec<Row> {
     let forward = row(b, "attention: forward", layers, s.flops(), || {
         b.attention(&mut o, &mut lse, &q, &k, &v, None, s).expect("attention");
     });
-    let backward = row(b, "attention: backward", layers, 2.5 * s.flops(), || {
+    let backward = row(b, "attention: backward", layers, s.backward_flops(), || {
         b.attention_backward(&mut dq, &mut dk, &mut dv, &d_o, &o, &lse, &q, &k, &v, None, s)
             .expect("attention_backward");
     });

@@ -102,11 +102,16 @@ impl AttentionShape {
         size([self.rows, self.keys, self.kv_heads, self.head_dim])
     }
 
-    /// Multiply-adds of the causal forward pass, as FLOPs: two products over the visible pairs. Backward takes 2.5 times.
+    /// Multiply-adds of the causal forward pass, as FLOPs: two products over the visible pairs.
     pub fn flops(&self) -> f64 {
         let past = (self.keys - self.queries) as f64;
         let pairs = self.queries as f64 * past + 0.5 * self.queries as f64 * (self.queries as f64 + 1.0);
         4.0 * self.rows as f64 * self.heads as f64 * self.head_dim as f64 * pairs
+    }
+
+    /// The same of the backward pass: five products, the scores once more and a gradient of each operand of both.
+    pub fn backward_flops(&self) -> f64 {
+        2.5 * self.flops()
     }
 }
 
