@@ -277,15 +277,33 @@ fn a_tied_head_may_be_there_if_it_is_the_embedding() {
     assert!(sentence(check(&held, &untied)).contains("set tie_word_embeddings to true"));
     held.specs.push(TensorSpec { name: "lm_head.weight".into(), ..held.specs[0].clone() });
     held.bytes.push(held.bytes[0].clone());
-    held.specs.push(TensorSpec { name: "rotary.inv_freq".into(), shape: vec![1], dtype: Dtype::F32.into() });
-    held.bytes.push(vec![0; 4]);
-    assert_eq!(check(&held, &config).unwrap(), ["rotary.inv_freq"]);
-    assert_eq!(check(&held, &untied).unwrap(), ["rotary.inv_freq"]);
-    let head = held.specs.len() - 2;
+    let head = held.specs.len() - 1;
     held.bytes[head][0] ^= 1;
     assert!(
         sentence(check(&held, &config)).contains("lm_head.weight differs from model.embed_tokens.weight")
     );
+}
+
+#[test]
+fn what_no_parameter_takes_is_a_constant_or_refused() {
+    let (config, mut held) = Held::model("llama-tiny");
+    let dir = temp();
+    let path = dir.path().join("model.safetensors");
+    let check = |held: &Held| {
+        held.write(&path);
+        Weights::open(dir.path()).unwrap().check_table(&table(&config))
+    };
+    let constants = ["model.layers.0.self_attn.rotary_emb.inv_freq", "score.weight"];
+    for name in constants {
+        held.specs.push(TensorSpec { name: name.into(), shape: vec![1], dtype: Dtype::F32.into() });
+        held.bytes.push(vec![0; 4]);
+    }
+    assert_eq!(check(&held).unwrap(), constants);
+    for name in ["model.layers.0.self_attn.q_proj.bias", "model.layers.99.input_layernorm.weight"] {
+        held.specs.last_mut().unwrap().name = name.into();
+        let refused = sentence(check(&held));
+        assert!(refused.contains(&format!("{name} has no place in the model")), "{refused}");
+    }
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! reference; and the same bits on any number of threads.
 
 mod conformance;
+#[path = "common/skip.rs"]
+mod skip;
 #[path = "conformance/tails.rs"]
 mod tails;
 
@@ -9,19 +11,29 @@ use conformance::Suite;
 use half::bf16;
 use pose_engine::backend::cpu::{Cpu, CpuFloat, Guard, Isa};
 use pose_engine::backend::{AttentionShape, Backend, Quantised};
+use std::sync::Once;
+
+/// The instruction sets of this machine. The others are said, once for all tests.
+fn instructions() -> Vec<Isa> {
+    static SAID: Once = Once::new();
+    let here = Isa::available();
+    SAID.call_once(|| {
+        for isa in Isa::all().into_iter().filter(|isa| !here.contains(isa)) {
+            skip::skip_for_good(&format!("this machine has no {isa}"));
+        }
+    });
+    here
+}
 
 fn check<E: CpuFloat>(guard: Option<Guard>, run: impl Fn(&mut Suite<'_, Cpu<E>>))
 where
     Cpu<E>: Backend<Act = E, Stat = f32>,
 {
-    for isa in Isa::all() {
-        let cpu = match (Cpu::<E>::with_isa(2, isa), guard) {
-            (Ok(cpu), None) => cpu,
-            (Ok(cpu), Some(guard)) => cpu.guarded(guard),
-            (Err(skipped), _) => {
-                println!("SKIPPED {isa}: {skipped}");
-                continue;
-            }
+    for isa in instructions() {
+        let cpu = Cpu::<E>::with_isa(2, isa).unwrap();
+        let cpu = match guard {
+            Some(guard) => cpu.guarded(guard),
+            None => cpu,
         };
         run(&mut Suite::new(&cpu, &format!("cpu {isa} {} {guard:?}", std::any::type_name::<E>())));
     }

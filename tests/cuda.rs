@@ -20,11 +20,6 @@ fn run(dir: &Dir, args: &str, settings: &[(&str, &str)]) -> Option<Ran> {
     Some(dir.finish(command, args))
 }
 
-fn losses(dir: &Dir, out: &str) -> Vec<f64> {
-    let lines = dir.lines(&format!("{out}/metrics.jsonl"));
-    lines.iter().filter_map(|line| line["loss"].as_f64()).collect()
-}
-
 /// Trains for so many steps on both and holds the losses to each other; softcuda must have found nothing, leaks included.
 fn follows_the_cpu(steps: usize, flags: &str, tolerance: f64) {
     let dir = Dir::new();
@@ -32,7 +27,7 @@ fn follows_the_cpu(steps: usize, flags: &str, tolerance: f64) {
     let Some(ran) = run(&dir, &format!("{train} --device cuda:0 --out gpu"), &[]) else { return };
     assert!(!ran.ok().stderr.contains("softcuda:"));
     dir.run(&format!("{train} --device cpu --out cpu")).ok();
-    let (gpu, cpu) = (losses(&dir, "gpu"), losses(&dir, "cpu"));
+    let (gpu, cpu) = (dir.losses("gpu"), dir.losses("cpu"));
     assert_eq!((gpu.len(), cpu.len()), (steps, steps));
     for (step, (g, c)) in gpu.iter().zip(&cpu).enumerate() {
         assert!((g / c - 1.0).abs() <= tolerance, "step {}: loss {g} on the GPU, {c} on the CPU", step + 1);
@@ -70,7 +65,7 @@ fn training_adapters_follows_the_cpu() {
         let Some(ran) = run(&dir, &format!("{train} --device cuda:0 --out gpu"), &[]) else { return };
         assert!(!ran.ok().stderr.contains("softcuda:"));
         dir.run(&format!("{train} --device cpu --out cpu")).ok();
-        let (gpu, cpu) = (losses(&dir, "gpu"), losses(&dir, "cpu"));
+        let (gpu, cpu) = (dir.losses("gpu"), dir.losses("cpu"));
         assert!(cpu.len() == 8 && cpu[7] < 0.9 * cpu[0], "{cpu:?}");
         for (step, (g, c)) in gpu.iter().zip(&cpu).enumerate() {
             assert!(
@@ -237,7 +232,7 @@ fn a_kernel_fault_is_named_and_a_resumed_run_ends_in_the_same_bits() {
     broken.refused(1, &["cuda:0", "adamw_bf16", "CUDA_ERROR_ILLEGAL_ADDRESS"]);
     // two steps were saved; the rest is done from there
     run(&dir, "train --resume --out broken --device cuda:0 --quiet", &[]).unwrap().ok();
-    assert_eq!(losses(&dir, "whole"), losses(&dir, "broken"));
+    assert_eq!(dir.losses("whole"), dir.losses("broken"));
     let weights = "checkpoint-000004/model.safetensors";
     assert_eq!(dir.read(&format!("whole/{weights}")), dir.read(&format!("broken/{weights}")));
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Bench, within};
+use common::{Bench, allocate, untrained, within};
 use half::bf16;
 use pose_engine::backend::Backend;
 use pose_engine::backend::cpu::Cpu;
@@ -10,27 +10,15 @@ use pose_engine::data::{Corpus, Document, Tokenizer};
 use pose_engine::eval::tasks::{self, Encoder, Examples, Prompt, Question};
 use pose_engine::eval::{self, LongPplProtocol, Partial, ShiftProtocol, ShiftReport};
 use pose_engine::index::TokenId;
-use pose_engine::infer::{Reads, Scorer, Session, log_probability};
-use pose_engine::memory::Ledger;
+use pose_engine::infer::{Scorer, Session, log_probability};
 use pose_engine::model::buffers::Reading;
-use pose_engine::model::{Config, Model, places_from};
+use pose_engine::model::{Config, Model};
 use pose_engine::rope::{Dynamic, Rope, Scaling};
 
 type B = Cpu<f32>;
 
-/// A model that has not learnt anything, but whose logits are all different.
-fn model<B: Backend>(b: &B) -> Model<B> {
-    let mut config = Config::preset("tiny").unwrap();
-    config.initializer_range = 0.2;
-    let mut model = Model::allocate(b, &mut Ledger::live(), &config, &config.rope).unwrap();
-    model.initialise(b, 11).unwrap();
-    model
-}
-
-fn allocate<B: Backend, R: Reads<B>>(b: &B, model: &Model<B>, capacity: usize) -> R {
-    let reading = Reading { chunk: 16, ..Reading::of(capacity) };
-    b.reserve_scratch(R::scratch_bytes(b, model, reading)).unwrap();
-    R::allocate(b, &mut Ledger::live(), model, reading).unwrap()
+fn reading(capacity: usize) -> Reading {
+    Reading { chunk: 16, ..Reading::of(capacity) }
 }
 
 fn corpus(lengths: &[u32]) -> Corpus {
@@ -40,11 +28,11 @@ fn corpus(lengths: &[u32]) -> Corpus {
 }
 
 fn shift<B: Backend>(b: &B, rope: &Rope, bos: Option<u32>) -> ShiftReport {
-    let (mut model, corpus) = (model(b), corpus(&[1500, 700]));
+    let (mut model, corpus) = (untrained(b), corpus(&[1500, 700]));
     let offsets = vec![0, 100, 600, 40_000, 1_000_000];
     let protocol = ShiftProtocol { offsets, length: 60, passages: 2, bos };
     let passages = protocol.passages(&corpus).unwrap();
-    let mut scorer: Scorer<B> = allocate(b, &model, protocol.longest(&passages));
+    let mut scorer: Scorer<B> = allocate(b, &model, reading(protocol.longest(&passages)));
     let (mut told, partial) = (0, &mut Partial::none());
     let report =
         eval::shift(b, &mut model, &mut scorer, rope, &corpus, &passages, &protocol, partial, &mut |n| {
@@ -84,9 +72,7 @@ fn a_passage_alone_has_the_same_losses_wherever_it_lies() {
 fn a_passage_after_its_text_is_scored_as_a_whole_pass_scores_it() {
     let b = B::new(2).unwrap();
     let report = shift(&b, &Config::preset("tiny").unwrap().rope, None);
-    let (corpus, model) = (corpus(&[1500, 700]), model(&b));
-    let mut bench = Bench::new(&b, &model.config, 1, 700, 0);
-    bench.model.initialise(&b, 11).unwrap();
+    let (corpus, mut bench) = (corpus(&[1500, 700]), Bench::untrained(&b, 700));
     let counts: Vec<usize> =
         report.offsets.iter().map(|o| o.after.as_ref().map_or(0, |s| s.passages)).collect();
     // both passages are the ends of their documents, with 1440 and 640 tokens before them
@@ -97,7 +83,7 @@ fn a_passage_after_its_text_is_scored_as_a_whole_pass_scores_it() {
         for (i, passage) in report.passages.iter().enumerate() {
             let Some(nll) = after.of_passages[i] else { continue };
             let text = &corpus.documents[passage.document].tokens;
-            let all = losses(&mut bench, &text[passage.start - offset.offset..passage.start + 60]);
+            let all = bench.losses(&text[passage.start - offset.offset..passage.start + 60]);
             let tail = &all[offset.offset..];
             assert_eq!(tail.len(), 59);
             within((nll / mean(tail) - 1.0).abs(), 1e-5, &format!("offset {}", offset.offset));
@@ -111,21 +97,11 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// The losses of tokens 1.. of a text by one forward pass of training.
-fn losses(bench: &mut Bench<'_, B>, ids: &[TokenId]) -> Vec<f64> {
-    let (inputs, targets) = (&ids[..ids.len() - 1], &ids[1..]);
-    bench.loss(1, inputs, targets, &places_from(1, 0));
-    let mut nll = vec![0f32; targets.len()];
-    bench.b.download(&mut nll, &bench.buffers.work.nll, 0).unwrap();
-    nll.into_iter().map(f64::from).collect()
-}
-
 #[test]
 fn longppl_is_what_its_definition_says() {
     let b = B::new(2).unwrap();
-    let (mut model, corpus) = (model(&b), corpus(&[150, 90, 12]));
-    let mut bench = Bench::new(&b, &model.config, 1, 150, 0);
-    bench.model.initialise(&b, 11).unwrap();
+    let (mut model, mut bench) = (untrained(&b), Bench::untrained(&b, 150));
+    let corpus = corpus(&[150, 90, 12]);
     let protocol = LongPplProtocol {
         windows: vec![64, 150],
         stride: None,
@@ -136,7 +112,7 @@ fn longppl_is_what_its_definition_says() {
         bos: None,
         other_judge: false,
     };
-    let mut scorer: Scorer<B> = allocate(&b, &model, 150);
+    let mut scorer: Scorer<B> = allocate(&b, &model, reading(150));
     let (rope, mut told) = (model.config.rope.clone(), 0);
     let (partial, progress) = (&mut Partial::none(), &mut |n| told += n);
     let judged =
@@ -149,10 +125,10 @@ fn longppl_is_what_its_definition_says() {
     let (mut sum, mut count, mut by_document) = (0.0, 0, Vec::new());
     for (document, judged) in corpus.documents.iter().zip(&judged) {
         let (text, n) = (&document.tokens, document.tokens.len());
-        let long = losses(&mut bench, text);
+        let long = bench.losses(text);
         let short = |bench: &mut Bench<'_, B>, t: usize| {
             let begin = (t - 16) / 8 * 8;
-            losses(bench, &text[begin..t + 1])[t - begin - 1]
+            bench.losses(&text[begin..t + 1])[t - begin - 1]
         };
         let is_key = |t: &usize| short(&mut bench, *t) - long[*t - 1] > 0.02 && -long[*t - 1] > -6.0;
         let keys: Vec<usize> = (16.min(n)..n).filter(is_key).collect();
@@ -203,7 +179,7 @@ fn questions() -> Vec<Question> {
 
 /// log p of each choice from the logits of one plain pass over context and choice.
 fn plain<B: Backend>(b: &B, model: &Model<B>, prompt: &Prompt) -> Vec<f64> {
-    let mut scorer: Scorer<B> = allocate(b, model, prompt.longest());
+    let mut scorer: Scorer<B> = allocate(b, model, reading(prompt.longest()));
     let mut log_of = |(i, choice): (usize, &tasks::Choice)| {
         let context = &prompt.context(i).ids;
         let ids = [context.as_slice(), &choice.ids].concat();
@@ -220,12 +196,13 @@ fn plain<B: Backend>(b: &B, model: &Model<B>, prompt: &Prompt) -> Vec<f64> {
 }
 
 fn tasks_are_plain_passes<B: Backend>(b: &B, tolerance: f64) {
-    let (model, tokenizer, questions) = (model(b), Tokenizer::bytes(), questions());
+    let (model, tokenizer, questions) = (untrained(b), Tokenizer::bytes(), questions());
     for (shots, bos) in [(0, None), (2, Some(256))] {
         let examples = Examples::draw(&questions, shots, true, 5).unwrap();
         let encoder = Encoder { tokenizer: &tokenizer, bos, examples };
         let prompts: Vec<Prompt> = questions.iter().map(|q| encoder.prompt(q).unwrap()).collect();
-        let mut session: Session<B> = allocate(b, &model, prompts.iter().map(Prompt::longest).max().unwrap());
+        let longest = prompts.iter().map(Prompt::longest).max().unwrap();
+        let mut session: Session<B> = allocate(b, &model, reading(longest));
         let ask = |session: &mut Session<B>, prompts: &[Prompt]| {
             tasks::run(b, &model, session, prompts, &mut Partial::none(), &mut |_| {}).unwrap()
         };

@@ -4,22 +4,20 @@
 mod common;
 
 use common::cli::Dir;
-use common::{Bench, MODELS, cases, fixture_dir, relative, within};
-use half::bf16;
+use common::{Bench, MODELS, allocate, cases, fixture_dir, relative, within};
 use pose_engine::backend::Backend;
 use pose_engine::backend::cpu::Cpu;
 use pose_engine::backend::reference::Reference;
 use pose_engine::checkpoint::{Existing, ModelTensors, SHARD_BYTES, Staging, Weights, write_model};
 use pose_engine::data::{BatchPlaces, bytes_as_json};
 use pose_engine::index::{ChunkSpan, SeqIndex, TokenId};
-use pose_engine::infer::{Reads, Session};
+use pose_engine::infer::Session;
 use pose_engine::memory::Ledger;
 use pose_engine::model::buffers::Reading;
 use pose_engine::model::cache::CacheFormat;
 use pose_engine::model::family::FAMILIES;
 use pose_engine::model::lora::Target;
-use pose_engine::model::{Config, Lora, Model, upload_f32};
-use pose_engine::random::{Purpose, Stream};
+use pose_engine::model::{Config, Lora, Model};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -83,8 +81,7 @@ fn last_logits(
     cache: CacheFormat,
 ) -> Vec<f64> {
     let reading = Reading { chunk, cache, ..Reading::of(ids.len()) };
-    b.reserve_scratch(Session::scratch_bytes(b, model, reading)).unwrap();
-    let mut session = Session::allocate(b, &mut Ledger::live(), model, reading).unwrap();
+    let mut session: Session<Cpu<f32>> = allocate(b, model, reading);
     let logits = ids.chunks(piece).map(|ids| session.feed(b, model, ids, &mut |_| {}).unwrap());
     logits.last().unwrap().into_iter().map(f64::from).collect()
 }
@@ -138,16 +135,11 @@ fn adapted(config: &Config) -> Config {
     Config { lora: Some(lora), ..config.clone() }
 }
 
-/// Gradients of the adapters of a fixture's model, with numbers in B, which starts at zero.
+/// Gradients of the adapters of a fixture's model, which have numbers in them.
 fn adapters<B: Backend>(b: &B, name: &str) -> Vec<(String, Vec<f64>)> {
     let config = adapted(&Config::load(&fixture_dir(name)).unwrap());
     let mut bench = Bench::new(b, &config, 2, 12, 1).load(&fixture_dir(name));
-    for i in bench.model.own_specs().len()..bench.model.specs.len() {
-        let mut stream = Stream::new(3, Purpose::Task, 0, i as u32);
-        let random = (0..bench.model.specs[i].elements()).map(|_| stream.unit_f64() as f32 - 0.5);
-        let random: Vec<f32> = random.map(|x| bf16::from_f32(x).to_f32()).collect();
-        upload_f32::<B, B::Act>(b, &mut bench.model.params[i], 0, &random).unwrap();
-    }
+    bench.fill_adapters();
     let vocab = config.vocab_size as u32;
     let text = |a: u32| (0..24).map(|i| TokenId((i * i + i * a) % vocab)).collect::<Vec<_>>();
     let span = |start, bias| ChunkSpan { start: SeqIndex(start), bias };
@@ -183,10 +175,6 @@ fn write_byte_model(dir: &Dir, fixture: &str) {
     dir.write("m/tokenizer.json", bytes_as_json());
 }
 
-fn losses(dir: &Dir, out: &str) -> Vec<f64> {
-    dir.lines(&format!("{out}/metrics.jsonl")).iter().filter_map(|line| line["loss"].as_f64()).collect()
-}
-
 #[test]
 fn every_family_trains_and_evaluates_as_planned() {
     let run =
@@ -198,7 +186,7 @@ fn every_family_trains_and_evaluates_as_planned() {
         dir.run(&format!("plan train {run} --json plan.json")).ok();
         dir.run(&format!("train {run} --out whole --json train.json")).ok();
         assert_eq!(dir.json("plan.json")["total"], dir.json("train.json")["planned_bytes"], "{name}");
-        let learnt = losses(&dir, "whole");
+        let learnt = dir.losses("whole");
         assert!(learnt.len() == 12 && learnt[11] < 0.9 * learnt[0], "{name}: {learnt:?}");
         let eval = "--data a.txt --windows 64 --tokens 300 --dtype f32 --quiet";
         dir.run(&format!("plan eval-ppl --model whole {eval} --json plan.json")).ok();

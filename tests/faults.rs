@@ -4,7 +4,8 @@
 
 mod common;
 
-use common::cli::{Dir, Ran, skip};
+use common::cli::{Dir, Ran};
+use common::skip::skip;
 use pose_engine::train::events::Event;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -18,11 +19,6 @@ use std::time::{Duration, Instant};
 /// A save after every step, so that most of the time is spent in one.
 const RUN: &str = "train --preset tiny --data a.txt --train-len 64 --target-len 256 --rope yarn --rope-factor 2 --batch 2 \
                    --lr 1e-3 --schedule cosine --save-every 1 --keep-last 2 --keep-every 16 --tensorboard --quiet";
-
-fn checkpoints(dir: &Dir, out: &str) -> Vec<u64> {
-    let steps = |n: &String| n.strip_prefix(&format!("{out}/checkpoint-"))?.parse().ok();
-    dir.names().iter().filter_map(steps).collect()
-}
 
 /// A number below `n`: the same sequence in every run of the tests.
 fn draw(state: &mut u64, n: u64) -> u64 {
@@ -94,83 +90,112 @@ impl Reader {
     }
 }
 
-/// Runs which are sent one of `signals` after the other, at random moments and every second time in the middle of a save, and
-/// resumed, until that has stopped them `stops` times; all end in the same bits. Returns how many were stopped within a save.
+/// Sends the processes of runs one of `signals` after the other, at random moments and every second time in the middle of a save.
+struct Stopper<'a> {
+    signals: &'a [i32],
+    /// How often it is to stop one.
+    stops: usize,
+    /// Milliseconds that a run takes if nothing stops it.
+    longest: u64,
+    random: u64,
+    stopped: usize,
+    within_a_save: usize,
+}
+
+impl Stopper<'_> {
+    /// Starts a run, or goes on with it, and stops it; whether it came to its end all the same.
+    fn lets_finish(&mut self, dir: &Dir, out: &str) -> bool {
+        let begun = dir.path(&format!("{out}/recipe.toml")).exists();
+        let args = if begun {
+            format!("train --resume --out {out} --quiet")
+        } else {
+            format!("{RUN} --steps 40 --out {out}")
+        };
+        let mut child = dir.start(&args);
+        let (id, sent) = (child.id(), self.signals[self.stopped % self.signals.len()]);
+        if self.stopped < self.stops {
+            self.wait(dir, out, &mut child);
+            if !ended(&mut child) {
+                signal(&child, sent);
+            }
+        }
+        let output = child.wait_with_output().unwrap();
+        let ran = Ran::of(&output, &args);
+        match (ran.code, output.status.signal()) {
+            (None, Some(libc::SIGKILL)) => {
+                self.stopped += 1;
+                self.within_a_save += usize::from(!in_the_making(dir, out, id).is_empty());
+            }
+            // before it had begun to listen for signals
+            (None, Some(by)) => assert!(by == sent && ran.stderr.is_empty(), "{}", ran.all()),
+            (Some(130), _) => {
+                self.stopped += 1;
+                left_the_checkpoint_that_it_names(dir, out, ran);
+            }
+            _ => {
+                ran.ok();
+                return true;
+            }
+        }
+        false
+    }
+
+    fn wait(&mut self, dir: &Dir, out: &str, child: &mut Child) {
+        std::thread::sleep(Duration::from_millis(draw(&mut self.random, self.longest)));
+        let into_a_save = (self.stopped / self.signals.len()) % 2 == 1;
+        while into_a_save && in_the_making(dir, out, child.id()).is_empty() && !ended(child) {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+}
+
+/// An interrupted run says after which step, and has a checkpoint of that step and nothing half-written.
+fn left_the_checkpoint_that_it_names(dir: &Dir, out: &str, ran: Ran) {
+    let ran = ran.refused(130, &["interrupted after step", "of 40", "--resume"]);
+    let step = ran.stderr.split("after step ").nth(1).and_then(|rest| rest.split(' ').next());
+    let step = step.and_then(|step| step.parse().ok()).expect("a step");
+    assert_eq!(dir.checkpoints(out).last(), Some(&step), "{}", ran.all());
+    assert_eq!(hidden(dir, out), [""; 0], "{}", ran.all());
+}
+
+/// A run of 40 steps left what the one in `whole` did, to the bit.
+fn ended_as_the_whole_one(dir: &Dir, out: &str) {
+    let weights = |out: &str| dir.read(&format!("{out}/model.safetensors"));
+    assert!(weights(out) == weights("whole"), "{out}: other weights");
+    assert_eq!(dir.metrics(out), dir.metrics("whole"), "{out}");
+    assert_eq!(steps_of(&events(dir, out)), (0..=40).collect::<Vec<_>>(), "{out}: the event file");
+    assert_eq!(dir.checkpoints(out), [16, 32, 39, 40]);
+    assert_eq!(hidden(dir, out), [""; 0]);
+}
+
+/// Runs that are stopped and resumed until that was done `stops` times; all end in the same bits. Returns how many were stopped
+/// within a save.
 fn stopped_over_and_over(signals: &[i32], stops: usize) -> usize {
     let dir = Dir::new();
     let start = Instant::now();
     dir.run(&format!("{RUN} --steps 40 --out whole")).ok();
     let longest = start.elapsed().as_millis() as u64;
-    let whole = (dir.read("whole/model.safetensors"), dir.metrics("whole"));
-    assert_eq!(checkpoints(&dir, "whole"), [16, 32, 39, 40]);
+    assert_eq!(dir.checkpoints("whole"), [16, 32, 39, 40]);
 
-    let (mut state, mut stopped, mut within_a_save, mut read, mut runs) = (7, 0, 0, 0, 0);
-    while stopped < stops {
+    let mut stopper = Stopper { signals, stops, longest, random: 7, stopped: 0, within_a_save: 0 };
+    let (mut read, mut runs) = (0, 0);
+    while stopper.stopped < stops {
         runs += 1;
         assert!(runs < stops + 20, "runs end before they are stopped");
         let out = format!("run-{runs}");
         let reader = Reader::of(dir.path(&out));
-        loop {
-            let begun = dir.path(&format!("{out}/recipe.toml")).exists();
-            let args = if begun {
-                format!("train --resume --out {out} --quiet")
-            } else {
-                format!("{RUN} --steps 40 --out {out}")
-            };
-            let mut child = dir.start(&args);
-            let sent = signals[stopped % signals.len()];
-            if stopped < stops {
-                std::thread::sleep(Duration::from_millis(draw(&mut state, longest)));
-                let id = child.id();
-                let saves = || !in_the_making(&dir, &out, id).is_empty();
-                while (stopped / signals.len()) % 2 == 1 && !saves() && !ended(&mut child) {
-                    std::thread::sleep(Duration::from_micros(50));
-                }
-                if !ended(&mut child) {
-                    signal(&child, sent);
-                }
-            }
-            let id = child.id();
-            let output = child.wait_with_output().unwrap();
-            let ran = Ran::of(&output, &args);
-            match (ran.code, output.status.signal()) {
-                (None, Some(by)) if by == libc::SIGKILL => {
-                    stopped += 1;
-                    within_a_save += usize::from(!in_the_making(&dir, &out, id).is_empty());
-                }
-                // before it had begun to listen for signals
-                (None, Some(by)) => assert!(by == sent && ran.stderr.is_empty(), "{}", ran.all()),
-                (Some(130), _) => {
-                    stopped += 1;
-                    let ran = ran.refused(130, &["interrupted after step", "of 40", "--resume"]);
-                    let step = ran.stderr.split("after step ").nth(1).and_then(|rest| rest.split(' ').next());
-                    let step = step.and_then(|step| step.parse().ok()).expect("a step");
-                    assert_eq!(checkpoints(&dir, &out).last(), Some(&step), "{}", ran.all());
-                    assert_eq!(hidden(&dir, &out), [""; 0], "{}", ran.all());
-                }
-                _ => {
-                    ran.ok();
-                    break;
-                }
-            }
+        while !stopper.lets_finish(&dir, &out) {
             // no reader meets half a checkpoint: what has its name is whole
-            for step in checkpoints(&dir, &out) {
+            for step in dir.checkpoints(&out) {
                 dir.run(&format!("verify {out}/checkpoint-{step:06}")).ok();
             }
         }
         read += reader.stop();
-        assert!(
-            dir.read(&format!("{out}/model.safetensors")) == whole.0,
-            "{out}: other weights after it was stopped {stopped} times"
-        );
-        assert_eq!(dir.metrics(&out), whole.1, "{out}");
-        assert_eq!(steps_of(&events(&dir, &out)), (0..=40).collect::<Vec<_>>(), "{out}: the event file");
-        assert_eq!(checkpoints(&dir, &out), [16, 32, 39, 40]);
-        assert_eq!(hidden(&dir, &out), [""; 0]);
+        ended_as_the_whole_one(&dir, &out);
         std::fs::remove_dir_all(dir.path(&out)).unwrap();
     }
     assert!(read >= stops, "the reader met {read} checkpoints");
-    within_a_save
+    stopper.within_a_save
 }
 
 /// What lies in a run's directory under a hidden name.
@@ -228,7 +253,7 @@ fn a_second_signal_stops_at_once_and_leaves_the_checkpoint_whole() {
         assert!(start.elapsed() < Duration::from_secs(20), "the second signal waited for the save");
         assert_eq!(status.code(), Some(130), "{told}");
         assert!(!told.contains("interrupted after step"), "{told}");
-        assert_eq!(checkpoints(&dir, &out), [1], "{told}");
+        assert_eq!(dir.checkpoints(&out), [1], "{told}");
         dir.run(&format!("verify {out}")).ok();
         let ran = dir.run(&format!("train --resume --out {out}")).ok();
         assert!(ran.stderr.contains("going on after step 1 "), "{}", ran.all());
@@ -241,13 +266,13 @@ fn a_second_signal_stops_at_once_and_leaves_the_checkpoint_whole() {
 fn a_second_process_is_refused_with_the_first_ones_number() {
     let dir = Dir::new();
     let mut first = dir.start(&format!("{RUN} --steps 100k --out m"));
-    wait_for("checkpoint", &mut first, || !checkpoints(&dir, "m").is_empty());
+    wait_for("checkpoint", &mut first, || !dir.checkpoints("m").is_empty());
     let process = format!("process {}, which started at 20", first.id());
     dir.run("train --resume --out m").refused(1, &["m: is in use by", &process]);
     dir.run(&format!("{RUN} --steps 40 --out m")).refused(1, &["m: is in use by", &process]);
     first.kill().unwrap();
     first.wait().unwrap();
-    let steps = checkpoints(&dir, "m").into_iter().max().unwrap() + 1;
+    let steps = dir.checkpoints("m").into_iter().max().unwrap() + 1;
     let ran = dir.run(&format!("train --resume --out m --schedule cosine --steps {steps}"));
     // another end of the schedule is another run, but the lock no longer stands in the way
     ran.refused(2, &["--steps"]);
@@ -333,7 +358,7 @@ fn a_full_disk_ends_a_run_with_its_checkpoint_whole() {
     let ran = dir.run(&format!("{RUN} --steps 40 --out disk/m"));
     ran.refused(1, &["disk/m", "No space left on device"]);
     dir.run("verify disk/m").ok();
-    assert_eq!(checkpoints(&dir, "disk/m"), [1]);
+    assert_eq!(dir.checkpoints("disk/m"), [1]);
     assert!(!dir.names().iter().any(|n| n.starts_with("disk/m/.")), "{:?}", dir.names());
 }
 
@@ -503,7 +528,7 @@ fn a_device_that_fails_is_said_and_costs_one_checkpoint() {
     {
         let (out, args) = (format!("m{i}"), format!("{RUN} --steps 5 --out m{i}"));
         let ran = under(&dir, fault, &args).0.refused(1, &parts);
-        assert_eq!(checkpoints(&dir, &out), left, "{fault}\n{}", ran.all());
+        assert_eq!(dir.checkpoints(&out), left, "{fault}\n{}", ran.all());
         for step in left {
             dir.run(&format!("verify {out}/checkpoint-{step:06}")).ok();
         }
@@ -532,7 +557,7 @@ fn a_run_that_was_killed_while_it_removed_its_last_old_checkpoint_leaves_nothing
     assert!(!hidden(&dir, "m").is_empty());
     dir.run("train --resume --out m --quiet").ok();
     assert_eq!(hidden(&dir, "m"), [""; 0]);
-    assert_eq!(checkpoints(&dir, "m"), [2, 3]);
+    assert_eq!(dir.checkpoints("m"), [2, 3]);
 }
 
 #[test]
@@ -573,7 +598,7 @@ fn a_checkpoint_that_cannot_be_read_is_passed_over_and_a_recipe_or_metrics_are_s
         ("read eio 0 m/checkpoint-", &["none is complete", "checkpoint-000003", "Input/output error"]),
     ] {
         under(&dir, fault, resume).0.refused(1, parts);
-        assert_eq!((checkpoints(&dir, "m"), dir.metrics("m")), (vec![2, 3], whole.1.clone()), "{fault}");
+        assert_eq!((dir.checkpoints("m"), dir.metrics("m")), (vec![2, 3], whole.1.clone()), "{fault}");
     }
     let ran = under(&dir, "read eio 0 m/checkpoint-000003", resume).0;
     for part in ["passed over", "checkpoint-000003", "Input/output error", "going on after step 2"] {
@@ -677,7 +702,7 @@ fn no_line_is_lost_where_logs_are_rotated() {
             assert!(events[1..].iter().all(|event| event.summary.is_some()), "{part}");
             shown.extend(steps_of(&events[1..]));
         }
-        let last = *checkpoints(&dir, way).last().unwrap() as i64;
+        let last = *dir.checkpoints(way).last().unwrap() as i64;
         assert_eq!(told, (1..=last).collect::<Vec<_>>(), "{}", ran.all());
         assert_eq!(shown, told);
     }
@@ -700,10 +725,10 @@ fn a_model_that_vanishes_while_it_is_trained_is_said_at_the_next_save() {
     let dir = Dir::with_model();
     let args = "train --model m --data a.txt --train-len 64 --steps 100k --save-every 1 --keep-last 2 --quiet --out o";
     let mut child = dir.start(args);
-    wait_for("checkpoint", &mut child, || !checkpoints(&dir, "o").is_empty());
+    wait_for("checkpoint", &mut child, || !dir.checkpoints("o").is_empty());
     std::fs::rename(dir.path("m"), dir.path("gone")).unwrap();
     let ran = Ran::of(&child.wait_with_output().unwrap(), args).refused(1, &["m: is gone", "put it back"]);
-    let last = *checkpoints(&dir, "o").last().expect("a checkpoint is left");
+    let last = *dir.checkpoints("o").last().expect("a checkpoint is left");
     dir.run(&format!("verify o/checkpoint-{last:06}")).ok();
     assert!(dir.path(&format!("o/checkpoint-{last:06}/tokenizer.json")).exists(), "{}", ran.all());
 }
@@ -714,7 +739,7 @@ fn a_model_that_is_removed_while_it_is_trained_is_trained_to_the_end() {
     let args = "train --model m --data a.txt --train-len 64 --steps 60 --save-every 1 --keep-last 2 --quiet";
     dir.run(&format!("{args} --out whole")).ok();
     let mut child = dir.start(&format!("{args} --out o"));
-    wait_for("checkpoint", &mut child, || !checkpoints(&dir, "o").is_empty());
+    wait_for("checkpoint", &mut child, || !dir.checkpoints("o").is_empty());
     std::fs::remove_file(dir.path("m/model.safetensors")).unwrap();
     assert!(child.try_wait().unwrap().is_none(), "it was done before");
     Ran::of(&child.wait_with_output().unwrap(), args).ok();

@@ -158,6 +158,9 @@ fn an_imported_model_is_one_that_every_command_takes() {
     std::fs::create_dir(dir.path("empty")).unwrap();
     dir.run(&format!("import {} --out o --tokenizer empty", file.display()))
         .refused(2, &["has no tokenizer.json"]);
+    let smaller = file.with_file_name("qwen2.gguf");
+    dir.run(&format!("import {} --out o --tokenizer m", smaller.display()))
+        .refused(1, &["the tokenizer has ids up to 379", "only 344 rows"]);
     assert!(!dir.names().iter().any(|n| n.starts_with('o') || n.contains(".tmp")), "{:?}", dir.names());
 }
 

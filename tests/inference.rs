@@ -4,14 +4,14 @@
 mod common;
 
 use common::cli::Dir;
-use common::{Bench, cases, fixture_dir, relative, within};
+use common::{Bench, allocate, cases, fixture_dir, relative, untrained, within};
 use half::bf16;
 use pose_engine::backend::Backend;
 use pose_engine::backend::cpu::Cpu;
 use pose_engine::data::{Corpus, Document};
 use pose_engine::eval::{self, Mode, Partial, Protocol};
 use pose_engine::index::TokenId;
-use pose_engine::infer::{Reads, Scorer, Session};
+use pose_engine::infer::{Scorer, Session};
 use pose_engine::memory::Ledger;
 use pose_engine::model::buffers::{Order, ReadBuffers, Reading};
 use pose_engine::model::{Config, Model, PlacedBatch, download_f32, places_from};
@@ -19,26 +19,12 @@ use serde_json::json;
 
 type B = Cpu<f32>;
 
-/// A model that has not learnt anything, but whose logits are all different.
-fn model<B: Backend>(b: &B) -> Model<B> {
-    let mut config = Config::preset("tiny").unwrap();
-    config.initializer_range = 0.2;
-    let mut model = Model::allocate(b, &mut Ledger::live(), &config, &config.rope).unwrap();
-    model.initialise(b, 11).unwrap();
-    model
-}
-
 fn text(n: u32, seed: u32) -> Vec<TokenId> {
     (0..n).map(|i| TokenId((i * i * 31 + i * (seed + 7) + seed) % 256)).collect()
 }
 
 fn reading(chunk: usize, capacity: usize) -> Reading {
     Reading { chunk, ..Reading::of(capacity) }
-}
-
-fn allocate<B: Backend, R: Reads<B>>(b: &B, model: &Model<B>, reading: Reading) -> R {
-    b.reserve_scratch(R::scratch_bytes(b, model, reading)).unwrap();
-    R::allocate(b, &mut Ledger::live(), model, reading).unwrap()
 }
 
 fn session(b: &B, model: &Model<B>, chunk: usize, capacity: usize) -> Session<B> {
@@ -55,7 +41,7 @@ fn last_logits(b: &B, model: &Model<B>, ids: &[TokenId], chunk: usize, piece: us
 #[test]
 fn a_text_reads_the_same_in_chunks_of_any_size_and_token_by_token() {
     let b = B::new(2).unwrap();
-    let (model, ids) = (model(&b), text(150, 1));
+    let (model, ids) = (untrained(&b), text(150, 1));
     let whole = last_logits(&b, &model, &ids, 150, 150);
     for (chunk, piece) in [(1, 150), (7, 150), (64, 150), (149, 150), (150, 1), (64, 33)] {
         let logits = last_logits(&b, &model, &ids, chunk, piece);
@@ -88,7 +74,7 @@ fn losses_by_chunk<B: Backend>(b: &B, model: &Model<B>, ids: &[TokenId], reading
 }
 
 fn layer_by_layer_is_chunk_by_chunk<B: Backend>(b: &B) {
-    let (model, ids) = (model(b), text(150, 8));
+    let (model, ids) = (untrained(b), text(150, 8));
     for chunk in [1, 16, 64, 75, 149, 150, 512] {
         let reading = reading(chunk, 160);
         let mut scorer: Scorer<B> = allocate(b, &model, reading);
@@ -118,7 +104,7 @@ fn reading_layer_by_layer_gives_the_bits_of_reading_chunk_by_chunk() {
 #[test]
 fn a_scorer_says_what_it_has_no_room_for() {
     let b = B::new(1).unwrap();
-    let model = model(&b);
+    let model = untrained(&b);
     let mut scorer: Scorer<B> = allocate(&b, &model, reading(16, 40));
     let refused = scorer.score(&b, &model, &text(41, 2), None, 1, &mut |_| {}).unwrap_err().to_string();
     assert!(refused.contains("room for 40 tokens") && refused.contains("41"), "{refused}");
@@ -127,7 +113,7 @@ fn a_scorer_says_what_it_has_no_room_for() {
 #[test]
 fn rewinding_forgets() {
     let b = B::new(1).unwrap();
-    let (model, ids) = (model(&b), text(60, 2));
+    let (model, ids) = (untrained(&b), text(60, 2));
     let mut session = session(&b, &model, 16, 80);
     session.feed(&b, &model, &ids[..40], &mut |_| {}).unwrap();
     session.feed(&b, &model, &text(20, 9), &mut |_| {}).unwrap();
@@ -137,15 +123,6 @@ fn rewinding_forgets() {
     within(relative(&again, &last_logits(&b, &model, &ids, 16, 60)), 1e-5, "after rewinding");
     let full = session.feed(&b, &model, &ids, &mut |_| {}).unwrap_err().to_string();
     assert!(full.contains("holds 80 tokens"), "{full}");
-}
-
-/// The losses of tokens 1.. of a text by one forward pass of training.
-fn losses(bench: &mut Bench<'_, B>, ids: &[TokenId]) -> Vec<f64> {
-    let (inputs, targets) = (&ids[..ids.len() - 1], &ids[1..]);
-    bench.loss(1, inputs, targets, &places_from(1, 0));
-    let mut nll = vec![0f32; targets.len()];
-    bench.b.download(&mut nll, &bench.buffers.work.nll, 0).unwrap();
-    nll.into_iter().map(f64::from).collect()
 }
 
 /// Perplexity by the protocol's own words: every window by a full pass, every token taken from the first window that
@@ -162,7 +139,7 @@ fn naive(
         for begin in (0..text.len()).step_by(stride) {
             let end = (begin + room).min(text.len());
             let ids: Vec<TokenId> = opening.iter().chain(&text[begin..end]).copied().collect();
-            for (i, loss) in losses(bench, &ids).into_iter().enumerate() {
+            for (i, loss) in bench.losses(&ids).into_iter().enumerate() {
                 // the first token of a later window has been scored before, with more to go by
                 of_token[begin + 1 + i - opening.len()].get_or_insert(loss);
             }
@@ -179,9 +156,8 @@ fn naive(
 #[test]
 fn perplexity_is_what_full_forward_passes_give() {
     let b = B::new(2).unwrap();
-    let (model, texts) = (model(&b), [text(150, 3), text(40, 4), text(2, 5), text(1, 6)]);
-    let mut bench = Bench::new(&b, &model.config, 1, 150, 0);
-    bench.model.initialise(&b, 11).unwrap();
+    let (model, mut bench) = (untrained(&b), Bench::untrained(&b, 150));
+    let texts = [text(150, 3), text(40, 4), text(2, 5), text(1, 6)];
     let documents = texts.iter().map(|t| Document { name: "text".into(), tokens: t.clone() }).collect();
     let corpus = Corpus { documents };
     let protocol = |mode, stride, bos| Protocol { mode, stride, bos };

@@ -5,9 +5,9 @@ mod common;
 
 use common::cli::Dir;
 use common::{Bench, relative, within};
+use pose_engine::backend::Backend;
 use pose_engine::backend::cpu::Cpu;
 use pose_engine::backend::reference::Reference;
-use pose_engine::backend::{Backend, Float};
 use pose_engine::data::BatchPlaces;
 use pose_engine::index::{ChunkSpan, DocumentId, SeqIndex, TokenId};
 use pose_engine::infer::{Reads, Scorer};
@@ -85,13 +85,7 @@ fn weighed<B: Backend>(
         model.forward_backward_weighed(b, buffers, grads, batch, documents, scale, &mut weighing).unwrap();
     assert_eq!(batch.documents.is_some(), documents.is_some(), "the batch has its own documents again");
     model.finish_gradients(b, grads).unwrap();
-    (weights, losses(bench))
-}
-
-fn losses<B: Backend>(bench: &Bench<'_, B>) -> Vec<f64> {
-    let mut nll = vec![B::Stat::default(); 2 * WINDOW];
-    bench.b.download(&mut nll, &bench.buffers.work.nll, 0).unwrap();
-    nll.iter().map(|l| l.to_f64()).collect()
+    (weights, bench.token_losses(2 * WINDOW))
 }
 
 /// exp(short − long) of a row's tokens by the definition: each window read by itself, token by token.
@@ -167,7 +161,12 @@ fn gradients_are_those_of_the_weighted_sum() {
             bench.model.params[id].0 = moved.collect();
             bench.model.refresh(&b).unwrap();
             bench.model.forward_loss(&b, &mut bench.buffers, &bench.batch).unwrap();
-            let sum = losses(&bench).iter().zip(&weights).map(|(l, &w)| 0.1 * l * f64::from(w)).sum::<f64>();
+            let sum = bench
+                .token_losses(2 * WINDOW)
+                .iter()
+                .zip(&weights)
+                .map(|(l, &w)| 0.1 * l * f64::from(w))
+                .sum::<f64>();
             bench.model.params[id].0.clone_from(&old);
             sum
         };
@@ -193,7 +192,7 @@ fn short_documents_of_a_row_weigh_as_without_weights() {
         model.forward_backward(&b, buffers, grads, batch, 0.1).unwrap();
         model.finish_gradients(&b, grads).unwrap();
         let plain: Vec<Vec<f64>> = (0..bench.model.specs.len()).map(|p| bench.gradient(p)).collect();
-        assert!(losses == self::losses(&bench), "losses are not weighted");
+        assert!(losses == bench.token_losses(2 * WINDOW), "losses are not weighted");
         (weights, gradients == plain)
     };
     let how = LongCe { short: SHORT, gamma: 3.0 };

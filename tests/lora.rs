@@ -12,9 +12,8 @@ use pose_engine::index::{ChunkSpan, SeqIndex, TokenId};
 use pose_engine::memory::{Kind, Ledger};
 use pose_engine::model::buffers::TrainBuffers;
 use pose_engine::model::lora::{Also, Target};
-use pose_engine::model::{Config, Gradients, Lora, Merge, Model, ParamId, upload_f32};
+use pose_engine::model::{Config, Gradients, Lora, Merge, Model, ParamId};
 use pose_engine::optim::{AdamHyper, AdamState, Optimizer};
-use pose_engine::random::{Purpose, Stream};
 use std::collections::BTreeSet;
 
 const ALL: [Target; 7] = [Target::Q, Target::K, Target::V, Target::O, Target::Gate, Target::Up, Target::Down];
@@ -40,17 +39,11 @@ fn text() -> (Vec<TokenId>, Vec<TokenId>, BatchPlaces) {
     (ids, targets, BatchPlaces::Spans { spans, per_row: 2 })
 }
 
-/// Fresh weights, and numbers in B, which starts at zero and would leave A without a gradient.
+/// Fresh weights, and numbers in the adapters.
 fn bench<'a, B: Backend>(b: &'a B, config: &Config) -> Bench<'a, B> {
     let mut bench = Bench::new(b, config, 2, 13, 0);
     bench.model.initialise(b, 5).unwrap();
-    for i in bench.model.own_specs().len()..bench.model.specs.len() {
-        let mut stream = Stream::new(3, Purpose::Task, 0, i as u32);
-        let random = (0..bench.model.specs[i].elements()).map(|_| stream.unit_f64() as f32 - 0.5);
-        // both backends of a comparison start from numbers that bf16 holds
-        let random: Vec<f32> = random.map(|x| bf16::from_f32(x).to_f32()).collect();
-        upload_f32::<B, B::Act>(b, &mut bench.model.params[i], 0, &random).unwrap();
-    }
+    bench.fill_adapters();
     bench
 }
 

@@ -63,7 +63,7 @@ fn an_adapter_is_saved_as_peft_does_with_the_new_scaling_beside_it() {
         (&json!("yarn"), &json!(512))
     );
     assert!(!dir.names().iter().any(|name| name == "a/model.safetensors"));
-    let losses: Vec<f64> = dir.lines("a/metrics.jsonl").iter().map(|m| m["loss"].as_f64().unwrap()).collect();
+    let losses = dir.losses("a");
     assert!(losses[11] < 0.8 * losses[0], "{losses:?}");
 }
 

@@ -2,6 +2,9 @@
 //! instructions in the main loops, 16-byte accesses in streaming kernels, room for two blocks of matmul on an SM. The table it
 //! prints (`--nocapture`) is the one in docs/kernels.md.
 
+#[path = "common/skip.rs"]
+mod skip;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,15 +14,14 @@ const ARCHS: [&str; 2] = ["sm_80", "sm_90a"];
 /// Instructions of one kernel for one architecture: address and text.
 type Code = Vec<(u64, String)>;
 
+/// The kernels of an image by architecture and name.
+type Kernels = BTreeMap<(String, String), Code>;
+
 fn tools() -> Option<PathBuf> {
     let bin = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/cuda-toolchain/nvidia/cu13/bin");
     let there = bin.join("cuobjdump").is_file() && image("matmul").is_file();
     if !there {
-        assert!(
-            std::env::var("POSE_CUDA").as_deref() != Ok("require"),
-            "POSE_CUDA=require, but no cuobjdump or images"
-        );
-        println!("SKIPPED: no cuobjdump or no kernels; scripts/install-nvcc and a new build make them");
+        skip::skip_cuda("there is no cuobjdump or no image; scripts/install-nvcc and a new build make them");
     }
     there.then_some(bin)
 }
@@ -28,14 +30,28 @@ fn image(name: &str) -> PathBuf {
     Path::new(env!("OUT_DIR")).join(format!("{name}.fatbin"))
 }
 
-/// Every kernel of an image by (architecture, name); None without tools, or where the build was for another architecture.
-fn kernels(name: &str) -> Option<BTreeMap<(String, String), Code>> {
+/// Those of [`ARCHS`] that this build is for; the others are said.
+fn built() -> Vec<&'static str> {
+    let all = pose_engine::backend::cuda::architectures();
+    let (built, not): (Vec<_>, Vec<_>) =
+        ARCHS.into_iter().partition(|&arch| all.split(", ").any(|a| a == arch));
+    for arch in not {
+        skip::skip(&format!(
+            "this build has no code for {arch}; POSE_CUDA_ARCHS={} makes it",
+            ARCHS.join(",")
+        ));
+    }
+    built
+}
+
+/// None without tools.
+fn kernels(name: &str) -> Option<Kernels> {
     let bin = tools()?;
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
     let out =
         Command::new(bin.join("cuobjdump")).arg("-sass").arg(image(name)).env("PATH", path).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    let (mut found, mut arch, mut kernel) = (BTreeMap::<_, Code>::new(), String::new(), String::new());
+    let (mut found, mut arch, mut kernel) = (Kernels::new(), String::new(), String::new());
     for line in String::from_utf8_lossy(&out.stdout).lines() {
         if let Some(rest) = line.trim().strip_prefix("arch = ") {
             arch = rest.into();
@@ -47,6 +63,11 @@ fn kernels(name: &str) -> Option<BTreeMap<(String, String), Code>> {
     }
     assert!(!found.is_empty(), "no machine code in {name}");
     Some(found)
+}
+
+fn code<'a>(found: &'a Kernels, kernel: &str, arch: &str) -> &'a Code {
+    let code = found.get(&(arch.into(), kernel.into()));
+    code.unwrap_or_else(|| panic!("{kernel} is not in its image for {arch}"))
 }
 
 /// `/*0010*/  IMAD R1, R2 ;  /* encoding */` as (0x10, "IMAD R1, R2 ").
@@ -90,6 +111,15 @@ fn resources(kernel: &str, arch: &str) -> (usize, usize) {
     (numbers[0], numbers[1])
 }
 
+/// A size that kernels and launches share.
+fn tile(name: &str) -> usize {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda/tiles.cuh");
+    let table = std::fs::read_to_string(path).unwrap();
+    let value =
+        |line: &str| line.strip_prefix(&format!("constexpr int {name} = "))?.split(';').next()?.parse().ok();
+    table.lines().find_map(value).unwrap_or_else(|| panic!("{name} is not in cuda/tiles.cuh"))
+}
+
 #[test]
 fn no_kernel_touches_local_memory() {
     let mut seen = 0;
@@ -108,13 +138,10 @@ fn no_kernel_touches_local_memory() {
 /// The share of tensor core instructions in a kernel's main loop on each architecture is at least this, in thousandths.
 fn holds(image: &str, least_hmma: usize, expected: &[(&str, usize)]) {
     let Some(found) = kernels(image) else { return };
+    let archs = built();
     for (kernel, least) in expected {
-        for arch in ARCHS {
-            let Some(code) = found.get(&(arch.into(), kernel.to_string())) else {
-                println!("SKIPPED: {kernel} was not built for {arch}");
-                continue;
-            };
-            let (all, hmma) = main_loop(code, least_hmma);
+        for &arch in &archs {
+            let (all, hmma) = main_loop(code(&found, kernel, arch), least_hmma);
             let (registers, shared) = resources(kernel, arch);
             println!(
                 "| {kernel} | {arch} | {hmma} of {all} | {}% | {registers} | {shared} |",
@@ -140,24 +167,28 @@ fn tensor_cores_have_a_third_of_attentions_main_loop() {
 fn two_blocks_of_matmul_fit_on_an_sm() {
     const REGISTERS: usize = 65536;
     const SHARED: usize = 164 << 10;
-    const DYNAMIC: usize = 65536;
     if tools().is_none() {
         return;
     }
+    let (threads, dynamic, archs) = (tile("MATMUL_THREADS"), tile("MATMUL_SHARED_BYTES"), built());
     for kernel in ["matmul_nt_bf16", "matmul_nn_bf16", "matmul_tn_bf16"] {
-        for arch in ARCHS {
+        for &arch in &archs {
             let (registers, shared) = resources(kernel, arch);
             assert!(
-                2 * 128 * registers.next_multiple_of(8) <= REGISTERS,
+                2 * threads * registers.next_multiple_of(8) <= REGISTERS,
                 "{kernel} for {arch}: {registers} registers"
             );
-            assert!(2 * (shared + DYNAMIC + 1024) <= SHARED, "{kernel} for {arch}: {shared} bytes");
+            assert!(2 * (shared + dynamic + 1024) <= SHARED, "{kernel} for {arch}: {shared} bytes");
         }
     }
 }
 
 #[test]
 fn streaming_kernels_go_by_16_bytes() {
+    if tools().is_none() {
+        return;
+    }
+    let archs = built();
     for (image, names) in [
         ("swiglu", &["swiglu_bf16", "swiglu_backward_bf16"][..]),
         ("scale", &["scale_bf16"]),
@@ -171,10 +202,10 @@ fn streaming_kernels_go_by_16_bytes() {
         ("loss", &["cross_entropy_bf16", "add_bias_bf16"]),
         ("rope", &["rope_bf16"]),
     ] {
-        let Some(found) = kernels(image) else { return };
+        let found = kernels(image).expect("the tools are there");
         for name in names {
-            for arch in ARCHS {
-                let Some(code) = found.get(&(arch.into(), name.to_string())) else { continue };
+            for arch in &archs {
+                let code = code(&found, name, arch);
                 let wide = |op: &str| code.iter().any(|(_, t)| opcode(t) == op && t.contains(".128"));
                 // adamw finds its tensors by a table: pointers that are generic to the compiler
                 let (loads, stores) = (["LDG", "LDGSTS", "LD"], ["STG", "ST"]);

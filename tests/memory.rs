@@ -18,7 +18,7 @@ fn bytes(dir: &Dir, json: &str) -> (f64, Option<f64>) {
 fn near(dir: &Dir, json: &str) {
     let (planned, peak) = bytes(dir, json);
     let Some(peak) = peak else {
-        return common::cli::skip("this system does not say how much memory a process took");
+        return common::skip::skip("this system does not say how much memory a process took");
     };
     assert!(planned > 100e6, "{json}: {planned} bytes are too few to measure");
     assert!((peak / planned - 1.0).abs() <= 0.05, "{json}: planned {planned}, at the peak {peak}");

@@ -8,30 +8,11 @@ use pose_engine::data::cache::{self, Entry, Key, Lookup};
 use pose_engine::data::documents::Source;
 use pose_engine::index::TokenId;
 
-/// The model of m with the numbers of some tensors changed, as from elsewhere.
-fn with_tensors(dir: &Dir, name: &str, changes: &[(&str, &dyn Fn(f32) -> f32)]) {
-    dir.copy("m", name);
-    let mut bytes = dir.read("m/model.safetensors");
-    for (tensor, change) in changes {
-        let (at, len) = {
-            let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-            let tensor = file.tensor(tensor).unwrap();
-            assert_eq!(tensor.dtype(), safetensors::Dtype::F32);
-            (tensor.data().as_ptr() as usize - bytes.as_ptr() as usize, tensor.data().len())
-        };
-        for number in bytes[at..at + len].chunks_exact_mut(4) {
-            let old = f32::from_le_bytes(number.try_into().unwrap());
-            number.copy_from_slice(&change(old).to_le_bytes());
-        }
-    }
-    dir.write(&format!("{name}/model.safetensors"), bytes);
-}
-
 #[test]
 fn what_overflows_is_said() {
     let dir = Dir::with_model();
     // a number of f32 that rounds to infinity in bf16
-    with_tensors(&dir, "big", &[("model.norm.weight", &|_| f32::MAX)]);
+    dir.copy_with("big", &[("model.norm.weight", &|_| f32::MAX)]);
     dir.run("eval-ppl --model big --data a.txt --tokens 64 --windows 32")
         .refused(1, &["a.txt", "the model is broken"]);
     dir.run("generate --model big --prompt x").refused(1, &["no finite number", "the model is broken"]);
@@ -49,7 +30,7 @@ fn a_finite_loss_with_a_gradient_that_is_no_number_updates_nothing() {
     let dir = Dir::with_model();
     let (up, down) = ("model.layers.1.mlp.up_proj.weight", "model.layers.1.mlp.down_proj.weight");
     let (larger, smaller) = (|x: f32| x * 2f32.powi(110), |x: f32| x * 2f32.powi(-110));
-    with_tensors(&dir, "same", &[(up, &larger), (down, &smaller)]);
+    dir.copy_with("same", &[(up, &larger), (down, &smaller)]);
     let ppl = |model: &str| {
         let run = format!(
             "eval-ppl --model {model} --data a.txt --tokens 64 --windows 32 --dtype f32 --json {model}.json"
@@ -58,7 +39,7 @@ fn a_finite_loss_with_a_gradient_that_is_no_number_updates_nothing() {
         dir.json(&format!("{model}.json"))["results"][0]["nll"].as_f64().unwrap()
     };
     assert_eq!(ppl("same"), ppl("m"));
-    with_tensors(&dir, "steep", &[(up, &larger), (down, &smaller), ("model.norm.weight", &|x| x * 1e10)]);
+    dir.copy_with("steep", &[(up, &larger), (down, &smaller), ("model.norm.weight", &|x| x * 1e10)]);
 
     dir.run(&format!("{TRAIN} --model steep --out stopped")).refused(
         1,
@@ -96,7 +77,7 @@ fn a_layer_that_overflows_is_found_where_its_numbers_arrive() {
         ("attention's values", "model.layers.2.self_attn.v_proj.weight"),
     ] {
         println!("{what}");
-        with_tensors(&dir, "broken", &[(tensor, &|x| if x < 0.0 { -3e38 } else { 3e38 })]);
+        dir.copy_with("broken", &[(tensor, &|x| if x < 0.0 { -3e38 } else { 3e38 })]);
         dir.run(&format!("{TRAIN} --model broken --out o")).refused(
             1,
             &["step 1: the loss is NaN", "nothing was updated", "the sample is batch 1, row", "a.txt"],

@@ -3,9 +3,9 @@
 mod common;
 
 use common::{Bench, MODELS, cases, fixture_dir, relative, within};
+use pose_engine::backend::Backend;
 use pose_engine::backend::cpu::Cpu;
 use pose_engine::backend::reference::Reference;
-use pose_engine::backend::{Backend, Float};
 use pose_engine::data::{Batch, BatchPlaces, Corpus, Document, Loader, Share};
 use pose_engine::index::TokenId;
 use pose_engine::memory::Ledger;
@@ -28,12 +28,6 @@ fn corpus(lengths: &[u32], vocab: u32) -> Corpus {
     Corpus { documents: lengths.iter().enumerate().map(document).collect() }
 }
 
-fn losses<B: Backend>(bench: &Bench<'_, B>, tokens: usize) -> Vec<f64> {
-    let mut nll = vec![B::Stat::default(); tokens];
-    bench.b.download(&mut nll, &bench.buffers.work.nll, 0).unwrap();
-    nll.iter().map(|l| l.to_f64()).collect()
-}
-
 /// Loss of every token of a packed batch; the gradients of their sum are in the bench afterwards.
 fn step_packed<B: Backend>(bench: &mut Bench<'_, B>, batch: &Batch) -> Vec<f64> {
     let b = bench.b;
@@ -46,7 +40,7 @@ fn step_packed<B: Backend>(bench: &mut Bench<'_, B>, batch: &Batch) -> Vec<f64> 
     bench.grads.zero(b, &bench.model.specs).unwrap();
     bench.model.forward_backward(b, &mut bench.buffers, &mut bench.grads, &bench.batch, 1.0).unwrap();
     bench.model.finish_gradients(b, &mut bench.grads).unwrap();
-    losses(bench, batch.tokens.len())
+    bench.token_losses(batch.tokens.len())
 }
 
 fn gradients<B: Backend>(bench: &Bench<'_, B>) -> Vec<Vec<f64>> {
@@ -81,7 +75,7 @@ fn as_if_alone<B: Backend>(b: &B, model: &str, config: &Config, bound: f64) {
             let mut alone = Bench::new(b, config, 1, ids.len(), 0).load(&dir);
             alone.step(1, ids, targets, &places_at(&positions[range.clone()]));
             let row_losses = &together[row as usize * WINDOW..][range];
-            within(relative(row_losses, &losses(&alone, ids.len())), bound, &format!("{model}: losses"));
+            within(relative(row_losses, &alone.token_losses(ids.len())), bound, &format!("{model}: losses"));
             // the bench divides by the tokens that are scored, all of them
             let scale = ids.len() as f64;
             for (sum, gradient) in sums.iter_mut().zip(gradients(&alone)) {

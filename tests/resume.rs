@@ -47,12 +47,6 @@ fn stopped(dir: &Dir, args: &str, out: &str, steps: usize, signal: i32) -> Ran {
     Ran::of(&child.wait_with_output().unwrap(), args)
 }
 
-fn checkpoints(dir: &Dir, out: &str) -> Vec<u64> {
-    let names = dir.names();
-    let steps = names.iter().filter_map(|n| n.strip_prefix(&format!("{out}/checkpoint-"))?.parse().ok());
-    steps.collect()
-}
-
 #[test]
 fn an_interrupted_run_goes_on_to_the_same_bits() {
     let dir = Dir::new();
@@ -64,7 +58,7 @@ fn an_interrupted_run_goes_on_to_the_same_bits() {
         let out = format!("stopped-{at}");
         let ran = stopped(&dir, &format!("{run} --out {out}"), &out, at, signal);
         let ran = ran.refused(130, &["interrupted after step", "of 40", "--resume"]);
-        let saved = checkpoints(&dir, &out);
+        let saved = dir.checkpoints(&out);
         assert_eq!(saved.len(), 1, "{}", ran.all());
         assert!(saved[0] >= at as u64 && saved[0] < 40, "{}", ran.all());
         let resumed = dir.run(&format!("train --resume --out {out}")).ok();
@@ -83,7 +77,7 @@ fn a_killed_run_loses_at_most_the_steps_since_its_checkpoint() {
         let ran = stopped(&dir, &format!("{RUN} --quiet --out {out}"), &out, at, libc::SIGKILL);
         assert_eq!(ran.code, None, "{}", ran.all());
         let done = dir.lines(&format!("{out}/metrics.jsonl")).len() as u64;
-        let kept = checkpoints(&dir, &out).into_iter().max().unwrap_or(0);
+        let kept = dir.checkpoints(&out).into_iter().max().unwrap_or(0);
         // the step after a multiple of 4 begins only when the checkpoint is there
         assert!(kept + 4 >= done, "{done} steps done, the newest checkpoint is of step {kept}");
         dir.run(&format!("train --resume --out {out} --quiet")).ok();
@@ -118,16 +112,8 @@ fn distances_that_a_probe_chose_go_on_to_the_same_bits() {
     // probes after steps 0, 4, 8, ...; checkpoints after 3, 6, 9, ..., most of them between two probes
     let run = RUN.replace("--steps 40", "--steps 21").replace("--save-every 4", "--save-every 3")
         + " --method adaptive --adapt-every 4 --adapt-floor 0.1 --eval-data held.txt --eval-every 1000 --quiet";
-    let numbers = |out: &str| {
-        let mut lines = dir.lines(&format!("{out}/metrics.jsonl"));
-        lines.iter_mut().for_each(|line| {
-            let line = line.as_object_mut().unwrap();
-            line.retain(|key, _| !key.contains("second"));
-        });
-        lines
-    };
     dir.run(&format!("{run} --out whole --threads 1")).ok();
-    let whole = numbers("whole");
+    let whole = dir.metrics("whole");
     let probes: Vec<_> = whole.iter().filter(|line| line["distance_weights"].is_array()).collect();
     assert_eq!(probes.iter().map(|p| p["step"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 4, 8, 12, 16, 20]);
     for probe in &probes {
@@ -143,7 +129,7 @@ fn distances_that_a_probe_chose_go_on_to_the_same_bits() {
         let ran = stopped(&dir, &format!("{run} --out {out}"), &out, at, libc::SIGKILL);
         assert_eq!(ran.code, None, "{}", ran.all());
         dir.run(&format!("train --resume --out {out} --threads 2 --quiet")).ok();
-        assert_eq!(numbers(&out), whole, "killed after {at} lines");
+        assert_eq!(dir.metrics(&out), whole, "killed after {at} lines");
         let file = |out: &str| dir.read(&format!("{out}/model.safetensors"));
         same(&file(&out), &file("whole"), &out);
     }
@@ -218,7 +204,7 @@ fn a_finished_run_stays_as_it_is_and_can_be_made_longer() {
     let ran = stopped(&dir, "train --resume --out again --steps 600 --quiet", "again", 5, libc::SIGINT);
     assert_eq!(ran.code, Some(130), "{}", ran.all());
     assert!(!dir.path("again/config.json").exists() && !dir.path("again/manifest.json").exists());
-    let last = *checkpoints(&dir, "again").last().unwrap();
+    let last = *dir.checkpoints("again").last().unwrap();
     dir.run(&format!("train --resume --out again --steps {} --quiet", last + 2)).ok();
     weights(&dir, "again", last + 2);
 
@@ -249,8 +235,7 @@ fn stopped_after_8_of_10() -> (Dir, Vec<u8>) {
     let run = RUN.replace("--steps 40", "--steps 10");
     dir.run(&format!("{run} --quiet --out whole")).ok();
     let whole = weights(&dir, "whole", 10);
-    std::fs::remove_file(dir.path("whole/manifest.json")).unwrap();
-    std::fs::remove_dir_all(dir.path("whole/checkpoint-000010")).unwrap();
+    dir.kill_after("whole", 8);
     (dir, whole)
 }
 

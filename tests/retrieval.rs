@@ -4,6 +4,7 @@
 mod common;
 
 use common::cli::Dir;
+use common::{allocate, untrained};
 use half::bf16;
 use pose_engine::backend::Backend;
 use pose_engine::backend::cpu::Cpu;
@@ -11,11 +12,8 @@ use pose_engine::data::{Corpus, Document, Tokenizer};
 use pose_engine::eval::{
     self, Asker, Haystack, NeedleProtocol, Partial, PasskeyProtocol, ROOM_FOR_ANSWER, Spent, Trial,
 };
-use pose_engine::infer::{Reads, Session};
-use pose_engine::memory::Ledger;
 use pose_engine::model::buffers::Reading;
 use pose_engine::model::cache::CacheFormat;
-use pose_engine::model::{Config, Model};
 
 const CHUNK: usize = 16;
 
@@ -23,13 +21,9 @@ const CHUNK: usize = 16;
 fn trials_in<B: Backend>(
     b: &B, cache: CacheFormat, reuse: bool, parts: &[&[usize]],
 ) -> [(Vec<Trial>, Spent); 2] {
-    let mut config = Config::preset("tiny").unwrap();
-    config.initializer_range = 0.2;
-    let mut model: Model<B> = Model::allocate(b, &mut Ledger::live(), &config, &config.rope).unwrap();
-    model.initialise(b, 11).unwrap();
+    let model = untrained(b);
     let reading = Reading { chunk: CHUNK, cache, ..Reading::of(700 + ROOM_FOR_ANSWER) };
-    b.reserve_scratch(Session::scratch_bytes(b, &model, reading)).unwrap();
-    let mut session = Session::allocate(b, &mut Ledger::live(), &model, reading).unwrap();
+    let mut session = allocate(b, &model, reading);
     let tokenizer = Tokenizer::bytes();
     let tokens = tokenizer.encode(&"A fox slept. Who saw it? Nobody did, that night. ".repeat(40)).unwrap();
     let corpus = Corpus { documents: vec![Document { name: "text".into(), tokens }] };
@@ -117,8 +111,8 @@ fn needles_are_counted_by_length_and_depth() {
     assert!(svg.starts_with("<svg") && svg.contains("tokens of the prompt"), "{svg}");
     dir.run(&format!("{args} --quiet")).ok();
     let told = dir.json("n.json");
-    // a map that cannot be written costs no numbers
-    std::fs::remove_file(dir.path("n.json")).unwrap();
-    dir.run(&format!("{args} --quiet --svg gone/n.svg")).refused(1, &["gone/n.svg"]);
+    // a map that cannot be written is seen before anything is measured
+    dir.run(&format!("{args} --quiet --svg gone/n.svg"))
+        .refused(2, &["--svg gone/n.svg", "no directory gone"]);
     assert_eq!(dir.json("n.json")["cells"], told["cells"]);
 }

@@ -3,7 +3,7 @@
 use pose_engine::index::RopePosition;
 use pose_engine::rope::{
     self, Dynamic, Llama3, LongRope, Rope, Scaling, ScalingKind, Yarn, base_warning, least_theta, phase,
-    rebased, turns,
+    reach_warning, rebased, turns,
 };
 use proptest::prelude::*;
 use serde_json::Value;
@@ -173,9 +173,10 @@ fn training_refuses_what_would_be_wrong() {
     assert!(sentence(&base(), ScalingKind::Linear, 2048, None).contains("not above the model's 2048"));
     assert!(sentence(&base(), ScalingKind::Linear, 2048, None).contains("a larger --target-len"));
     assert!(sentence(&base(), ScalingKind::Linear, 4096, Some(1.0)).contains("changes nothing"));
-    assert!(sentence(&base(), ScalingKind::Linear, 4096, Some(0.5)).contains("above 1"));
-    assert!(sentence(&base(), ScalingKind::Linear, 4096, Some(f64::NAN)).contains("above 1"));
-    assert!(sentence(&base(), ScalingKind::None, 4096, Some(2.0)).contains("scales nothing"));
+    assert!(sentence(&base(), ScalingKind::Linear, 4096, Some(0.5)).contains("between 1 and"));
+    assert!(sentence(&base(), ScalingKind::Linear, 4096, Some(f64::NAN)).contains("between 1 and"));
+    assert!(sentence(&base(), ScalingKind::None, 4096, Some(2.0)).contains("--rope is none"));
+    assert!(sentence(&base(), ScalingKind::Dynamic, 2048, Some(4.0)).contains("nothing to scale"));
     assert!("longrope".parse::<ScalingKind>().unwrap_err().contains("stand in a model's config.json"));
     let unknown = "yarm".parse::<ScalingKind>().unwrap_err();
     assert!(
@@ -284,6 +285,16 @@ fn another_base_is_checked_against_what_its_length_needs() {
     assert_eq!(base_warning(&yarn, 1 << 20, 2048), None, "the bound is for a base alone");
     let ntk = for_training(&base(), ScalingKind::Ntk, 16384, 2048, None).unwrap();
     assert!(base_warning(&ntk, 16384, 2048).is_some(), "8^(64/62) times 10000 is not enough");
+
+    assert_eq!(reach_warning(&yarn, 16384, 16384), None);
+    let beyond = reach_warning(&yarn, 1 << 15, 16384).unwrap();
+    assert!(
+        beyond.contains("\"yarn\" by 8 was made for 16384 tokens") && beyond.contains("at least 16"),
+        "{beyond}"
+    );
+    let dynamic = for_training(&base(), ScalingKind::Dynamic, 4096, 2048, None).unwrap();
+    assert_eq!(reach_warning(&dynamic, 1 << 20, 2048), None, "it goes with the length");
+    assert_eq!(reach_warning(&base(), 1 << 20, 2048), None);
 }
 
 proptest! {

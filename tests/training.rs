@@ -1,5 +1,5 @@
-//! What a training does beside its steps, through the binary: several corpora, packed rows, looking at held-out text,
-//! and what it writes for TensorBoard. A run that was stopped and resumed does the same.
+//! What a training does beside its steps, through the binary: several corpora, packed rows, rows cut by their text,
+//! looking at held-out text, and what it writes for TensorBoard. A run that was stopped and resumed does the same.
 
 mod common;
 
@@ -73,7 +73,7 @@ fn short_documents_are_packed() {
         ran.all()
     );
     assert!(ran.stderr.contains("1 of 61 documents have fewer than two tokens"), "{}", ran.all());
-    let losses: Vec<f64> = dir.metrics("told").iter().map(|line| line["loss"].as_f64().unwrap()).collect();
+    let losses = dir.losses("told");
     assert!(losses[7] < losses[0], "{losses:?}");
     // places without a target are no tokens: of two documents of 21 each has a row, and 20 places of it
     dir.write("odd.jsonl", format!("{{\"text\": \"{}\"}}\n", &words(80)[..21]).repeat(2));
@@ -216,10 +216,36 @@ fn probes_tell_what_the_far_context_is_worth() {
     assert!((probes[2]["probe_ppl"].as_f64().unwrap() / eval - 1.0).abs() < 1e-6, "{eval}");
 }
 
+/// The losses of two steps on the same rows, placed in some way. A sentence ends in every window.
+fn losses_of_sentences(method: &str) -> Vec<f64> {
+    let dir = Dir::new();
+    dir.write("a.txt", "The fox ran. A hill saw an old bridge. ".repeat(500));
+    let flags = "--data a.txt --content contiguous --steps 2 --quiet --out m";
+    dir.run(&format!("{RUN} {flags} --method {method}")).ok();
+    dir.losses("m")
+}
+
+#[test]
+fn longrecipe_moves_sentences() {
+    let sentences = losses_of_sentences("longrecipe");
+    assert_ne!(sentences, losses_of_sentences("plain"));
+    // here they end with full stops alone, and not with the letter l
+    assert_eq!(sentences, losses_of_sentences("longrecipe --split-ids 46"));
+    assert_ne!(sentences, losses_of_sentences("longrecipe --split-ids 108"));
+}
+
+#[test]
+fn axolotl_skips_between_equal_chunks_or_at_given_tokens() {
+    let [plain, equal, stops] = ["plain", "axolotl", "axolotl --split-ids 46"].map(losses_of_sentences);
+    assert!(equal != plain && stops != plain && stops != equal, "{plain:?} {equal:?} {stops:?}");
+}
+
 /// A run whose steps have `scalars_of_step` numbers each.
 fn tensorboard(dir: &Dir, flags: &str, scalars_of_step: usize) {
     dir.write("held.txt", words(400));
-    let flags = format!("--data a.txt --eval-data held.txt --eval-every 3 --steps 7 --tensorboard {flags}");
+    let flags = format!(
+        "--data a.txt --eval-data held.txt --eval-every 3 --probe-every 3 --steps 7 --tensorboard {flags}"
+    );
     resumes_to_the_same(dir, &flags, 4, &["model.safetensors"]);
     for out in ["whole", "killed"] {
         let found = events::read(&dir.read(&format!("{out}/{}", events::NAME)));
@@ -238,13 +264,19 @@ fn tensorboard(dir: &Dir, flags: &str, scalars_of_step: usize) {
                 let step = line["step"].as_u64().unwrap();
                 let names = ["loss", "lr", "grad_norm", "tokens_per_second", "weighted_loss"]
                     .map(|key| (key, format!("train/{key}")));
-                let eval = [("ppl", "eval/perplexity".to_string())];
+                let held = [
+                    ("ppl", "eval/perplexity"),
+                    ("probe_ppl", "probe/perplexity"),
+                    ("probe_short_ppl", "probe/short_perplexity"),
+                ];
+                let held = held.map(|(key, tag)| (key, tag.to_string()));
                 let value = |(key, tag): (&str, String)| Some((step, tag, line[key].as_f64()? as f32));
-                names.into_iter().chain(eval).filter_map(value).collect::<Vec<_>>()
+                names.into_iter().chain(held).filter_map(value).collect::<Vec<_>>()
             })
             .collect();
         assert_eq!(scalars, expected, "{out}");
-        assert_eq!(expected.len(), 7 * scalars_of_step + 3);
+        // after steps 3, 6 and 7 an evaluation and the two of a probe
+        assert_eq!(expected.len(), 7 * scalars_of_step + 3 * (1 + 2));
     }
 }
 

@@ -156,7 +156,8 @@ pub(super) fn rope<B: Backend>(
 ) -> Result<()> {
     let tokens = size([s.rows, s.tokens]);
     let places = match places {
-        Places::Spans { spans, per_row } => ("spans", spans.len(), size([s.rows, (*per_row).max(1)])),
+        Places::Spans { per_row: 0, .. } => return Err(refuse(device, "rope: a row has no span".into())),
+        Places::Spans { spans, per_row } => ("spans", spans.len(), size([s.rows, *per_row])),
         Places::List(list) => ("positions", list.len(), tokens),
     };
     let needs = [

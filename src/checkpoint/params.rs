@@ -17,7 +17,8 @@ pub fn dtype_of<T: Element>() -> Stored {
         "bf16" => Dtype::Bf16.into(),
         "i8" => Stored::I8,
         "u8" => Stored::U8,
-        _ => Dtype::F32.into(),
+        "f32" => Dtype::F32.into(),
+        other => unreachable!("no tensor of a file is {other}"),
     }
 }
 

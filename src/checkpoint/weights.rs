@@ -21,6 +21,9 @@ use std::path::{Path, PathBuf};
 /// Numbers converted at a time: what is resident of a mapped file, and the buffer of the conversion, stay this small.
 const WINDOW: usize = 1 << 20;
 
+/// Ends of names of what is no weight: the inverse frequencies that LLaMA's and GPT-J's checkpoints had, and GPT-J's causal masks.
+const CONSTANTS: [&str; 3] = [".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias"];
+
 /// The weights of a checkpoint. Holds open files and a directory of tensors; content is mapped only while it is read.
 #[derive(Debug)]
 pub struct Weights {
@@ -164,7 +167,8 @@ impl Weights {
     /// Whether these are the weights of a model with this parameter table: all are there, in the right shapes. Where the
     /// table has no head (it is the embedding), a head in the file must be equal to the embedding.
     ///
-    /// Returns the names that no parameter takes, sorted; the caller decides whether to say so.
+    /// Returns the names that no parameter takes, sorted; the caller decides whether to say so. One in a layer is refused, unless it is a
+    /// constant that software keeps beside the weights: a bias or a norm that is passed over makes another model.
     pub fn check_table(&self, table: &[ParamSpec]) -> Result<Vec<String>> {
         const HEAD: &str = "lm_head.weight";
         let tensors = file_tensors(table);
@@ -181,7 +185,20 @@ impl Weights {
             self.check_tied(embed, HEAD)?;
         }
         let used: HashSet<&str> = tensors.iter().map(|t| t.name.as_str()).chain(tied.map(|_| HEAD)).collect();
-        Ok(self.names().into_iter().filter(|name| !used.contains(name)).map(String::from).collect())
+        let left: Vec<&str> = self.names().into_iter().filter(|name| !used.contains(name)).collect();
+        let of_a_layer =
+            |name: &&&str| ["model.layers.", "transformer.h."].iter().any(|of| name.starts_with(of));
+        let constant = |name: &str| CONSTANTS.iter().any(|end| name.ends_with(end));
+        match left.iter().filter(of_a_layer).find(|name| !constant(name)) {
+            Some(name) => {
+                let problem = format!(
+                    "{name} has no place in the model that config.json describes, which would be computed without it; mend \
+                     config.json (biases, norms or num_hidden_layers), or take the tensor out"
+                );
+                Err(Error::file(&self.origin, problem))
+            }
+            None => Ok(left.into_iter().map(String::from).collect()),
+        }
     }
 
     /// Tells these weights from others without reading all of them: a hash of every tensor's name, shape and first numbers.

@@ -1,6 +1,6 @@
 //! Flags that many commands share.
 
-use super::printed;
+use super::{place, printed};
 use crate::backend::cuda;
 use crate::backend::device::Device;
 use crate::error::{Error, Result};
@@ -46,22 +46,9 @@ impl Json {
         self.json.is_some()
     }
 
-    /// Refuses a place that cannot be written to, before there is anything to lose. `makes` is the directory that the
-    /// command makes itself, with those above it.
+    /// As [`place::check`].
     pub fn check(&self, makes: Option<&Path>) -> Result<()> {
-        let Some(path) = &self.json else { return Ok(()) };
-        let refuse = |problem: String| Err(Error::usage("--json", path.display(), problem));
-        if path.is_dir() {
-            return refuse("is a directory; name a file".into());
-        }
-        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.into());
-        let made = |parent: &Path| makes.is_some_and(|dir| absolute(dir).starts_with(absolute(parent)));
-        match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            Some(parent) if !parent.is_dir() && !made(parent) => {
-                refuse(format!("there is no directory {} to write it to; make it first", parent.display()))
-            }
-            _ => Ok(()),
-        }
+        self.json.as_ref().map_or(Ok(()), |path| place::check("--json", path, place::Kind::Json, makes))
     }
 
     pub fn write(&self, value: &impl serde::Serialize) -> Result<()> {
@@ -75,7 +62,7 @@ impl Json {
 /// Where to compute.
 #[derive(Debug, Args)]
 pub struct Where {
-    /// Where to compute: auto, cpu or cuda:N (this build has no CUDA kernels)
+    /// Where to compute: auto, cpu or cuda:N (`pose-engine devices` lists those that there are)
     #[arg(long, default_value = "auto", value_name = "DEVICE", help_heading = "General")]
     pub device: Device,
 }

@@ -2,6 +2,7 @@
 
 use super::common::{Common, Json};
 use super::output::{size_text, table};
+use super::place;
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::positions::coverage::Coverage as Distances;
@@ -49,6 +50,7 @@ pub struct Coverage {
 
 impl Coverage {
     pub fn run(self) -> Result<()> {
+        self.plot.as_ref().map_or(Ok(()), |path| place::check("--plot", path, place::Kind::Svg, None))?;
         let (lc, lt) = (self.train_len.0, self.target_len.0);
         let sampler =
             Sampler::new(self.method, lc, lt, self.chunks, self.chunk_lengths, Content::Contiguous)?;

@@ -1,6 +1,6 @@
 //! `pose-engine eval-longppl`.
 
-use super::evaluation::{Evaluation, Resumable, longest_window};
+use super::evaluation::{Evaluation, Resumable, longest_window, note_unfilled};
 use super::output::{error_text, size_text, table};
 use super::progress::Progress;
 use super::reader::{OpenedReader, Reader};
@@ -62,6 +62,7 @@ impl EvalLongPpl {
         let longest = self.longest()?;
         let opened = self.reader.open(longest, "--windows")?;
         let corpus = self.selection.load(&self.text, &opened, &self.evaluation.common)?;
+        note_unfilled(&self.evaluation.common, &self.windows, &corpus);
         let judge = self.judge(longest, &opened, &corpus)?;
         let protocol = LongPplProtocol {
             windows: self.windows.iter().map(|w| w.0).collect(),

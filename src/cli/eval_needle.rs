@@ -1,7 +1,8 @@
 //! `pose-engine eval-needle`.
 
-use super::evaluation::{Evaluation, Resumable};
+use super::evaluation::{Evaluation, Resumable, count_trials};
 use super::output::{print_spent, size_text, table};
+use super::place;
 use super::progress::Progress;
 use super::reader::{OpenedReader, Reader};
 use super::text::Text;
@@ -59,6 +60,7 @@ fn parse_depths(text: &str) -> std::result::Result<Depths, String> {
     if let Ok(count) = text.trim().parse::<usize>() {
         return match count {
             0 => Err("must be at least 1".into()),
+            1001.. => Err("must be at most 1000".into()),
             1 => Ok(Depths(vec![0.5])),
             n => Ok(Depths((0..n).map(|i| i as f64 / (n - 1) as f64).collect())),
         };
@@ -71,6 +73,7 @@ fn parse_depths(text: &str) -> std::result::Result<Depths, String> {
 impl EvalNeedle {
     pub fn run(self) -> Result<()> {
         self.text.require()?;
+        self.svg.as_ref().map_or(Ok(()), |path| place::check("--svg", path, place::Kind::Svg, None))?;
         let lengths: Vec<usize> = self.lengths.iter().map(|l| l.0).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let opened = self.reader.open(longest, "--lengths")?;
@@ -80,7 +83,7 @@ impl EvalNeedle {
         let cache = self.evaluation.cache(&self.reader)?;
         let corpus = self.text.load(&opened.tokenizer, &self.evaluation.common)?;
         let haystack = Haystack::new(&corpus, &opened.tokenizer, longest)?;
-        let all = protocol.lengths.len() * protocol.depths.len() * protocol.trials;
+        let all = count_trials(protocol.lengths.len() * protocol.depths.len(), self.trials)?;
         self.evaluation.announce(&protocol.describe());
         let bar = Progress::new("needle", all, "trials", self.evaluation.common.quiet);
         let reading = Reading { cache, ..Reading::of(longest + ROOM_FOR_ANSWER) };

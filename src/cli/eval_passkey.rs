@@ -1,6 +1,6 @@
 //! `pose-engine eval-passkey`.
 
-use super::evaluation::{Evaluation, Resumable};
+use super::evaluation::{Evaluation, Resumable, count_trials};
 use super::output::{print_spent, size_text, table};
 use super::progress::Progress;
 use super::reader::{OpenedReader, Reader};
@@ -44,12 +44,8 @@ impl EvalPasskey {
         let bos = Protocol::bos_token(self.bos, &opened.tokenizer)?;
         let protocol = PasskeyProtocol { lengths, trials: self.trials.0, seed: self.seed, bos };
         self.evaluation.announce(&protocol.describe());
-        let bar = Progress::new(
-            "passkey",
-            protocol.lengths.len() * protocol.trials,
-            "trials",
-            self.evaluation.common.quiet,
-        );
+        let all = count_trials(protocol.lengths.len(), self.trials)?;
+        let bar = Progress::new("passkey", all, "trials", self.evaluation.common.quiet);
         let cache = self.evaluation.cache(&self.reader)?;
         let reading = Reading { cache, ..Reading::of(longest + ROOM_FOR_ANSWER) };
         let job = PasskeyJob {
@@ -64,11 +60,16 @@ impl EvalPasskey {
         print_report(&report);
         print_spent(report.spent);
         let by_length: Vec<_> = protocol.lengths.iter().map(|&l| accuracy(&report, l)).collect();
-        self.evaluation.write("eval-passkey", &self.reader, &protocol, json!({
-            "by_length": by_length,
-            "by_depth": (0..DEPTHS).map(|d| depth_accuracy(&report, d)).collect::<Vec<_>>(), "trials": report.trials,
-            "spent": report.spent,
-        }))
+        self.evaluation.write(
+            "eval-passkey",
+            &self.reader,
+            &protocol,
+            json!({
+                "by_length": by_length,
+                "by_depth": (0..DEPTHS).map(|d| depth_accuracy(&report, d)).collect::<Vec<_>>(),
+                "cells": cells(&report), "trials": report.trials, "spent": report.spent,
+            }),
+        )
     }
 }
 
@@ -88,8 +89,26 @@ fn fifth(depth: f64) -> usize {
 
 fn depth_accuracy(report: &PasskeyReport, d: usize) -> serde_json::Value {
     let (accuracy, trials) = report.accuracy(|t| fifth(t.depth) == d);
-    let accuracy = (trials > 0).then_some(accuracy);
-    json!({ "from": d as f64 / DEPTHS as f64, "to": (d + 1) as f64 / DEPTHS as f64, "accuracy": accuracy, "trials": trials })
+    let some = |x: f64| (trials > 0).then_some(x);
+    json!({
+        "from": d as f64 / DEPTHS as f64, "to": (d + 1) as f64 / DEPTHS as f64, "accuracy": some(accuracy),
+        "standard_error": some(proportion_error(accuracy, trials)), "trials": trials,
+    })
+}
+
+/// By length and fifth, at its middle, where there was a trial: what a map is drawn from.
+fn cells(report: &PasskeyReport) -> Vec<serde_json::Value> {
+    let lengths = report.protocol.lengths.iter();
+    let places = lengths.flat_map(|&length| (0..DEPTHS).map(move |d| (length, d)));
+    let cell = |(length, d): (usize, usize)| {
+        let (accuracy, trials) = report.accuracy(|t| t.length == length && fifth(t.depth) == d);
+        let depth = (d as f64 + 0.5) / DEPTHS as f64;
+        let error = proportion_error(accuracy, trials);
+        (trials > 0).then(|| {
+            json!({ "length": length, "depth": depth, "accuracy": accuracy, "standard_error": error, "trials": trials })
+        })
+    };
+    places.filter_map(cell).collect()
 }
 
 struct PasskeyJob<'a> {

@@ -1,6 +1,6 @@
 //! `pose-engine eval-ppl`.
 
-use super::evaluation::{Evaluation, longest_window};
+use super::evaluation::{Evaluation, longest_window, note_unfilled};
 use super::output::{error_text, seconds_text, size_text, table};
 use super::progress::Progress;
 use super::reader::{OpenedReader, Reader};
@@ -74,6 +74,7 @@ impl EvalPpl {
         let opened = self.reader.open(longest, "--windows")?;
         let protocol = self.protocol.resolve(&opened)?;
         let corpus = self.selection.load(&self.text, &opened, &self.evaluation.common)?;
+        note_unfilled(&self.evaluation.common, &self.protocol.windows, &corpus);
         let described = protocol.describe(&self.protocol.sizes());
         self.evaluation.announce(&described);
         let reading = self.reading(Some(&corpus))?;

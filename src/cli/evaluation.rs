@@ -1,6 +1,7 @@
 //! Flags that the evaluations share, and what each does with them.
 
 use super::common::{Common, Json, Where};
+use super::output::size_text;
 use super::reader::{OpenedReader, Reader, hex};
 use crate::backend::Backend;
 use crate::backend::device::{DType, Job, dispatch};
@@ -69,6 +70,29 @@ pub fn longest_window(windows: &[Size], stride: Option<Size>) -> Result<usize> {
         return Err(Error::usage("--stride", stride, problem));
     }
     Ok(windows.iter().map(|w| w.0).max().unwrap_or(shortest))
+}
+
+/// Trials in all, of which there are `each` (`--trials`) in each of `places`.
+pub fn count_trials(places: usize, each: Size) -> Result<usize> {
+    /// Each is kept, with its answer.
+    const MOST: usize = 1_000_000;
+    let all = places.checked_mul(each.0).filter(|all| *all <= MOST);
+    all.ok_or_else(|| {
+        let problem = format!("make more than {MOST} trials in {places} places; ask for fewer");
+        Error::usage("--trials", each, problem)
+    })
+}
+
+/// Says so where no document fills a window, whose figure is then that of a shorter one.
+pub fn note_unfilled(common: &Common, windows: &[Size], corpus: &Corpus) {
+    let longest = corpus.documents.iter().map(|document| document.tokens.len()).max().unwrap_or(0);
+    let beyond: Vec<String> = windows.iter().filter(|w| w.0 > longest).map(|w| size_text(w.0)).collect();
+    if !beyond.is_empty() {
+        let windows = beyond.join(", ");
+        common.note(&format!(
+            "no document has more than {longest} tokens, so windows of {windows} are no longer than that"
+        ));
+    }
 }
 
 /// `--partial FILE`, where a measure takes long.

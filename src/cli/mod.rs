@@ -32,6 +32,7 @@ mod logits;
 mod man;
 mod merge;
 mod output;
+mod place;
 mod plan;
 mod printed;
 mod progress;

@@ -12,7 +12,7 @@ use crate::memory::{self, Kind, Ledger, bytes_text};
 use crate::model::{Config, params};
 use crate::recipe::Recipe;
 use crate::size::parse_bytes;
-use crate::train::{self, State};
+use crate::train::{self, State, Watch};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -93,7 +93,8 @@ impl Plan {
 impl ForTrain {
     fn run(&self) -> Result<()> {
         let (recipe, train) = (self.train.recipe(false)?, &self.train);
-        let (job, device) = (TrainPlan { recipe: &recipe }, plannable(train.place.device));
+        let (watch, device) = (Notes(&train.common), plannable(train.place.device));
+        let job = TrainPlan { recipe: &recipe, watch: &watch };
         let (config, ledger) = dispatch(device, recipe.dtype, train.common.threads, job)?;
         self.show.print(&config, &ledger, &train.json, true)
     }
@@ -151,6 +152,7 @@ impl Show {
 
 struct TrainPlan<'a> {
     recipe: &'a Recipe,
+    watch: &'a Notes<'a>,
 }
 
 impl Job for TrainPlan<'_> {
@@ -159,17 +161,27 @@ impl Job for TrainPlan<'_> {
         let recipe = self.recipe;
         let opened = train::OpenedModel::open(recipe)?;
         if recipe.data.is_empty() {
+            opened.warnings(recipe.sampler.target_len()).for_each(|w| self.watch.note(&w));
             let mut ledger = Ledger::dry();
             let with_eval = !recipe.eval_data.is_empty() || recipe.adapt.is_some();
             State::allocate_for(b, recipe, &opened, with_eval, &mut ledger)?;
             memory::note_program(&mut ledger, opened.tokenizer.resident_bytes(), 0);
             return Ok((opened.config, ledger));
         }
-        let opened = train::Opened::with_data(recipe, opened, &Silent)?;
+        let opened = train::Opened::with_data(recipe, opened, self.watch)?;
         let ledger = train::plan(b, recipe, &opened)?;
         Ok((opened.model.config, ledger))
     }
 }
 
-struct Silent;
-impl train::Watch for Silent {}
+struct Notes<'a>(&'a Common);
+
+impl Watch for Notes<'_> {
+    fn note(&self, sentence: &str) {
+        self.0.note(sentence);
+    }
+
+    fn warn(&self, sentence: &str) {
+        self.0.warn(sentence);
+    }
+}

@@ -3,6 +3,7 @@
 use super::common::{Common, Json};
 use super::output::{seconds_text, table};
 use super::progress::Progress;
+use crate::checkpoint::is_occupied;
 use crate::error::{Error, Result};
 use crate::quickstart::{self, Results, Watch};
 use clap::Args;
@@ -42,8 +43,7 @@ impl Quickstart {
 
     /// Refuses a directory with anything in it, or clears it if it is a quickstart's and that was asked for.
     fn make_room(&self) -> Result<()> {
-        let occupied = std::fs::read_dir(&self.out).is_ok_and(|mut entries| entries.next().is_some());
-        if !occupied {
+        if !is_occupied(&self.out) {
             return Ok(());
         }
         let ours = self.out.join("train.jsonl").exists() && self.out.join("start").exists();

@@ -27,7 +27,8 @@ pub struct Reader {
     /// What weights and activations are stored as
     #[arg(long, value_enum, default_value_t = DType::Bf16)]
     pub dtype: DType,
-    /// Interpolate positions without training: none, linear, ntk, yarn, yarn-revised, llama3 or dynamic [default: as the model has it]
+    /// Interpolate positions without training: linear, ntk, yarn, yarn-revised, llama3 or dynamic; or none, which keeps what the model
+    /// has [default: none]
     #[arg(long)]
     pub rope: Option<ScalingKind>,
     /// Interpolation factor [default: the longest length asked for / the model's original length]
@@ -109,11 +110,6 @@ impl Reader {
             return Err(Error::usage(flag, longest, format!("positions go up to {}", u32::MAX)));
         }
         let kind = self.rope.unwrap_or(ScalingKind::None);
-        if let (ScalingKind::None, Some(factor)) = (kind, self.rope_factor) {
-            let problem =
-                "says by how much to interpolate but --rope is none; choose --rope linear, ntk or yarn";
-            return Err(Error::usage("--rope-factor", factor, problem));
-        }
         let base = rope::rebased(&config.rope, self.rope_theta)?;
         let rope =
             rope::for_training(&base, kind, (longest, flag), config.original_length(), self.rope_factor)?;

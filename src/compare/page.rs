@@ -3,6 +3,7 @@
 use super::read::{Content, Evaluation, Input, Needle, Point, Training};
 use crate::error::Result;
 use crate::positions::coverage::Coverage;
+use crate::positions::{Method, SYNTHETIC_PIECE, Sampler};
 use crate::report::{Axis, Bars, HeatMap, Page, Plot, Series};
 use crate::size::size_text;
 use crate::train::StepMetrics;
@@ -41,20 +42,33 @@ impl Comparison {
             }
         }
         layout.trainings(&runs)?;
-        layout.by_length(inputs, "Perplexity by window", "perplexity", |e| match e {
+        layout.by_length(inputs, "Perplexity by window", Figure::perplexity("perplexity"), |e| match e {
             Evaluation::Perplexity(points) => Some(points),
             _ => None,
         })?;
-        layout.by_length(inputs, "LongPPL by window", "perplexity of the key tokens", |e| match e {
+        let key_tokens = Figure::perplexity("perplexity of the key tokens");
+        layout.by_length(inputs, "LongPPL by window", key_tokens, |e| match e {
             Evaluation::LongPpl(points) => Some(points),
             _ => None,
         })?;
         layout.shifts(inputs)?;
-        layout.by_length(inputs, "Passkeys found by length of the prompt", "share found", |e| match e {
-            Evaluation::Passkey(points) => Some(points),
+        layout.by_length(
+            inputs,
+            "Passkeys found by length of the prompt",
+            Figure::share("share found"),
+            |e| match e {
+                Evaluation::Passkey(found) => Some(&found.by_length),
+                _ => None,
+            },
+        )?;
+        layout.maps(inputs, "Passkeys", |e| match e {
+            Evaluation::Passkey(found) => Some(&found.cells),
             _ => None,
         })?;
-        layout.needles(inputs)?;
+        layout.maps(inputs, "Needles", |e| match e {
+            Evaluation::Needle(cells) => Some(cells),
+            _ => None,
+        })?;
         layout.tasks(inputs);
         layout.coverage(&runs)?;
         layout.recipes(&runs);
@@ -132,18 +146,13 @@ impl Layout {
     }
 
     fn by_length<'a>(
-        &mut self, inputs: &'a [Input], title: &str, y: &str,
+        &mut self, inputs: &'a [Input], title: &str, figure: Figure,
         of: impl Fn(&'a Evaluation) -> Option<&'a Vec<Point>>,
     ) -> Result<()> {
-        let curves: Vec<(usize, &str, &Vec<Point>)> = inputs
+        let found = measured_as(inputs, &of);
+        let curves: Vec<(usize, &str, &Vec<Point>)> = found
             .iter()
-            .filter_map(|input| match &input.content {
-                Content::Evaluation(e) => {
-                    let points = of(e).filter(|points| !points.is_empty())?;
-                    Some((colour(inputs, input), input.name.as_str(), points))
-                }
-                Content::Training(_) => None,
-            })
+            .map(|&(input, points)| (colour(inputs, input), input.name.as_str(), points))
             .collect();
         if curves.is_empty() {
             return Ok(());
@@ -158,7 +167,7 @@ impl Layout {
                 .coloured(colour)
         });
         let file = title.split(" by ").next().unwrap_or(title).to_lowercase().replace(' ', "-");
-        self.plot(&file, title, Axis::doublings("tokens"), Axis::linear(y), series.collect())?;
+        self.plot(&file, title, Axis::doublings("tokens"), figure.axis, series.collect())?;
         let mut lengths: Vec<usize> =
             curves.iter().flat_map(|(_, _, points)| points.iter().map(|p| p.length)).collect();
         lengths.sort_unstable();
@@ -166,7 +175,7 @@ impl Layout {
         let texts: Vec<String> = lengths.iter().map(|&l| size_text(l)).collect();
         let headings: Vec<&str> = std::iter::once("result").chain(texts.iter().map(String::as_str)).collect();
         let row = |(_, name, points): &(usize, &str, &Vec<Point>)| {
-            let at = |&l: &usize| points.iter().find(|p| p.length == l).map_or("-".into(), point_text);
+            let at = |&l: &usize| points.iter().find(|p| p.length == l).map_or("-".into(), figure.text);
             std::iter::once(name.to_string()).chain(lengths.iter().map(at)).collect()
         };
         self.page.table(&headings, &curves.iter().map(row).collect::<Vec<Vec<String>>>());
@@ -175,7 +184,19 @@ impl Layout {
             let said = "Over all tokens; in brackets the mean over documents with its standard error.";
             self.page.paragraph(said);
         }
+        self.unlike(&found);
         Ok(())
+    }
+
+    /// Says so where figures that stand side by side were not measured alike.
+    fn unlike<T>(&mut self, found: &[(&Input, T)]) {
+        let Some((first, others)) = found.split_first() else { return };
+        if others.iter().any(|(input, _)| input.measured != first.0.measured) {
+            self.page.paragraph("These were not measured alike, so they say little about each other:");
+            let how: Vec<_> =
+                found.iter().map(|(input, _)| format!("{}: {}", input.name, input.measured)).collect();
+            self.page.list(how.iter().map(|line| (line.as_str(), false)));
+        }
     }
 
     fn shifts(&mut self, inputs: &[Input]) -> Result<()> {
@@ -218,17 +239,18 @@ impl Layout {
         }
     }
 
-    fn needles(&mut self, inputs: &[Input]) -> Result<()> {
-        let mut first = true;
-        for input in inputs {
-            let Content::Evaluation(Evaluation::Needle(cells)) = &input.content else { continue };
-            if std::mem::take(&mut first) {
-                self.page.heading("Needles found by length and depth");
-            }
-            self.figure(
-                &format!("needles-{}", input.name.replace('/', "-")),
-                needle_map(&input.name, cells).to_svg()?,
-            );
+    /// Of things told in a text, "Needles" or "Passkeys": a map for each result.
+    fn maps<'a>(
+        &mut self, inputs: &'a [Input], told: &str, of: impl Fn(&'a Evaluation) -> Option<&'a Vec<Needle>>,
+    ) -> Result<()> {
+        let found = measured_as(inputs, &of);
+        if found.is_empty() {
+            return Ok(());
+        }
+        self.page.heading(&format!("{told} found by length and depth"));
+        for (input, cells) in &found {
+            let map = map_of_depths(&format!("{told} found: {}", input.name), cells);
+            self.figure(&format!("{}-{}", told.to_lowercase(), input.name.replace('/', "-")), map.to_svg()?);
         }
         Ok(())
     }
@@ -242,7 +264,8 @@ impl Layout {
             let drawn = Coverage::drawn(&recipe.sampler, recipe.seed, ROWS);
             let step = drawn.probability.len().div_ceil(COVERAGE_POINTS);
             let points = drawn.probability.iter().enumerate().skip(1).step_by(step);
-            Some(Series::line(name, points.map(|(d, &p)| (d as f64, p)).collect()).coloured(i))
+            let name = format!("{name}{}", supposed(&recipe.sampler));
+            Some(Series::line(&name, points.map(|(d, &p)| (d as f64, p)).collect()).coloured(i))
         };
         let curves: Vec<Series> = runs.iter().filter_map(curve).collect();
         if curves.is_empty() {
@@ -265,6 +288,42 @@ impl Layout {
         for (_, name, training) in runs {
             self.page.folded(name, &training.text);
         }
+    }
+}
+
+/// How a kind of figure is drawn and told.
+struct Figure {
+    axis: Axis,
+    text: fn(&Point) -> String,
+}
+
+impl Figure {
+    fn share(label: &str) -> Figure {
+        Figure { axis: Axis::shares(label), text: |p| share_text(p.value, p.standard_error) }
+    }
+
+    fn perplexity(label: &str) -> Figure {
+        Figure { axis: Axis::linear(label), text: point_text }
+    }
+}
+
+/// The evaluations of a kind that have something to show.
+fn measured_as<'a, T>(
+    inputs: &'a [Input], of: &impl Fn(&'a Evaluation) -> Option<&'a Vec<T>>,
+) -> Vec<(&'a Input, &'a Vec<T>)> {
+    let some = |input: &'a Input| match &input.content {
+        Content::Evaluation(e) => Some((input, of(e).filter(|found| !found.is_empty())?)),
+        Content::Training(_) => None,
+    };
+    inputs.iter().filter_map(some).collect()
+}
+
+/// What a curve of coverage takes for granted, as it is drawn without the text and before the first probe.
+fn supposed(sampler: &Sampler) -> String {
+    match sampler.method() {
+        _ if sampler.reads_text() => format!(" (if a piece begins every {SYNTHETIC_PIECE} tokens)"),
+        Method::Adaptive => " (before its first probe)".into(),
+        _ => String::new(),
     }
 }
 
@@ -322,7 +381,7 @@ fn share_text(share: f64, error: Option<f64>) -> String {
     }
 }
 
-fn needle_map(name: &str, cells: &[Needle]) -> HeatMap {
+fn map_of_depths(title: &str, cells: &[Needle]) -> HeatMap {
     let mut lengths: Vec<usize> = cells.iter().map(|c| c.length).collect();
     lengths.sort_unstable();
     lengths.dedup();
@@ -334,7 +393,7 @@ fn needle_map(name: &str, cells: &[Needle]) -> HeatMap {
         cells.iter().rev().map(|c| ((c.length, c.depth.to_bits()), c.accuracy)).collect();
     let at = |length: usize, depth: f64| found.get(&(length, depth.to_bits())).copied();
     HeatMap {
-        title: format!("Needles found: {name}"),
+        title: title.into(),
         x: "tokens of the prompt".into(),
         y: "depth".into(),
         columns: lengths.iter().map(|&l| size_text(l)).collect(),

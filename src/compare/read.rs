@@ -16,6 +16,8 @@ pub struct Input {
     pub name: String,
     /// The directory of the run, or of the model that was measured.
     pub about: PathBuf,
+    /// Of an evaluation: how was measured and on which texts, as far as the file says.
+    pub measured: String,
     pub content: Content,
 }
 
@@ -69,13 +71,21 @@ pub struct Needle {
 pub enum Evaluation {
     /// Perplexity by window.
     Perplexity(Vec<Point>),
-    /// Share of passkeys found, by length of the prompt.
-    Passkey(Vec<Point>),
+    Passkey(Passkeys),
     Needle(Vec<Needle>),
     /// Perplexity on the tokens that need the long context, by window.
     LongPpl(Vec<Point>),
     Shift(Vec<Shift>),
     Tasks(Tasks),
+}
+
+/// Shares of passkeys found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Passkeys {
+    /// By length of the prompt.
+    pub by_length: Vec<Point>,
+    /// By length and depth; none in files of versions that did not write them.
+    pub cells: Vec<Needle>,
 }
 
 /// The same passages at one offset: differences of their mean NLL to that at offset 0, nats per token.
@@ -120,17 +130,19 @@ fn name(path: impl AsRef<Path>) -> String {
 }
 
 fn read(path: &Path) -> Result<Input> {
-    let (content, about) = if path.is_dir() {
-        (Content::Training(Box::new(training(path)?)), path.into())
+    let (content, about, measured) = if path.is_dir() {
+        (Content::Training(Box::new(training(path)?)), path.into(), String::new())
     } else {
         let text =
             regular::read_to_string(path).map_err(|e| Error::io(path, "reading what to compare", e))?;
         let value: Value =
             serde_json::from_str(&text).map_err(|e| Error::file(path, format!("is not JSON: {e}")))?;
         let about = value["model"].as_str().unwrap_or_default().into();
-        (Content::Evaluation(evaluation(value).map_err(|problem| Error::file(path, problem))?), about)
+        let measured = measured(&value);
+        let content = evaluation(value).map_err(|problem| Error::file(path, problem))?;
+        (Content::Evaluation(content), about, measured)
     };
-    Ok(Input { name: name(path), about: std::path::absolute(&about).unwrap_or(about), content })
+    Ok(Input { name: name(path), about: std::path::absolute(&about).unwrap_or(about), measured, content })
 }
 
 fn training(dir: &Path) -> Result<Training> {
@@ -153,6 +165,24 @@ fn training(dir: &Path) -> Result<Training> {
     Ok(Training { recipe, text, steps, evals, peak_bytes })
 }
 
+/// The protocol, without what a plot's axis shows, and the texts with the tokens of each that were read.
+fn measured(value: &Value) -> String {
+    let mut protocol = value["protocol"].clone();
+    if let Some(protocol) = protocol.as_object_mut() {
+        protocol
+            .retain(|key, value| !["lengths", "windows", "seed"].contains(&key.as_str()) && !value.is_null());
+    }
+    let protocol = value["protocol_text"].as_str().map_or_else(|| protocol.to_string(), String::from);
+    let documents = value["results"][0]["documents"].as_array().into_iter().flatten();
+    let text = |document: &Value| {
+        let name = document["name"].as_str()?;
+        let name = Path::new(name).file_name().map_or(name.into(), |name| name.to_string_lossy());
+        Some(format!("{name} ({} tokens)", document["tokens"]))
+    };
+    let texts: Vec<String> = documents.filter_map(text).collect();
+    if texts.is_empty() { protocol } else { format!("{protocol}; {}", texts.join(", ")) }
+}
+
 /// The error is the end of a sentence about the file.
 fn evaluation(value: Value) -> std::result::Result<Evaluation, String> {
     // files of versions that did not write their command are told by their keys
@@ -162,8 +192,11 @@ fn evaluation(value: Value) -> std::result::Result<Evaluation, String> {
     let of = |key: &str| list(&value[key], key);
     match value["command"].as_str().or_else(by_keys) {
         Some("eval-ppl") => of("results").map(perplexity),
-        Some("eval-passkey") => of("by_length").map(Evaluation::Passkey),
-        Some("eval-needle") => list(&value["cells"], "cells").and_then(needles),
+        Some("eval-passkey") => {
+            let cells = value.get("cells").map_or(Ok(Vec::new()), needles)?;
+            of("by_length").map(|by_length| Evaluation::Passkey(Passkeys { by_length, cells }))
+        }
+        Some("eval-needle") => needles(&value["cells"]).map(Evaluation::Needle),
         Some("eval-longppl") => list(&value["results"], "results").map(longppl),
         Some("eval-shift") => list(&value["results"], "results").map(shift),
         Some("eval-tasks") => tasks(&value["results"]).map(Evaluation::Tasks),
@@ -177,13 +210,14 @@ fn evaluation(value: Value) -> std::result::Result<Evaluation, String> {
 /// More than anyone looks at on a page, and few enough to be laid out at once.
 const MOST_RESULTS: usize = 10_000;
 
-fn needles(cells: Vec<Needle>) -> std::result::Result<Evaluation, String> {
+fn needles(cells: &Value) -> std::result::Result<Vec<Needle>, String> {
+    let cells: Vec<Needle> = list(cells, "cells")?;
     let lengths: BTreeSet<usize> = cells.iter().map(|c| c.length).collect();
     let depths: BTreeSet<u64> = cells.iter().map(|c| c.depth.to_bits()).collect();
     if lengths.len() * depths.len() > MOST_RESULTS {
         return Err(format!("has {} lengths and {} depths, too many for a map", lengths.len(), depths.len()));
     }
-    Ok(Evaluation::Needle(cells))
+    Ok(cells)
 }
 
 fn list<T: serde::de::DeserializeOwned>(value: &Value, key: &str) -> std::result::Result<Vec<T>, String> {
@@ -254,12 +288,14 @@ mod tests {
         assert_eq!(evaluation(ppl), Ok(Evaluation::Perplexity(vec![bare])));
         let passkey =
             json!({ "by_length": [{ "length": 64, "accuracy": 0.25, "standard_error": 0.5, "trials": 4 }] });
-        assert_eq!(evaluation(passkey), Ok(Evaluation::Passkey(vec![point(64, 0.25, None)])));
-        let needle = json!({ "cells": [{ "length": 64, "depth": 0.5, "accuracy": 1.0, "trials": 4 }] });
-        assert_eq!(
-            evaluation(needle),
-            Ok(Evaluation::Needle(vec![Needle { length: 64, depth: 0.5, accuracy: 1.0 }]))
-        );
+        let found = |cells| Passkeys { by_length: vec![point(64, 0.25, None)], cells };
+        assert_eq!(evaluation(passkey.clone()), Ok(Evaluation::Passkey(found(vec![]))));
+        let cell = json!([{ "length": 64, "depth": 0.5, "accuracy": 1.0, "trials": 4 }]);
+        let needle = vec![Needle { length: 64, depth: 0.5, accuracy: 1.0 }];
+        assert_eq!(evaluation(json!({ "cells": cell })), Ok(Evaluation::Needle(needle.clone())));
+        let mut with_cells = passkey;
+        with_cells["cells"] = cell;
+        assert_eq!(evaluation(with_cells), Ok(Evaluation::Passkey(found(needle))));
         let long = json!({ "command": "eval-longppl", "results": [
             { "window": 64, "ppl": 3.5, "longppl": 2.5, "mean_longppl": 2.75, "mean_longppl_error": 0.5 },
             { "window": 128, "longppl": null }] });
@@ -283,6 +319,17 @@ mod tests {
         ] {
             assert!(evaluation(wrong.clone()).is_err_and(|e| e.contains("--json writes it")), "{wrong}");
         }
+    }
+
+    #[test]
+    fn how_is_measured_is_the_protocol_and_the_texts() {
+        let mut ppl = json!({ "protocol": { "bos": 1 }, "protocol_text": "sliding windows", "results": [
+            { "documents": [{ "name": "a/b.txt", "tokens": 100 }, { "name": "c.txt", "tokens": 7 }] }, {}] });
+        assert_eq!(measured(&ppl), "sliding windows; b.txt (100 tokens), c.txt (7 tokens)");
+        ppl["results"] = json!([]);
+        assert_eq!(measured(&ppl), "sliding windows");
+        let passkey = json!({ "protocol": { "lengths": [64], "trials": 4, "seed": 1, "bos": null } });
+        assert_eq!(measured(&passkey), "{\"trials\":4}");
     }
 
     #[test]

@@ -49,7 +49,8 @@ fn mark(ids: impl Iterator<Item = u32>) -> Vec<bool> {
     marked
 }
 
-fn ends_sentence(text: &str) -> bool {
+/// Whether the text of a token ends a sentence, or a line.
+pub fn ends_sentence(text: &str) -> bool {
     if text.contains('\n') {
         return true;
     }

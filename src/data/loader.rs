@@ -93,6 +93,15 @@ impl Loader {
         Loader { cuts, ..self }
     }
 
+    /// How many pieces begin within a window, on average over all text.
+    pub fn cuts_a_window(&self) -> f64 {
+        let documents = || self.corpus().documents.iter().map(|document| &document.tokens);
+        let inner = |text: &[TokenId]| (1..text.len()).filter(|&i| self.cuts.starts(text, i)).count();
+        let (cuts, tokens) =
+            documents().fold((0, 0), |(cuts, tokens), text| (cuts + inner(text), tokens + text.len()));
+        cuts as f64 * self.sampler.window() as f64 / tokens.max(1) as f64
+    }
+
     /// From now on distances are drawn by these weights, where the sampler looks at weights.
     pub fn set_weights(&mut self, weights: DistanceWeights) {
         self.sampler = self.sampler.clone().weighted(weights);

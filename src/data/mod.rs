@@ -15,7 +15,7 @@ mod shares;
 mod zstd;
 
 pub use corpus::{AllShort, Corpus, Document, LoadOptions, Progress};
-pub use cuts::Cuts;
+pub use cuts::{Cuts, ends_sentence};
 pub use decoder::Decoder;
 pub use loader::{Batch, BatchPlaces, Example, Loader, Packed};
 pub use pack::Piece;

@@ -4,7 +4,7 @@
 use super::Partial;
 use super::retrieval::{Asker, Question, Report, Trial, continuation, opening};
 use crate::backend::Backend;
-use crate::data::{Corpus, Tokenizer};
+use crate::data::{Corpus, Tokenizer, ends_sentence};
 use crate::error::{Error, Result};
 use crate::index::TokenId;
 use crate::random::{Purpose, Stream};
@@ -80,10 +80,6 @@ impl Haystack {
     fn sentence_before(&self, from: usize, at: usize) -> usize {
         (from..at).rev().find(|&i| self.ends[i]).map_or(from, |i| i + 1)
     }
-}
-
-fn ends_sentence(token: &str) -> bool {
-    token.trim_end().ends_with(['.', '!', '?']) || token.ends_with('\n')
 }
 
 /// One trial, before its prompt is made.

@@ -14,6 +14,7 @@ use crate::checkpoint::{
     Bytes, Existing, SHARD_BYTES, Staging, Stored, TensorSource, TensorSpec, admit, copy_tokenizer,
     is_occupied, map_file, write_json, write_weights,
 };
+use crate::data::Tokenizer;
 use crate::error::{Error, Result};
 use crate::model::config::Dtype;
 use half::bf16;
@@ -59,10 +60,15 @@ pub fn import(file: &Path, out: &Path, dtype: Dtype, tokenizer: Option<&Path>) -
             files.kind
         }
         Some(from) => {
+            if !from.is_dir() {
+                return Err(Error::usage("--tokenizer", from.display(), "is no directory"));
+            }
             admit(from)?;
-            if !copy_tokenizer(&staging, from)?.contains(&"tokenizer.json") {
+            if !from.join("tokenizer.json").exists() {
                 return Err(Error::usage("--tokenizer", from.display(), "has no tokenizer.json"));
             }
+            Tokenizer::load(from)?.check_vocab(config.vocab_size)?;
+            copy_tokenizer(&staging, from)?;
             "copied"
         }
     };

@@ -39,25 +39,33 @@ impl Kind {
         Kind::Program,
     ];
 
-    /// The flag that makes buffers of this kind smaller.
-    pub fn remedy(self) -> &'static str {
-        match self {
-            Kind::Weights => "--dtype bf16 halves the weights",
+    /// The flag that makes buffers of this kind smaller, of those that the rows of a plan show are not in force already.
+    pub fn remedy(self, rows: &[Row]) -> Option<&'static str> {
+        let mut of_kind = rows.iter().filter(|row| row.kind == self);
+        let any = |dtype: &str| rows.iter().any(|row| row.kind == self && row.dtype == dtype);
+        Some(match self {
+            Kind::Weights => return any("f32").then_some("--dtype bf16 halves the weights"),
+            Kind::Moments if any("i8") => return None,
             Kind::Moments => "--optimizer adamw8bit keeps moments in a quarter of the memory of f32",
             Kind::MasterWeights | Kind::Gradients => {
                 "--lora-rank trains adapters alone, and what is frozen has none of these"
             }
-            Kind::Activations => {
+            // a second layer keeps its queries
+            Kind::Activations if of_kind.by_ref().filter(|row| row.name.ends_with(".q")).nth(1).is_some() => {
                 "--recompute keeps one layer's activations, a smaller --batch keeps fewer rows"
             }
+            Kind::Activations => "a smaller --batch or --train-len keeps fewer tokens",
             Kind::Work | Kind::Batch => {
                 "a smaller --batch (with more --grad-accum) or --train-len shrinks what a step holds"
             }
-            Kind::KvCache => "shorter --windows or --lengths shrink the cache",
+            Kind::KvCache if any("i8") => "shorter --windows or --lengths shrink the cache",
+            Kind::KvCache => {
+                "--kv-cache int8 keeps keys and values in about half of what bf16 takes, shorter --windows or --lengths fewer of them"
+            }
             Kind::Stream => "shorter --windows keep less of a text",
             Kind::Scratch => "fewer --threads need less working memory",
             Kind::Program => "fewer or smaller --data files keep less text in memory",
-        }
+        })
     }
 }
 

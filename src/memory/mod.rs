@@ -59,14 +59,14 @@ pub fn check_fits(rows: &[Row], limit: usize, where_from: &str) -> Result<()> {
         format!("{kind} ({}{row})", bytes_text(of(kind)))
     };
     let named: Vec<String> = kinds.iter().map(name).collect();
-    // a remedy once, and none that is taken already: moments that are codes get no smaller
-    let coded =
-        |kind: Kind| kind == Kind::Moments && rows.iter().any(|row| row.kind == kind && row.dtype == "i8");
     let mut remedies: Vec<&str> = Vec::new();
-    for kind in kinds.into_iter().filter(|&kind| !coded(kind)) {
-        if !remedies.contains(&kind.remedy()) {
-            remedies.push(kind.remedy());
+    for remedy in kinds.iter().filter_map(|kind| kind.remedy(rows)) {
+        if !remedies.contains(&remedy) {
+            remedies.push(remedy);
         }
+    }
+    if remedies.is_empty() {
+        remedies.push("what would make these smaller is in force already");
     }
     Err(Error::DoesNotFit(format!(
         "the plan takes {} and {where_from} is {}; the largest are {}; {}",

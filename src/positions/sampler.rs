@@ -257,7 +257,8 @@ fn check_chunks(method: Method, chunks: usize, train_len: usize) -> Result<()> {
         return usage("--chunks", chunks, problem);
     }
     if chunks > train_len {
-        let problem = format!("a window of {train_len} tokens has room for at most that many chunks; take 2");
+        let problem =
+            format!("a window of {train_len} tokens has room for at most {train_len} chunks; take 2");
         return usage("--chunks", chunks, problem);
     }
     Ok(())

@@ -16,6 +16,7 @@ pub use settings::{OnSaveError, OnSpike, Recompute, Settings, Size};
 pub use validate::{Recipe, Source};
 
 use crate::error::{Error, Result};
+use crate::names;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -64,8 +65,15 @@ impl Settings {
 /// A TOML error on one line.
 fn one_line(error: &toml::de::Error, text: &str) -> String {
     let start = error.span().map_or(0, |span| span.start);
-    let message: Vec<&str> = error.message().lines().map(str::trim).collect();
-    format!("{}: {}", line(text, start), message.join(" "))
+    let message = error.message().lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    format!("{}: {}", line(text, start), unknown_key(&message).unwrap_or(message))
+}
+
+/// Of serde's "unknown field `metod`, expected one of `model`, `preset`, ...": which key was meant, where one is near.
+fn unknown_key(message: &str) -> Option<String> {
+    let quoted: Vec<&str> = message.strip_prefix("unknown field ")?.split('`').skip(1).step_by(2).collect();
+    let (name, known) = quoted.split_first()?;
+    Some(format!("there is no key {name}; the nearest is {}", names::nearest(name, known)?))
 }
 
 /// "line N", the one that the byte `start` is in.

@@ -209,7 +209,8 @@ pub struct Settings {
     #[arg(long, value_name = "X", help_heading = "Positions")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapt_floor: Option<f64>,
-    /// How positions are interpolated: none, linear, ntk, yarn, yarn-revised, llama3 or dynamic [default: none]
+    /// How positions are interpolated: linear, ntk, yarn, yarn-revised, llama3 or dynamic; or none, which keeps what the model
+    /// has [default: none]
     #[arg(long, help_heading = "Positions")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rope: Option<ScalingKind>,

@@ -1,6 +1,6 @@
 //! Settings → a recipe that can be run, or a sentence that says why not.
 
-use super::checks::{at_least_one, counted, number};
+use super::checks::{at_least_one, counted};
 use super::course::{self, Adapt, Keep, SpikeRule};
 use super::defaults::filled;
 use super::{OnSaveError, Settings, Size, learning};
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::model::{LongCe, Lora};
 use crate::optim::{AdamHyper, Optimizer, Schedule};
 use crate::positions::{Method, Sampler};
-use crate::rope::ScalingKind;
+use crate::rope::{self, ScalingKind};
 use std::path::PathBuf;
 
 /// Where the model comes from.
@@ -157,12 +157,8 @@ fn named(s: &Settings, data: &[PathBuf]) -> Result<()> {
 }
 
 fn rope_factor(s: &Settings) -> Result<Option<f64>> {
-    let Some(factor) = s.rope_factor else { return Ok(None) };
-    if filled(s.rope) == ScalingKind::None {
-        let problem = "says by how much to interpolate but --rope is none; choose --rope linear, ntk or yarn";
-        return Err(Error::usage("--rope-factor", factor, problem));
-    }
-    number("--rope-factor", factor, 1.0, 1e6).map(Some)
+    rope::check_factor(filled(s.rope), s.rope_factor)?;
+    Ok(s.rope_factor)
 }
 
 /// Refuses a step of more tokens than rows and tokens are counted with (32 bits), before any size is multiplied.

@@ -19,12 +19,19 @@ enum Scale {
 pub struct Axis {
     label: String,
     scale: Scale,
-    zero: bool,
+    /// Shown whatever the data.
+    least: Option<f64>,
+    most: Option<f64>,
 }
 
 impl Axis {
     pub fn linear(label: &str) -> Axis {
-        Axis { label: label.into(), scale: Scale::Linear, zero: false }
+        Axis { label: label.into(), scale: Scale::Linear, least: None, most: None }
+    }
+
+    /// For shares, from 0 to 1 whatever the data.
+    pub fn shares(label: &str) -> Axis {
+        Axis { least: Some(0.0), most: Some(1.0), ..Axis::linear(label) }
     }
 
     /// For lengths and distances, all above zero.
@@ -34,7 +41,7 @@ impl Axis {
 
     /// Begins at zero, whatever the data.
     pub fn from_zero(self) -> Axis {
-        Axis { zero: true, ..self }
+        Axis { least: Some(0.0), ..self }
     }
 
     /// Where a value is drawn.
@@ -54,8 +61,10 @@ impl Axis {
         if low > high {
             return 0.0..1.0;
         }
-        let margin = 0.05 * (high - low).max(1e-9 + 0.02 * high.abs());
-        let low = if self.zero { low.min(0.0) } else { low - margin };
+        let (low, high) = (low.min(self.least.unwrap_or(low)), high.max(self.most.unwrap_or(high)));
+        let spread = (high - low).max(0.02 * high.abs());
+        let margin = if spread > 0.0 { 0.05 * spread } else { 1.0 };
+        let low = if self.least.is_some() { low } else { low - margin };
         low..high + margin
     }
 

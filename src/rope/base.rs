@@ -33,6 +33,18 @@ pub fn rebased(rope: &Rope, theta: Option<f64>) -> Result<Rope> {
     }
 }
 
+/// What is worth knowing of a scaling that was made for a context of `reach` tokens, where `target` are to be read.
+pub fn reach_warning(rope: &Rope, target: usize, reach: usize) -> Option<String> {
+    let by_length = matches!(rope.scaling, Scaling::Dynamic(_) | Scaling::LongRope(_));
+    let factor = rope.scaling.factor().filter(|_| !by_length && target > reach)?;
+    Some(format!(
+        "the scaling \"{}\" by {factor} was made for {reach} tokens, and positions up to {target} are beyond what it brings within the \
+         model's reach; give an unscaled model a factor of at least {:.3}",
+        rope.scaling.name(),
+        factor * target as f64 / reach as f64
+    ))
+}
+
 /// What is worth knowing of a model that is to read `target` tokens, was trained at `original`, and is extended by its base alone.
 pub fn base_warning(rope: &Rope, target: usize, original: usize) -> Option<String> {
     let saved = rope.as_saved();

@@ -10,11 +10,11 @@ mod phase;
 mod scaling;
 mod training;
 
-pub use base::{base_warning, least_theta, rebased};
+pub use base::{base_warning, least_theta, reach_warning, rebased};
 pub use lengthwise::{Dynamic, LongRope};
 pub use phase::{phase, turns};
 pub use scaling::{Llama3, Scaling, Yarn};
-pub use training::{ScalingKind, for_training};
+pub use training::{ScalingKind, check_factor, for_training};
 
 /// The rotation of one model: its base, how many leading elements of a head turn, and how it is scaled.
 #[derive(Clone, Debug, PartialEq)]

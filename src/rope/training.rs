@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 /// A scaling by its name alone, as a recipe gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum ScalingKind {
     None,
     Linear,
@@ -49,6 +49,15 @@ impl fmt::Display for ScalingKind {
     }
 }
 
+/// From a recipe file; flags are read by clap.
+impl TryFrom<String> for ScalingKind {
+    type Error = String;
+
+    fn try_from(name: String) -> std::result::Result<Self, String> {
+        name.parse().map_err(|problem| format!("rope \"{name}\": {problem}"))
+    }
+}
+
 impl FromStr for ScalingKind {
     type Err = String;
 
@@ -65,6 +74,22 @@ impl FromStr for ScalingKind {
     }
 }
 
+/// A factor is of a scaling, and one that a context can be extended by.
+///
+/// # Errors
+/// A factor for `none`, or one that is not between 1 and a million.
+pub fn check_factor(kind: ScalingKind, factor: Option<f64>) -> Result<()> {
+    let Some(factor) = factor else { return Ok(()) };
+    let refuse = |problem: &str| Err(Error::usage("--rope-factor", factor, problem));
+    match kind {
+        ScalingKind::None => {
+            refuse("says by how much to interpolate but --rope is none; choose --rope linear, ntk or yarn")
+        }
+        _ if !(1.0..=1e6).contains(&factor) => refuse("must be a finite number between 1 and 1000000"),
+        _ => Ok(()),
+    }
+}
+
 /// The rotation to train with, for a context of `target_len` tokens, set by a flag, where `original_len` were trained.
 ///
 /// `none` keeps the scaling of `base`, whatever that is; one that depends on the length of the text is set to
@@ -72,21 +97,17 @@ impl FromStr for ScalingKind {
 /// where given.
 ///
 /// # Errors
-/// A base that is scaled already (its frequencies would be scaled twice), a factor for `none`, a target that is no longer
-/// than the original where no factor is given, a factor that the scaling does not take (1 or less; of `dynamic` less than
-/// 1), or a scaling that changes no frequency of this base.
+/// Those of [`check_factor`]; a base that is scaled already (its frequencies would be scaled twice), a target that is no longer than
+/// the original where no factor is given or where the scaling is `dynamic`, a factor of 1 for another, or a scaling that changes no
+/// frequency of this base.
 pub fn for_training(
     base: &Rope, kind: ScalingKind, (target_len, flag): (usize, &str), original_len: usize,
     factor: Option<f64>,
 ) -> Result<Rope> {
     let refuse = |problem: String| Err(Error::usage("--rope", kind, problem));
+    check_factor(kind, factor)?;
     if kind == ScalingKind::None {
-        return match factor {
-            Some(factor) => {
-                refuse(format!("a factor of {factor} is given, but none scales nothing; drop one of them"))
-            }
-            None => Ok(base.for_length(target_len)),
-        };
+        return Ok(base.for_length(target_len));
     }
     if base.scaling != Scaling::None {
         return refuse(format!(
@@ -99,13 +120,16 @@ pub fn for_training(
     if original_len == 0 {
         return refuse("the original context length is 0; it must be at least 1".into());
     }
-    let s = factor.unwrap_or(target_len as f64 / original_len as f64);
-    if s <= 1.0 && factor.is_none() {
+    let dynamic = kind == ScalingKind::Dynamic;
+    if target_len <= original_len && (dynamic || factor.is_none()) {
         return refuse(format!(
             "the length {target_len} is not above the model's {original_len}, so there is nothing to scale; \
-             choose none, a larger {flag} or a --rope-factor"
+             choose none{} a larger {flag}{}",
+            if dynamic { " or" } else { "," },
+            if dynamic { "" } else { " or a --rope-factor" },
         ));
     }
+    let s = factor.unwrap_or(target_len as f64 / original_len as f64);
     let scaling = match kind {
         ScalingKind::None => Scaling::None,
         ScalingKind::Linear => Scaling::Linear { factor: s },

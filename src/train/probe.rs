@@ -63,8 +63,8 @@ impl Probe {
     }
 }
 
-/// Refuses held-out text in which no window of the target length can be read.
-pub fn check_text(eval: &Corpus, target: usize) -> Result<()> {
+/// Refuses held-out text of `--eval-data`, as it is said there, in which no window of the target length can be read.
+pub fn check_text(eval: &Corpus, data: &str, target: usize) -> Result<()> {
     let longest = eval.documents.iter().map(|d| d.tokens.len()).max().unwrap_or(0);
     if longest >= target {
         return Ok(());
@@ -73,7 +73,7 @@ pub fn check_text(eval: &Corpus, target: usize) -> Result<()> {
         "a probe reads windows of the target length, {target} tokens, and the longest held-out document has \
          {longest} (after --eval-tokens); give a longer one"
     );
-    Err(Error::usage("--eval-data", longest, problem))
+    Err(Error::usage("--eval-data", data, problem))
 }
 
 /// The weights that a checkpoint was saved with.

@@ -80,7 +80,11 @@ pub fn refuse_occupied(out: &Path) -> Result<()> {
         }),
         Err(_) => out.symlink_metadata().is_ok(),
     };
-    if occupied { Err(super::setup::refuse_existing(out)) } else { Ok(()) }
+    if !occupied {
+        return Ok(());
+    }
+    let problem = "exists already and is never overwritten; name a new directory, or add --resume to continue the run in it";
+    Err(Error::usage("--out", out.display(), problem))
 }
 
 impl RunDirectory {
@@ -151,6 +155,14 @@ impl RunDirectory {
     /// The checkpoint to go on from: the newest complete one.
     pub fn latest(&self) -> Option<&Path> {
         self.latest.as_deref()
+    }
+
+    /// The same as the end of a sentence about a run that stops.
+    pub fn latest_text(&self) -> String {
+        match &self.latest {
+            Some(path) => format!("the last good checkpoint is {}", path.display()),
+            None => "there is no checkpoint yet".into(),
+        }
     }
 
     /// Saves model and optimizer as OUT/checkpoint-N, whole or not at all.

@@ -37,6 +37,18 @@ impl OpenedModel {
             rope::for_training(&base, recipe.rope, (target, "--target-len"), original, recipe.rope_factor)?;
         Ok(OpenedModel { config, tokenizer, rope })
     }
+
+    /// What is worth knowing of its rotation where texts have up to `target` tokens.
+    pub fn warnings(&self, target: usize) -> impl Iterator<Item = String> {
+        let (rope, original) = (&self.rope, self.config.original_length());
+        let kept = rope.scaling.name() == self.config.rope.scaling.name();
+        let reach = if kept {
+            self.config.max_position_embeddings
+        } else {
+            (original as f64 * rope.scaling.factor().unwrap_or(1.0)).round() as usize
+        };
+        rope::base_warning(rope, target, original).into_iter().chain(rope::reach_warning(rope, target, reach))
+    }
 }
 
 /// Everything that a recipe names, read and checked.
@@ -53,19 +65,18 @@ impl Opened {
     }
 
     pub fn with_data(recipe: &Recipe, model: OpenedModel, watch: &dyn Watch) -> Result<Opened> {
-        let (target, original) = (recipe.sampler.target_len(), model.config.original_length());
-        rope::base_warning(&model.rope, target, original).iter().for_each(|w| watch.note(w));
+        model.warnings(recipe.sampler.target_len()).for_each(|w| watch.note(&w));
         let loader = open_loader(recipe, &model.tokenizer, watch)?;
         let mut eval = load_corpus(&recipe.eval_data, recipe, &model.tokenizer, watch)?;
         eval.cut(recipe.eval_tokens);
+        let paths = recipe.eval_data.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(" ");
         if !eval.documents.is_empty() && eval.documents.iter().all(|d| d.tokens.len() < 2) {
-            let paths: Vec<String> = recipe.eval_data.iter().map(|p| p.display().to_string()).collect();
             let problem =
                 "has no document of 2 tokens or more (after --eval-tokens), so there is no token to score";
-            return Err(Error::usage("--eval-data", paths.join(" "), problem));
+            return Err(Error::usage("--eval-data", paths, problem));
         }
         if recipe.adapt.is_some() || recipe.probe_every.is_some() {
-            probe::check_text(&eval, recipe.sampler.target_len())?;
+            probe::check_text(&eval, &paths, recipe.sampler.target_len())?;
         }
         Ok(Opened { model, loader, eval })
     }
@@ -122,7 +133,34 @@ fn open_loader(recipe: &Recipe, tokenizer: &Tokenizer, watch: &dyn Watch) -> Res
         _ => loader,
     };
     dropped.iter().for_each(|w| watch.note(w));
+    if recipe.sampler.reads_text() {
+        check_cuts(recipe, loader.cuts_a_window(), watch)?;
+    }
     Ok(loader)
+}
+
+/// A row in which no piece begins has nothing to be moved by: it is trained as by `plain`.
+fn check_cuts(recipe: &Recipe, cuts_a_window: f64, watch: &dyn Watch) -> Result<()> {
+    let what = match &recipe.split_ids {
+        Some(ids) => {
+            format!("one of the tokens {}", ids.iter().map(u32::to_string).collect::<Vec<_>>().join(","))
+        }
+        None => "the end of a sentence".into(),
+    };
+    let method = recipe.sampler.method();
+    if cuts_a_window == 0.0 {
+        let problem = format!(
+            "moves what lies between pieces of text, and no text has {what} in it, so every row would be trained as by plain; \
+             name other tokens by --split-ids, or take pose"
+        );
+        return Err(Error::usage("--method", method, problem));
+    }
+    if cuts_a_window < 1.0 {
+        watch.note(&format!(
+            "a window has {what} in it {cuts_a_window:.2} times on average; rows without are trained as by plain"
+        ));
+    }
+    Ok(())
 }
 
 /// A corpus of those that rows are drawn from.
@@ -272,13 +310,4 @@ pub fn plan<B: Backend>(b: &B, recipe: &Recipe, opened: &Opened) -> Result<Ledge
     let text = (opened.loader.corpus().tokens() + opened.eval.tokens()) as usize;
     memory::note_program(&mut ledger, opened.model.tokenizer.resident_bytes(), text);
     Ok(ledger)
-}
-
-/// An error for a directory that is neither empty nor a run.
-pub fn refuse_existing(path: &std::path::Path) -> Error {
-    Error::usage(
-        "--out",
-        path.display(),
-        "exists already and is never overwritten; name a new directory, or add --resume to continue the run in it",
-    )
 }

@@ -99,11 +99,8 @@ impl<B: Backend> State<B> {
             Err(Error::NonFinite(sentence))
         };
         match (action, directory.latest()) {
-            (OnSpike::Stop, latest) => {
-                let good = latest.map_or("there is no checkpoint yet".into(), |path| {
-                    format!("the last good checkpoint is {}", path.display())
-                });
-                end(format!("{said}; nothing was updated; {good}"), log)
+            (OnSpike::Stop, _) => {
+                end(format!("{said}; nothing was updated; {}", directory.latest_text()), log)
             }
             (OnSpike::Rollback, Some(checkpoint)) => {
                 let (passed, best) = (self.spikes.passed, self.standing.best);

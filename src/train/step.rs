@@ -117,10 +117,7 @@ fn worst_sample(batch: u64, losses: &[f64], loader: &Loader) -> String {
 
 /// The sentence for a loss or gradient that is no number: the step, the sample that did it, the last good checkpoint.
 fn broken(step: u64, loss: f64, norm: f64, sample: String, directory: &RunDirectory) -> Error {
-    let good = match directory.latest() {
-        Some(path) => format!("the last good checkpoint is {}", path.display()),
-        None => "there is no checkpoint yet".into(),
-    };
+    let good = directory.latest_text();
     Error::NonFinite(format!(
         "step {step}: the loss is {loss} and the gradient norm {norm}; nothing was updated; the sample is {sample}; {good}; \
          a lower --lr or --clip may help"

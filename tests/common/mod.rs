@@ -3,14 +3,19 @@
 
 pub mod cli;
 pub mod rounded;
+pub mod skip;
 
+use half::bf16;
 use pose_engine::backend::{Backend, Float};
 use pose_engine::checkpoint::Weights;
 use pose_engine::data::BatchPlaces;
 use pose_engine::index::TokenId;
+use pose_engine::infer::Reads;
 use pose_engine::memory::Ledger;
-use pose_engine::model::buffers::TrainBuffers;
-use pose_engine::model::{Config, Gradients, Model, ParamId, PlacedBatch, download_f32, places_at, scratch};
+use pose_engine::model::buffers::{Reading, TrainBuffers};
+use pose_engine::model::{Config, Gradients, Model, ParamId, PlacedBatch};
+use pose_engine::model::{download_f32, places_at, places_from, scratch, upload_f32};
+use pose_engine::random::{Purpose, Stream};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -89,6 +94,21 @@ pub fn cases(model: &str) -> Vec<Case> {
     json["cases"].as_array().unwrap().iter().map(case).collect()
 }
 
+/// `tiny`, which has not learnt anything, but whose logits are all different.
+pub fn untrained<B: Backend>(b: &B) -> Model<B> {
+    let mut config = Config::preset("tiny").unwrap();
+    config.initializer_range = 0.2;
+    let mut model = Model::allocate(b, &mut Ledger::live(), &config, &config.rope).unwrap();
+    model.initialise(b, 11).unwrap();
+    model
+}
+
+/// A scorer or a session, with the scratch that it needs.
+pub fn allocate<B: Backend, R: Reads<B>>(b: &B, model: &Model<B>, reading: Reading) -> R {
+    b.reserve_scratch(R::scratch_bytes(b, model, reading)).unwrap();
+    R::allocate(b, &mut Ledger::live(), model, reading).unwrap()
+}
+
 /// A model with everything that a training step needs, one row.
 pub struct Bench<'a, B: Backend> {
     pub b: &'a B,
@@ -102,6 +122,13 @@ impl<'a, B: Backend> Bench<'a, B> {
     /// For rows placed by spans.
     pub fn new(b: &'a B, config: &Config, rows: usize, tokens: usize, recompute: usize) -> Self {
         Self::placed(b, config, rows, tokens, recompute, tokens)
+    }
+
+    /// Of [`untrained`]'s model.
+    pub fn untrained(b: &'a B, tokens: usize) -> Self {
+        let model = untrained(b);
+        let bench = Self::new(b, &model.config, 1, tokens, 0);
+        Bench { model, ..bench }
     }
 
     /// For rows placed as `places` are.
@@ -161,9 +188,31 @@ impl<'a, B: Backend> Bench<'a, B> {
     }
 
     fn mean_loss(&self, tokens: usize, scored: usize) -> f64 {
+        self.token_losses(tokens).into_iter().sum::<f64>() / scored as f64
+    }
+
+    /// What the last pass left of its tokens' losses.
+    pub fn token_losses(&self, tokens: usize) -> Vec<f64> {
         let mut nll = vec![B::Stat::default(); tokens];
         self.b.download(&mut nll, &self.buffers.work.nll, 0).unwrap();
-        nll.iter().map(|l| l.to_f64()).sum::<f64>() / scored as f64
+        nll.into_iter().map(Float::to_f64).collect()
+    }
+
+    /// The losses of tokens 1.. of a text by one forward pass of training.
+    pub fn losses(&mut self, ids: &[TokenId]) -> Vec<f64> {
+        self.loss(1, &ids[..ids.len() - 1], &ids[1..], &places_from(1, 0));
+        self.token_losses(ids.len() - 1)
+    }
+
+    /// Numbers in adapters, whose B starts at zero and would leave A without a gradient: such as bf16 holds, for all backends of
+    /// a comparison to start from the same.
+    pub fn fill_adapters(&mut self) {
+        for i in self.model.own_specs().len()..self.model.specs.len() {
+            let mut stream = Stream::new(3, Purpose::Task, 0, i as u32);
+            let random = (0..self.model.specs[i].elements()).map(|_| stream.unit_f64() as f32 - 0.5);
+            let random: Vec<f32> = random.map(|x| bf16::from_f32(x).to_f32()).collect();
+            upload_f32::<B, B::Act>(self.b, &mut self.model.params[i], 0, &random).unwrap();
+        }
     }
 
     pub fn gradient(&self, parameter: usize) -> Vec<f64> {

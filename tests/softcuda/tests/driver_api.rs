@@ -34,9 +34,7 @@ fn python() -> Option<Command> {
     if python("from cuda.bindings import driver").output().is_ok_and(|out| out.status.success()) {
         return Some(python(""));
     }
-    let required = std::env::var_os("POSE_REQUIRE_CUDA_BINDINGS").is_some_and(|v| v == "1");
-    assert!(!required, "POSE_REQUIRE_CUDA_BINDINGS=1, but python3 has no cuda-bindings");
-    println!("SKIPPED: python3 has no cuda-bindings; scripts/install-nvcc fetches them");
+    common::skip::skip("python3 has no cuda-bindings; scripts/install-nvcc fetches them");
     None
 }
 

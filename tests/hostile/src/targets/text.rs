@@ -56,20 +56,23 @@ fn jsonl_seeds() -> Vec<Vec<u8>> {
     texts(&[LINES, "\u{FEFF}{\"text\": \"\"}", "{\"other\": 1}\n"])
 }
 
-const FORMATS: [Format; 8] = [
-    Format::Plain,
-    Format::Boolq,
-    Format::Piqa,
-    Format::Winogrande,
-    Format::TruthfulqaMc1,
-    Format::TruthfulqaMc2,
-    Format::Arc,
-    Format::Hellaswag,
-];
+/// From one format to the next: so written, a new one does not compile until it has its place.
+fn after(format: Format) -> Option<Format> {
+    match format {
+        Format::Plain => Some(Format::Boolq),
+        Format::Boolq => Some(Format::Piqa),
+        Format::Piqa => Some(Format::Winogrande),
+        Format::Winogrande => Some(Format::TruthfulqaMc1),
+        Format::TruthfulqaMc1 => Some(Format::TruthfulqaMc2),
+        Format::TruthfulqaMc2 => Some(Format::Arc),
+        Format::Arc => Some(Format::Hellaswag),
+        Format::Hellaswag => None,
+    }
+}
 
 fn task(desk: &Desk, bytes: &[u8]) {
     let path = desk.lay("a.jsonl", bytes);
-    for format in FORMATS {
+    for format in std::iter::successors(Some(Format::Plain), |&format| after(format)) {
         for question in tasks::read(&path, format, " ", None).into_iter().flatten() {
             let _ = (question.context(0), question.continuation(0), question.answered(), question.check());
         }
