@@ -14,7 +14,9 @@ float32, which alone is worth 1e-4 at positions of tens of thousands; so exit st
 """
 import argparse
 import json
+import os
 import pathlib
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -38,7 +40,8 @@ def ours(model, ids, positions):
         tmp = pathlib.Path(tmp)
         (tmp / "ids.json").write_text(json.dumps([ids]))
         (tmp / "positions.json").write_text(json.dumps([positions]))
-        command = [ROOT / "target/release/pose-engine", "logits", "--model", model, "--dtype", "f32", "--quiet",
+        engine = shlex.split(os.environ.get("POSE_ENGINE", str(ROOT / "target/release/pose-engine")))
+        command = [*engine, "logits", "--model", model, "--dtype", "f32", "--quiet",
                    "--ids", tmp / "ids.json", "--positions", tmp / "positions.json", "--out", tmp / "logits.npy"]
         subprocess.run(command, check=True)
         return np.load(tmp / "logits.npy")[0].astype(np.float64)
@@ -59,7 +62,10 @@ def angles_in_f64(model):
 
 @torch.no_grad()
 def theirs(model, ids, positions, dtype):
-    model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
+    model, loading = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, output_loading_info=True)
+    if wrong := {kind: names for kind, names in loading.items() if names}:
+        sys.exit(f"the checkpoint does not fit transformers' model: {wrong}")
+    model.eval()
     if dtype == torch.float64 and hasattr(getattr(model, "model", None), "rotary_emb"):
         angles_in_f64(model)  # GPT-J's angles are float32 in any dtype
     x = torch.tensor([ids])

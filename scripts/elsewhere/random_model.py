@@ -1,0 +1,21 @@
+#!/usr/bin/env python3
+"""A model with random weights and the vocabulary of bytes, in the shape of a config.json, as transformers makes and saves it.
+
+    random_model.py CONFIG_JSON OUT_DIR
+"""
+import pathlib
+import sys
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+
+def main():
+    config = AutoConfig.from_pretrained(pathlib.Path(sys.argv[1]).parent)
+    config.vocab_size, config.bos_token_id, config.eos_token_id = 264, 256, 257
+    torch.manual_seed(7)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(sys.argv[2])
+
+
+if __name__ == "__main__":
+    main()
