@@ -141,7 +141,14 @@ fn print_report(report: &PasskeyReport) {
     let cell = |length: Option<usize>, depth: Option<usize>| {
         let (accuracy, trials) = report
             .accuracy(|t| length.is_none_or(|l| t.length == l) && depth.is_none_or(|d| fifth(t.depth) == d));
-        if trials == 0 { "-".to_string() } else { format!("{:.0}% of {trials}", 100.0 * accuracy) }
+        match depth {
+            _ if trials == 0 => "-".to_string(),
+            Some(_) => format!("{:.0}% of {trials}", 100.0 * accuracy),
+            None => {
+                let error = proportion_error(accuracy, trials);
+                format!("{:.0}% +/- {:.0} of {trials}", 100.0 * accuracy, 100.0 * error)
+            }
+        }
     };
     let row = |name: String, length| {
         let depths = (0..DEPTHS).map(|d| cell(length, Some(d)));

@@ -125,6 +125,23 @@ impl<E: CpuFloat> Cpu<E> {
         Ok(())
     }
 
+    pub(super) fn head_logits(
+        &self, logits: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, bias: Option<&Buf<E>>, s: HeadShape,
+    ) -> Result<()> {
+        let HeadShape { tokens, width, vocab } = s;
+        operands::head_logits::<Self>(check::DEVICE, logits, [x, w], bias, s)?;
+        let words = self.nt_words(MatmulShape { m: tokens, n: vocab, k: width });
+        let mut scratch = self.arena.take(words);
+        self.logits(logits.as_mut_slice(), vocab, scratch.words(words), x.as_slice(), w.as_slice(), s);
+        if let Some(bias) = bias {
+            let rows = logits.as_mut_slice()[..tokens * vocab].chunks_exact_mut(vocab.max(1));
+            self.workers.each(0.2 * (tokens * vocab) as f64, rows, |z| {
+                add_rows(self.simd, z, &bias.as_slice()[..vocab], vocab);
+            });
+        }
+        Ok(())
+    }
+
     /// out[t·ld + j] = x[t]·w[j].
     pub(super) fn logits(
         &self, out: &mut [f32], ld: usize, scratch: &mut [u32], x: &[E], w: &[E], s: HeadShape,

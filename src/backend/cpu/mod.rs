@@ -10,9 +10,11 @@
 // Loops over an index into several slices of one length are what the compiler vectorises best.
 #![allow(clippy::needless_range_loop)]
 
+mod attend;
 mod attention;
 mod buffer;
 mod check;
+mod embed;
 mod gelu;
 mod guard;
 mod head;
@@ -26,9 +28,11 @@ mod optim;
 mod optim8;
 mod peak;
 mod pool;
+mod prefetch;
 mod products;
 mod rope;
 mod sample;
+mod scale;
 mod scratch;
 mod sinks;
 mod swiglu;
@@ -46,12 +50,10 @@ use crate::backend::{
 };
 use crate::error::Result;
 use crate::index::{DocumentId, TokenId};
-use attention::source::Source;
-use attention::{Forward, ForwardPlan, backward};
 use isa::Simd;
 use matmul::pack::Packer;
 use norm::Undo;
-use pool::{Disjoint, Workers};
+use pool::Workers;
 use scratch::{Arena, grain};
 use std::marker::PhantomData;
 
@@ -115,25 +117,6 @@ impl<E: CpuFloat> Cpu<E> {
     /// Columns of a task that sums along columns.
     fn columns_at_a_time(&self, columns: usize) -> usize {
         columns.div_ceil(2 * self.threads()).next_multiple_of(16).max(64)
-    }
-
-    fn forward_plan(&self, s: AttentionShape) -> ForwardPlan {
-        ForwardPlan::new::<E>(self.packer, self.workers.threads(), s)
-    }
-
-    /// A forward pass as planned, of operands that are as long as the shape asks for.
-    fn attend(
-        &self, plan: &ForwardPlan, (o, lse): (&mut Buf<E>, &mut Buf<f32>), q: &Buf<E>,
-        (k, v): (Source<'_, E>, Source<'_, E>), documents: Option<&Buf<DocumentId>>,
-    ) {
-        let words = plan.scratch_words();
-        let (o, lse, q) = (o.as_mut_slice(), lse.as_mut_slice(), q.as_slice());
-        let operands = Forward { o, lse, q, k, v, documents: documents.map(|d| d.as_slice()) };
-        plan.run(&self.workers, self.arena.take(words).words(words), operands);
-    }
-
-    fn backward_plan(&self, s: AttentionShape) -> backward::Plan {
-        backward::Plan::new(self.packer, self.workers.threads(), s)
     }
 }
 
@@ -205,40 +188,13 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     }
 
     fn embed(&self, y: &mut Buf<E>, table: &Buf<E>, ids: &Buf<TokenId>, s: HeadShape) -> Result<()> {
-        let HeadShape { tokens, width, vocab } = s;
-        operands::embed::<Self>(check::DEVICE, y, table, ids, s)?;
-        let ids = &ids.as_slice()[..tokens];
-        check::tokens("embed", ids, vocab, false)?;
-        let cost = 0.2 * width as f64;
-        let run = self.workers.run_length(tokens, cost);
-        let y = y.as_mut_slice()[..tokens * width].chunks_mut(run * width.max(1));
-        self.workers.each(cost * tokens as f64, y.zip(ids.chunks(run)), |(y, ids)| {
-            for (y, id) in y.chunks_exact_mut(width).zip(ids) {
-                y.copy_from_slice(&table.as_slice()[id.0 as usize * width..][..width]);
-            }
-        });
-        Ok(())
+        Cpu::embed(self, y, table, ids, s)
     }
 
     fn embed_backward(
         &self, d_table: &mut Buf<f32>, dy: &Buf<E>, ids: &Buf<TokenId>, s: HeadShape,
     ) -> Result<()> {
-        let HeadShape { tokens, width, vocab } = s;
-        operands::embed_backward::<Self>(check::DEVICE, d_table, dy, ids, s)?;
-        let (dy, ids) = (dy.as_slice(), &ids.as_slice()[..tokens]);
-        check::tokens("embed_backward", ids, vocab, false)?;
-        let table = Disjoint::new(d_table.as_mut_slice());
-        // Every task has all tokens, in order, and some of the columns.
-        let run = self.columns_at_a_time(width);
-        self.workers.each(0.5 * (tokens * width) as f64, (0..width).step_by(run), |first| {
-            let n = run.min(width - first);
-            for (t, id) in ids.iter().enumerate() {
-                // SAFETY: no other task has these columns.
-                let sum = unsafe { table.range(id.0 as usize * width + first, n) };
-                norm::add_rows(self.simd, sum, &dy[t * width + first..][..n], n);
-            }
-        });
-        Ok(())
+        Cpu::embed_backward(self, d_table, dy, ids, s)
     }
 
     fn rmsnorm(
@@ -297,74 +253,24 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     }
 
     fn bias_backward(&self, db: &mut Buf<f32>, dy: &Buf<E>, m: usize, n: usize) -> Result<()> {
-        operands::bias_backward::<Self>(check::DEVICE, db, dy, m, n)?;
-        if m == 0 {
-            return Ok(());
-        }
-        let run = self.columns_at_a_time(n);
-        let dy = &dy.as_slice()[..m * n];
-        let columns = db.as_mut_slice()[..n].chunks_mut(run).enumerate();
-        self.workers.each(0.2 * (m * n) as f64, columns, |(c, db)| {
-            norm::add_rows(self.simd, db, &dy[c * run..], n);
-        });
-        Ok(())
+        Cpu::bias_backward(self, db, dy, m, n)
     }
 
     fn rope(
         &self, q: &mut Buf<E>, k: &mut Buf<E>, places: Places<'_, Self>, turns: &Buf<u64>,
         direction: Direction, s: RopeShape,
     ) -> Result<()> {
-        let (tokens, pairs) = (s.rows * s.tokens, s.rotary_dim / 2);
-        let (q_width, k_width) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
-        operands::rope::<Self>(check::DEVICE, [q, k], &places, turns, s)?;
-        let position = |t: usize| match &places {
-            Places::List(list) => list.as_slice()[t].0,
-            Places::Spans { spans, per_row } => {
-                rope::position_in(&spans.as_slice()[t / s.tokens * per_row..][..*per_row], t % s.tokens)
-            }
-        };
-        let turns = &turns.as_slice()[..pairs];
-        let cost = 0.4 * (q_width + k_width) as f64 + pairs as f64;
-        let run = self.workers.run_length(tokens, cost);
-        let q = q.as_mut_slice()[..tokens * q_width].chunks_mut((run * q_width).max(1));
-        let k = k.as_mut_slice()[..tokens * k_width].chunks_mut((run * k_width).max(1));
-        self.workers.each(cost * tokens as f64, q.zip(k).enumerate(), |(r, (q, k))| {
-            for (t, (q, k)) in q.chunks_exact_mut(q_width).zip(k.chunks_exact_mut(k_width)).enumerate() {
-                let turn = rope::Turn {
-                    position: position(r * run + t),
-                    head_dim: s.head_dim,
-                    pairs: s.pairs,
-                    factor: s.attention_factor as f32,
-                    back: direction == Direction::Backward,
-                };
-                rope::rotate(self.simd, q, k, turns, turn);
-            }
-        });
-        Ok(())
+        Cpu::rope(self, q, k, places, turns, direction, s)
     }
 
     fn swiglu(&self, y: &mut Buf<E>, gate: &Buf<E>, up: &Buf<E>, len: usize) -> Result<()> {
-        operands::swiglu::<Self>(check::DEVICE, y, gate, up, len)?;
-        let run = self.workers.run_length(len, 0.5).next_multiple_of(RUN);
-        let runs = y.as_mut_slice()[..len].chunks_mut(run);
-        let runs = runs.zip(gate.as_slice()[..len].chunks(run)).zip(up.as_slice()[..len].chunks(run));
-        self.workers.each(0.5 * len as f64, runs, |((y, gate), up)| swiglu::forward(self.simd, y, gate, up));
-        Ok(())
+        Cpu::swiglu(self, y, gate, up, len)
     }
 
     fn swiglu_backward(
         &self, d_gate: &mut Buf<E>, d_up: &mut Buf<E>, dy: &Buf<E>, gate: &Buf<E>, up: &Buf<E>, len: usize,
     ) -> Result<()> {
-        operands::swiglu_backward::<Self>(check::DEVICE, [d_gate, d_up], [dy, gate, up], len)?;
-        let run = self.workers.run_length(len, 0.8).next_multiple_of(RUN);
-        let runs =
-            d_gate.as_mut_slice()[..len].chunks_mut(run).zip(d_up.as_mut_slice()[..len].chunks_mut(run));
-        let runs = runs.zip(dy.as_slice()[..len].chunks(run));
-        let runs = runs.zip(gate.as_slice()[..len].chunks(run)).zip(up.as_slice()[..len].chunks(run));
-        self.workers.each(0.8 * len as f64, runs, |((((d_gate, d_up), dy), gate), up)| {
-            swiglu::backward(self.simd, d_gate, d_up, dy, gate, up);
-        });
-        Ok(())
+        Cpu::swiglu_backward(self, d_gate, d_up, dy, gate, up, len)
     }
 
     fn gelu(&self, y: &mut Buf<E>, x: &Buf<E>, len: usize) -> Result<()> {
@@ -379,13 +285,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
         &self, o: &mut Buf<E>, lse: &mut Buf<f32>, q: &Buf<E>, k: &Buf<E>, v: &Buf<E>,
         documents: Option<&Buf<DocumentId>>, s: AttentionShape,
     ) -> Result<()> {
-        operands::attention::<Self>(check::DEVICE, (o, lse), [q, k, v], documents, s)?;
-        if s.query_elements() == 0 {
-            return Ok(());
-        }
-        let (k, v) = (Source::Plain(k.as_slice()), Source::Plain(v.as_slice()));
-        self.attend(&self.forward_plan(s), (o, lse), q, (k, v), documents);
-        Ok(())
+        Cpu::attention(self, o, lse, q, k, v, documents, s)
     }
 
     fn kv_quantise(
@@ -405,34 +305,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
         &self, dq: &mut Buf<E>, dk: &mut Buf<E>, dv: &mut Buf<E>, d_o: &Buf<E>, o: &Buf<E>, lse: &Buf<f32>,
         q: &Buf<E>, k: &Buf<E>, v: &Buf<E>, documents: Option<&Buf<DocumentId>>, s: AttentionShape,
     ) -> Result<()> {
-        operands::attention_backward::<Self>(
-            check::DEVICE,
-            [dq, dk, dv, d_o],
-            (o, lse),
-            [q, k, v],
-            documents,
-            s,
-        )?;
-        if s.query_elements() == 0 {
-            return Ok(());
-        }
-        let plan = self.backward_plan(s);
-        let words = plan.scratch_words();
-        let mut scratch = self.arena.take(words);
-        let operands = backward::Backward {
-            dq: dq.as_mut_slice(),
-            dk: dk.as_mut_slice(),
-            dv: dv.as_mut_slice(),
-            d_o: d_o.as_slice(),
-            o: o.as_slice(),
-            lse: lse.as_slice(),
-            q: q.as_slice(),
-            k: k.as_slice(),
-            v: v.as_slice(),
-            documents: documents.map(|d| d.as_slice()),
-        };
-        backward::backward(&plan, &self.workers, scratch.words(words), operands);
-        Ok(())
+        Cpu::attention_backward(self, dq, dk, dv, d_o, o, lse, q, k, v, documents, s)
     }
 
     fn head_loss(
@@ -445,18 +318,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     fn head_logits(
         &self, logits: &mut Buf<f32>, x: &Buf<E>, w: &Buf<E>, bias: Option<&Buf<E>>, s: HeadShape,
     ) -> Result<()> {
-        let HeadShape { tokens, width, vocab } = s;
-        operands::head_logits::<Self>(check::DEVICE, logits, [x, w], bias, s)?;
-        let words = self.nt_words(MatmulShape { m: tokens, n: vocab, k: width });
-        let mut scratch = self.arena.take(words);
-        self.logits(logits.as_mut_slice(), vocab, scratch.words(words), x.as_slice(), w.as_slice(), s);
-        if let Some(bias) = bias {
-            let rows = logits.as_mut_slice()[..tokens * vocab].chunks_exact_mut(vocab.max(1));
-            self.workers.each(0.2 * (tokens * vocab) as f64, rows, |z| {
-                norm::add_rows(self.simd, z, &bias.as_slice()[..vocab], vocab);
-            });
-        }
-        Ok(())
+        Cpu::head_logits(self, logits, x, w, bias, s)
     }
 
     fn sample(
@@ -471,22 +333,11 @@ impl<E: CpuFloat> Backend for Cpu<E> {
     }
 
     fn scale(&self, x: &mut Buf<E>, factor: f64, len: usize) -> Result<()> {
-        check::lengths("scale", &[("x", x.len(), len)])?;
-        let (run, factor) = (self.workers.run_length(len, 0.2).next_multiple_of(RUN), factor as f32);
-        self.workers.each(0.2 * len as f64, x.as_mut_slice()[..len].chunks_mut(run), |x| {
-            x.iter_mut().for_each(|x| *x = E::narrow(factor * x.widen()));
-        });
-        Ok(())
+        Cpu::scale(self, x, factor, len)
     }
 
     fn widen(&self, y: &mut Buf<f32>, x: &Buf<E>, len: usize) -> Result<()> {
-        check::lengths("widen", &[("y", y.len(), len), ("x", x.len(), len)])?;
-        let run = self.workers.run_length(len, 0.2).next_multiple_of(RUN);
-        let runs = y.as_mut_slice()[..len].chunks_mut(run).zip(x.as_slice()[..len].chunks(run));
-        self.workers.each(0.2 * len as f64, runs, |(y, x)| {
-            y.iter_mut().zip(x).for_each(|(y, x)| *y = x.widen());
-        });
-        Ok(())
+        Cpu::widen(self, y, x, len)
     }
 
     fn sum_squares(&self, x: &Buf<f32>, len: usize) -> Result<f64> {

@@ -1,9 +1,10 @@
 //! What this machine can do at most, measured: the yardstick that benches are held against.
 
 use super::buffer::Buf;
-use super::isa::{Isa, STREAM_AHEAD, Simd, per_isa, prefetch_l2};
+use super::isa::{Isa, Simd, per_isa};
 use super::matmul::portable;
 use super::pool::Workers;
+use super::prefetch::{STREAM_AHEAD, prefetch_l2};
 use crate::backend::Peaks;
 use std::time::{Duration, Instant};
 

@@ -7,6 +7,7 @@ use super::math::CpuFloat;
 use super::matmul::pack::Packer;
 use super::matmul::skinny::{self, MAX_ROWS};
 use super::matmul::{self, Operand, Plan, Sink, Size, Tile};
+use super::norm::add_rows;
 use super::pool::Disjoint;
 use super::sinks::{AddExact, AddRounded, Rounded};
 use crate::backend::{MatmulShape, Write, operands};
@@ -108,6 +109,20 @@ impl<E: CpuFloat> Cpu<E> {
         let sink = AddExact { simd: self.simd, out: Disjoint::new(dw.as_mut_slice()), ld: k };
         let size = Size { m: n, n: k, k: m };
         matmul::product((self.packer, &self.workers), scratch.words(words), a, b, size, &sink);
+        Ok(())
+    }
+
+    pub(super) fn bias_backward(&self, db: &mut Buf<f32>, dy: &Buf<E>, m: usize, n: usize) -> Result<()> {
+        operands::bias_backward::<Self>(check::DEVICE, db, dy, m, n)?;
+        if m == 0 {
+            return Ok(());
+        }
+        let run = self.columns_at_a_time(n);
+        let dy = &dy.as_slice()[..m * n];
+        let columns = db.as_mut_slice()[..n].chunks_mut(run).enumerate();
+        self.workers.each(0.2 * (m * n) as f64, columns, |(c, db)| {
+            add_rows(self.simd, db, &dy[c * run..], n);
+        });
         Ok(())
     }
 }

@@ -1,16 +1,55 @@
 //! Rotation of queries and keys by position: exact phases, then polynomials of a small angle. No table.
 
+use super::Cpu;
+use super::buffer::Buf;
+use super::check;
 use super::isa::per_isa;
 use super::math::{CpuFloat, cos_sin_turns};
-use crate::backend::PairLayout;
+use crate::backend::{Direction, PairLayout, Places, RopeShape, operands};
+use crate::error::Result;
 use crate::index::ChunkSpan;
+
+impl<E: CpuFloat> Cpu<E> {
+    pub(super) fn rope(
+        &self, q: &mut Buf<E>, k: &mut Buf<E>, places: Places<'_, Self>, turns: &Buf<u64>,
+        direction: Direction, s: RopeShape,
+    ) -> Result<()> {
+        let (tokens, pairs) = (s.rows * s.tokens, s.rotary_dim / 2);
+        let (q_width, k_width) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
+        operands::rope::<Self>(check::DEVICE, [q, k], &places, turns, s)?;
+        let position = |t: usize| match &places {
+            Places::List(list) => list.as_slice()[t].0,
+            Places::Spans { spans, per_row } => {
+                position_in(&spans.as_slice()[t / s.tokens * per_row..][..*per_row], t % s.tokens)
+            }
+        };
+        let turns = &turns.as_slice()[..pairs];
+        let cost = 0.4 * (q_width + k_width) as f64 + pairs as f64;
+        let run = self.workers.run_length(tokens, cost);
+        let q = q.as_mut_slice()[..tokens * q_width].chunks_mut((run * q_width).max(1));
+        let k = k.as_mut_slice()[..tokens * k_width].chunks_mut((run * k_width).max(1));
+        self.workers.each(cost * tokens as f64, q.zip(k).enumerate(), |(r, (q, k))| {
+            for (t, (q, k)) in q.chunks_exact_mut(q_width).zip(k.chunks_exact_mut(k_width)).enumerate() {
+                let turn = Turn {
+                    position: position(r * run + t),
+                    head_dim: s.head_dim,
+                    pairs: s.pairs,
+                    factor: s.attention_factor as f32,
+                    back: direction == Direction::Backward,
+                };
+                rotate(self.simd, q, k, turns, turn);
+            }
+        });
+        Ok(())
+    }
+}
 
 /// Pairs whose cosines and sines are held at once.
 const PAIRS: usize = 64;
 
 /// How one token is rotated.
 #[derive(Clone, Copy)]
-pub(super) struct Turn {
+struct Turn {
     pub position: u32,
     pub head_dim: usize,
     pub pairs: PairLayout,
@@ -22,7 +61,7 @@ pub(super) struct Turn {
 
 per_isa! {
     /// Rotates all heads of one token of q and of k in place; `turns` has a frequency for each pair.
-    pub(super) fn rotate[E: CpuFloat](q: &mut [E], k: &mut [E], turns: &[u64], turn: Turn) => rotate_body;
+    fn rotate[E: CpuFloat](q: &mut [E], k: &mut [E], turns: &[u64], turn: Turn) => rotate_body;
 }
 
 #[inline(always)]
@@ -79,7 +118,7 @@ fn rotate_neighbours<E: CpuFloat>(pairs: &mut [E], cos: &[f32], sin: &[f32]) {
 }
 
 /// The position of token t under the spans of its row, starts ascending from 0.
-pub(super) fn position_in(spans: &[ChunkSpan], t: usize) -> u32 {
+fn position_in(spans: &[ChunkSpan], t: usize) -> u32 {
     let chunk = spans.partition_point(|span| span.start.0 as usize <= t);
     (t as u32).wrapping_add(spans[chunk.saturating_sub(1)].bias)
 }

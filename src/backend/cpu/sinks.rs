@@ -1,10 +1,11 @@
 //! What becomes of the sums of a product: rounded and stored, added to what is there, or kept as they are.
 
-use super::isa::{Simd, per_isa, prefetch};
+use super::isa::{Simd, per_isa};
 use super::math::CpuFloat;
 use super::matmul::kernel::MAX_NR;
 use super::matmul::{Sink, Tile};
 use super::pool::Disjoint;
+use super::prefetch::prefetch;
 
 /// out = tile + bias + residual, rounded once.
 pub(super) struct Rounded<'a, E> {

@@ -1,13 +1,44 @@
 //! The gated unit of the MLP and its gradient.
 
+use super::buffer::Buf;
+use super::check;
 use super::isa::per_isa;
 use super::math::{CpuFloat, exp, fma};
+use super::{Cpu, RUN};
+use crate::backend::operands;
+use crate::error::Result;
+
+impl<E: CpuFloat> Cpu<E> {
+    pub(super) fn swiglu(&self, y: &mut Buf<E>, gate: &Buf<E>, up: &Buf<E>, len: usize) -> Result<()> {
+        operands::swiglu::<Self>(check::DEVICE, y, gate, up, len)?;
+        let run = self.workers.run_length(len, 0.5).next_multiple_of(RUN);
+        let runs = y.as_mut_slice()[..len].chunks_mut(run);
+        let runs = runs.zip(gate.as_slice()[..len].chunks(run)).zip(up.as_slice()[..len].chunks(run));
+        self.workers.each(0.5 * len as f64, runs, |((y, gate), up)| forward(self.simd, y, gate, up));
+        Ok(())
+    }
+
+    pub(super) fn swiglu_backward(
+        &self, d_gate: &mut Buf<E>, d_up: &mut Buf<E>, dy: &Buf<E>, gate: &Buf<E>, up: &Buf<E>, len: usize,
+    ) -> Result<()> {
+        operands::swiglu_backward::<Self>(check::DEVICE, [d_gate, d_up], [dy, gate, up], len)?;
+        let run = self.workers.run_length(len, 0.8).next_multiple_of(RUN);
+        let runs =
+            d_gate.as_mut_slice()[..len].chunks_mut(run).zip(d_up.as_mut_slice()[..len].chunks_mut(run));
+        let runs = runs.zip(dy.as_slice()[..len].chunks(run));
+        let runs = runs.zip(gate.as_slice()[..len].chunks(run)).zip(up.as_slice()[..len].chunks(run));
+        self.workers.each(0.8 * len as f64, runs, |((((d_gate, d_up), dy), gate), up)| {
+            backward(self.simd, d_gate, d_up, dy, gate, up);
+        });
+        Ok(())
+    }
+}
 
 per_isa! {
     /// y = silu(gate)·up.
-    pub(super) fn forward[E: CpuFloat](y: &mut [E], gate: &[E], up: &[E]) => forward_body;
+    fn forward[E: CpuFloat](y: &mut [E], gate: &[E], up: &[E]) => forward_body;
     /// d_gate = dy·up·σ·(1 + gate·(1−σ)), d_up = dy·gate·σ.
-    pub(super) fn backward[E: CpuFloat](
+    fn backward[E: CpuFloat](
         d_gate: &mut [E], d_up: &mut [E], dy: &[E], gate: &[E], up: &[E],
     ) => backward_body;
 }

@@ -3,7 +3,7 @@
 //! Registers of the full tile: 28 accumulators (14 rows of two vectors), two vectors of B, and a word of A broadcast into
 //! a third. A step loads 2 vectors and 14 words for 28 multiply-adds.
 
-use super::super::isa::{STREAM_AHEAD, prefetch, prefetch_l2};
+use super::super::prefetch::{STREAM_AHEAD, prefetch, prefetch_l2};
 use super::kernel::{Dots, PairRows, Tile, Turn};
 use super::pack::ROWS_AT_ONCE;
 use std::arch::x86_64::*;

@@ -162,9 +162,7 @@ impl Kernel {
         // (a Kernel comes from `of_f32` or `of_bf16_pairs`, whose Simd proves them).
         unsafe { self.tiles[rows - 1](&tile) }
     }
-}
 
-impl Kernel {
     /// out[j][i] = Σ_k x[i,k]·w[j,k] for the m rows of x[m,k] and all rows of w[n,k], where this kernel can: in place, and
     /// in whole words. False where it cannot.
     pub(in crate::backend::cpu) fn dots<E: Element>(

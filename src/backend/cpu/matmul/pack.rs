@@ -5,8 +5,9 @@
 //! - [`Packer::panels_of_rows`]: k-contiguous rows become panels [n/width][words][width]: B of an nt product.
 //! - [`Packer::panels_of_columns`]: rows along k, contiguous in n, become panels: B of nn and tn, A of tn.
 
-use super::super::isa::{Simd, per_isa, prefetch};
+use super::super::isa::{Simd, per_isa};
 use super::super::math::CpuFloat;
+use super::super::prefetch::prefetch;
 use super::kernel::{Kernel, MAX_NR};
 
 /// How far ahead of the row that is transposed the next ones are asked for: strides defeat the hardware's own guesses.

@@ -1,8 +1,9 @@
 //! One block of queries against one block of keys, strip by strip of keys: Pᵀ and dSᵀ, and what they add to dV, dK and dQ.
 
-use super::super::super::isa::{Simd, per_isa, prefetch_piece};
+use super::super::super::isa::{Simd, per_isa};
 use super::super::super::math::{CpuFloat, exp};
 use super::super::super::matmul::kernel::{Kernel, Rows};
+use super::super::super::prefetch::prefetch_piece;
 use super::super::mask::Mask;
 use super::super::softmax::PADDED;
 use super::dq;

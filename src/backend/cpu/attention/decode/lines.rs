@@ -1,7 +1,8 @@
 //! The products of decoding: the queries of all heads against a step of keys and values, token by token.
 
-use super::super::super::isa::{STREAM_AHEAD, Simd, per_isa, prefetch};
+use super::super::super::isa::{Simd, per_isa};
 use super::super::super::math::{CpuFloat, fma, sum_products};
+use super::super::super::prefetch::{STREAM_AHEAD, prefetch};
 use super::super::Shape;
 use super::KEYS;
 #[cfg(target_arch = "x86_64")]
