@@ -1,54 +1,23 @@
-//! All that talks to the CUDA driver: the device, its memory, copies, launches. The only unsafe code of this backend.
+//! An opened device: its kernels, its memory, copies, launches.
 //!
 //! One stream in order. Launches and uploads return before they are done; a download waits. What a kernel did wrong is told
 //! by a later call; [`Gpu::explain`] names the kernel that ran last before it. `POSE_CUDA_SYNC=1` waits for every kernel.
 
-use super::images::{self, IMAGES};
+use super::super::images::IMAGES;
+use super::devices::{Description, describe};
+use super::{refuse, said};
 use crate::error::{Error, Result};
 use crate::memory::bytes_text;
 use cudarc::driver::sys::{self, CUresult};
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_uint, c_void};
+use std::ffi::{CString, c_uint, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// The oldest driver that knows the images: CUDA 13.0.
-const DRIVER_VERSION: i32 = 13000;
 /// Bytes of one of the two halves of the pinned staging memory.
 const STAGE: usize = 4 << 20;
 /// Shared memory that a block may have without asking, static and dynamic.
 const FREE_SHARED: usize = 48 << 10;
-
-/// What a device says about itself.
-#[derive(Clone, Debug)]
-pub struct Description {
-    pub ordinal: usize,
-    pub name: String,
-    pub capability: (u32, u32),
-    pub total_bytes: usize,
-    /// Shared memory that a block may have when it is asked for.
-    pub shared_bytes: usize,
-    /// 13000 for CUDA 13.0.
-    pub driver_version: i32,
-    /// What the driver would load of this build's images; None where there is none for this device.
-    pub image: Option<&'static str>,
-}
-
-impl Description {
-    /// An error for a device that this build has no kernels for.
-    fn with_image(self) -> Result<Description> {
-        if self.image.is_some() {
-            return Ok(self);
-        }
-        let (major, minor) = self.capability;
-        let problem = format!(
-            "no kernels for this GPU's sm_{major}{minor} in this build (it has {}); \
-             POSE_CUDA_ARCHS=sm_{major}{minor} cargo build --release makes them",
-            images::architectures()
-        );
-        Err(refuse(self.ordinal, problem))
-    }
-}
 
 /// A kernel's function.
 pub struct Kernel {
@@ -116,23 +85,6 @@ unsafe impl Send for Gpu {}
 // SAFETY: as above; what changes is behind mutexes and atomics.
 unsafe impl Sync for Gpu {}
 
-fn refuse(ordinal: usize, problem: impl Into<String>) -> Error {
-    Error::Device { device: format!("cuda:{ordinal}"), problem: problem.into() }
-}
-
-/// `CUDA_ERROR_OUT_OF_MEMORY (out of memory)`.
-fn said(code: CUresult) -> String {
-    let text = |f: unsafe fn(CUresult, *mut *const std::ffi::c_char) -> CUresult| {
-        let mut at = std::ptr::null();
-        // SAFETY: the driver stores a pointer to text that lives as long as it does, or null.
-        unsafe {
-            _ = f(code, &mut at);
-            if at.is_null() { format!("{code:?}") } else { CStr::from_ptr(at).to_string_lossy().into_owned() }
-        }
-    };
-    format!("{} ({})", text(sys::cuGetErrorName), text(sys::cuGetErrorString))
-}
-
 /// Whether a call failed because an earlier kernel did.
 fn from_a_kernel(code: CUresult) -> bool {
     use sys::cudaError_enum::*;
@@ -149,101 +101,6 @@ fn from_a_kernel(code: CUresult) -> bool {
             | CUDA_ERROR_INVALID_PC
     )
 }
-
-/// Loads and starts the driver; says why it cannot be used.
-fn start(ordinal: usize) -> Result<i32> {
-    if IMAGES.is_empty() {
-        return Err(refuse(ordinal, super::NO_KERNELS));
-    }
-    // SAFETY: tries to load the library, nothing more.
-    if !unsafe { sys::is_culib_present() } {
-        return Err(refuse(
-            ordinal,
-            "there is no NVIDIA driver here (libcuda.so.1 cannot be loaded); use --device cpu",
-        ));
-    }
-    let mut version = 0;
-    // SAFETY: a pointer to a number.
-    let asked = unsafe { sys::cuDriverGetVersion(&mut version) };
-    if asked == CUresult::CUDA_SUCCESS && version < DRIVER_VERSION {
-        let text = |v: i32| format!("{}.{}", v / 1000, v % 1000 / 10);
-        let problem = format!(
-            "the NVIDIA driver is for CUDA {}, these kernels need one for {} or newer",
-            text(version),
-            text(DRIVER_VERSION)
-        );
-        return Err(refuse(ordinal, problem));
-    }
-    // SAFETY: no pointers.
-    match unsafe { sys::cuInit(0) } {
-        CUresult::CUDA_SUCCESS => Ok(version),
-        CUresult::CUDA_ERROR_NO_DEVICE => Err(refuse(ordinal, "the driver finds no GPU")),
-        code => Err(refuse(ordinal, format!("the NVIDIA driver does not start: {}", said(code)))),
-    }
-}
-
-/// Why `cuda:0`, which is there, cannot be used; None where it can, or where there is no GPU at all, or no kernels for any.
-pub fn passed_over() -> Option<String> {
-    // SAFETY: tries to load the library, nothing more.
-    if IMAGES.is_empty() || !unsafe { sys::is_culib_present() } {
-        return None;
-    }
-    // SAFETY: no pointers.
-    if unsafe { sys::cuInit(0) } == CUresult::CUDA_ERROR_NO_DEVICE {
-        return None;
-    }
-    describe(0).and_then(|found| found.with_image().map(drop)).err().map(|error| error.to_string())
-}
-
-/// How many devices there are; an error that says why none can be used.
-pub fn count() -> Result<usize> {
-    start(0)?;
-    let mut count = 0;
-    // SAFETY: a pointer to a number.
-    match unsafe { sys::cuDeviceGetCount(&mut count) } {
-        CUresult::CUDA_SUCCESS => Ok(count as usize),
-        code => Err(refuse(0, said(code))),
-    }
-}
-
-/// What a device is, without opening it.
-pub fn describe(ordinal: usize) -> Result<Description> {
-    let driver_version = start(ordinal)?;
-    let found = count()?;
-    if ordinal >= found {
-        let plural = if found == 1 { "" } else { "s" };
-        return Err(refuse(
-            ordinal,
-            format!("there is no such device: the driver finds {found} GPU{plural}"),
-        ));
-    }
-    let done = |code: CUresult| match code {
-        CUresult::CUDA_SUCCESS => Ok(()),
-        code => Err(refuse(ordinal, said(code))),
-    };
-    let (mut device, mut name, mut total_bytes, mut capability) = (0, [0u8; 128], 0, [0; 2]);
-    let mut shared_bytes = 0;
-    // SAFETY: pointers to numbers, and to text of the given length that the driver ends with NUL.
-    unsafe {
-        done(sys::cuDeviceGet(&mut device, ordinal as i32))?;
-        done(sys::cuDeviceGetName(name.as_mut_ptr().cast(), name.len() as i32, device))?;
-        done(sys::cuDeviceTotalMem_v2(&mut total_bytes, device))?;
-        use sys::CUdevice_attribute_enum::*;
-        let (major, minor) =
-            (CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
-        done(sys::cuDeviceGetAttribute(&mut capability[0], major, device))?;
-        done(sys::cuDeviceGetAttribute(&mut capability[1], minor, device))?;
-        let shared = CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
-        done(sys::cuDeviceGetAttribute(&mut shared_bytes, shared, device))?;
-    }
-    let name = CStr::from_bytes_until_nul(&name).map_or(String::new(), |n| n.to_string_lossy().into_owned());
-    let capability = (capability[0] as u32, capability[1] as u32);
-    let archs = IMAGES.first().map_or(&[][..], |image| image.archs);
-    let image = images::image_for(archs, capability.0, capability.1);
-    let shared_bytes = usize::try_from(shared_bytes).unwrap_or(0);
-    Ok(Description { ordinal, name, capability, total_bytes, shared_bytes, driver_version, image })
-}
-
 impl Gpu {
     /// Opens the device and loads every kernel of `names`.
     pub fn open(ordinal: usize, names: &[String]) -> Result<Arc<Gpu>> {
