@@ -7,6 +7,7 @@
 
 use super::super::super::isa::{Simd, per_isa};
 use super::super::super::math::{CpuFloat, ROUND};
+use super::super::super::prefetch::prefetch_piece;
 use super::super::super::scratch::{Carver, grain};
 use super::super::Shape;
 use super::super::source::Codes;
@@ -108,9 +109,11 @@ impl<'a> Integers<'a> {
         }
     }
 
-    /// Each head's scales in a row.
+    /// Each head's scales in a row; asks for those of the next block.
     fn read_scales(&mut self, block: Block<'_>) {
         let first = block.first / self.shape.head_dim;
+        let next = block.codes.scales.get(first + block.n * self.shape.kv_heads..).unwrap_or_default();
+        prefetch_piece(&next[..next.len().min(self.scales.len())], (0, 1));
         for (kv, row) in self.scales.chunks_exact_mut(KEYS).enumerate() {
             let scales = block.codes.scales[first + kv..].iter().step_by(self.shape.kv_heads);
             row[..block.n].iter_mut().zip(scales).for_each(|(to, scale)| *to = *scale);
