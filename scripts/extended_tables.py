@@ -80,7 +80,7 @@ def books(out: pathlib.Path) -> None:
     measured = results(out, "ppl")
     if not measured:
         return
-    titles = [book["name"].removesuffix(".txt") for book in next(iter(measured.values()))["results"][0]["documents"]]
+    titles = [pathlib.Path(book["name"]).stem for book in next(iter(measured.values()))["results"][0]["documents"]]
     heading("perplexity at 8k → 32k", *titles)
     for name, of_model in measured.items():
         by_window = {result["window"]: [book["ppl"] for book in result["documents"]] for result in of_model["results"]}

@@ -193,9 +193,9 @@ impl Layout {
         let Some((first, others)) = found.split_first() else { return };
         if others.iter().any(|(input, _)| input.measured != first.0.measured) {
             self.page.paragraph("These were not measured alike, so they say little about each other:");
-            let how: Vec<_> =
-                found.iter().map(|(input, _)| format!("{}: {}", input.name, input.measured)).collect();
-            self.page.list(how.iter().map(|line| (line.as_str(), false)));
+            for (input, _) in found {
+                self.page.paragraph(&format!("{}: {}.", input.name, input.measured));
+            }
         }
     }
 
@@ -264,8 +264,7 @@ impl Layout {
             let drawn = Coverage::drawn(&recipe.sampler, recipe.seed, ROWS);
             let step = drawn.probability.len().div_ceil(COVERAGE_POINTS);
             let points = drawn.probability.iter().enumerate().skip(1).step_by(step);
-            let name = format!("{name}{}", supposed(&recipe.sampler));
-            Some(Series::line(&name, points.map(|(d, &p)| (d as f64, p)).collect()).coloured(i))
+            Some(Series::line(name, points.map(|(d, &p)| (d as f64, p)).collect()).coloured(i))
         };
         let curves: Vec<Series> = runs.iter().filter_map(curve).collect();
         if curves.is_empty() {
@@ -278,7 +277,13 @@ impl Layout {
             Axis::linear("relative distance (tokens)"),
             Axis::linear("probability").from_zero(),
             curves,
-        )
+        )?;
+        let supposed = |(_, name, training): &Run<'_>| {
+            let supposed = supposed(&training.recipe.as_ref()?.sampler)?;
+            Some(format!("{name} is drawn {supposed}."))
+        };
+        runs.iter().filter_map(supposed).for_each(|sentence| self.page.paragraph(&sentence));
+        Ok(())
     }
 
     fn recipes(&mut self, runs: &[Run<'_>]) {
@@ -318,12 +323,14 @@ fn measured_as<'a, T>(
     inputs.iter().filter_map(some).collect()
 }
 
-/// What a curve of coverage takes for granted, as it is drawn without the text and before the first probe.
-fn supposed(sampler: &Sampler) -> String {
+/// What a curve of coverage takes for granted, which is drawn without text and without a probe.
+fn supposed(sampler: &Sampler) -> Option<String> {
     match sampler.method() {
-        _ if sampler.reads_text() => format!(" (if a piece begins every {SYNTHETIC_PIECE} tokens)"),
-        Method::Adaptive => " (before its first probe)".into(),
-        _ => String::new(),
+        _ if sampler.reads_text() => {
+            Some(format!("as if a piece of the text began every {SYNTHETIC_PIECE} tokens"))
+        }
+        Method::Adaptive => Some("as it is before its first probe".into()),
+        _ => None,
     }
 }
 
