@@ -1,11 +1,13 @@
 //! Runs and results of evaluations side by side, on one page.
 //!
 //! What is compared are directories of training runs (recipe.toml, metrics.jsonl, summary.json) and files that `--json`
-//! of an evaluation wrote, in any number and mixture: `read.rs` tells them apart by what is in them, `page.rs` lays out whatever
-//! there is; a part for which nothing was given is left out.
+//! of an evaluation wrote, in any number and mixture: `read.rs` tells them apart by what is in them, `page.rs` has the order of
+//! the page, `trainings.rs` and `results.rs` have its parts; one for which nothing was given is left out.
 
 mod page;
 mod read;
+mod results;
+mod trainings;
 
 pub use read::{Evaluation, Input, Needle, Point, Shift, Tasks, Training};
 
