@@ -293,12 +293,17 @@ fn what_no_parameter_takes_is_a_constant_or_refused() {
         held.write(&path);
         Weights::open(dir.path()).unwrap().check_table(&table(&config))
     };
-    let constants = ["model.layers.0.self_attn.rotary_emb.inv_freq", "score.weight"];
-    for name in constants {
+    let passed = [
+        "model.layers.0.self_attn.rotary_emb.inv_freq",
+        "score.weight",
+        "transformer.h.0.attn.bias",
+        "transformer.h.0.attn.masked_bias",
+    ];
+    for name in passed {
         held.specs.push(TensorSpec { name: name.into(), shape: vec![1], dtype: Dtype::F32.into() });
         held.bytes.push(vec![0; 4]);
     }
-    assert_eq!(check(&held).unwrap(), constants);
+    assert_eq!(check(&held).unwrap(), passed);
     for name in ["model.layers.0.self_attn.q_proj.bias", "model.layers.99.input_layernorm.weight"] {
         held.specs.last_mut().unwrap().name = name.into();
         let refused = sentence(check(&held));

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 /// Numbers converted at a time: what is resident of a mapped file, and the buffer of the conversion, stay this small.
 const WINDOW: usize = 1 << 20;
 
-/// Ends of names of what is no weight: the inverse frequencies that LLaMA's and GPT-J's checkpoints had, and GPT-J's causal masks.
+/// Ends of names of what is no weight: the inverse frequencies that LLaMA's and Baichuan's checkpoints had, and GPT-J's causal masks.
 const CONSTANTS: [&str; 3] = [".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias"];
 
 /// The weights of a checkpoint. Holds open files and a directory of tensors; content is mapped only while it is read.

@@ -48,7 +48,7 @@ impl Json {
 
     /// As [`place::check`].
     pub fn check(&self, makes: Option<&Path>) -> Result<()> {
-        self.json.as_ref().map_or(Ok(()), |path| place::check("--json", path, place::Kind::Json, makes))
+        place::check("--json", self.json.as_deref(), place::Kind::Json, makes)
     }
 
     pub fn write(&self, value: &impl serde::Serialize) -> Result<()> {

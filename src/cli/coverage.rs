@@ -50,7 +50,7 @@ pub struct Coverage {
 
 impl Coverage {
     pub fn run(self) -> Result<()> {
-        self.plot.as_ref().map_or(Ok(()), |path| place::check("--plot", path, place::Kind::Svg, None))?;
+        place::check("--plot", self.plot.as_deref(), place::Kind::Svg, None)?;
         let (lc, lt) = (self.train_len.0, self.target_len.0);
         let sampler =
             Sampler::new(self.method, lc, lt, self.chunks, self.chunk_lengths, Content::Contiguous)?;

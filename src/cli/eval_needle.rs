@@ -73,7 +73,7 @@ fn parse_depths(text: &str) -> std::result::Result<Depths, String> {
 impl EvalNeedle {
     pub fn run(self) -> Result<()> {
         self.text.require()?;
-        self.svg.as_ref().map_or(Ok(()), |path| place::check("--svg", path, place::Kind::Svg, None))?;
+        place::check("--svg", self.svg.as_deref(), place::Kind::Svg, None)?;
         let lengths: Vec<usize> = self.lengths.iter().map(|l| l.0).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let opened = self.reader.open(longest, "--lengths")?;
@@ -105,7 +105,7 @@ impl EvalNeedle {
             &self.reader,
             &protocol,
             json!({
-                "cells": cells(&report), "trials": report.trials, "spent": report.spent,
+                "protocol_text": protocol.describe(), "cells": cells(&report), "trials": report.trials, "spent": report.spent,
             }),
         )?;
         self.svg.as_ref().map_or(Ok(()), |path| heat_map(&report).write(path))

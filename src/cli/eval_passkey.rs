@@ -65,7 +65,7 @@ impl EvalPasskey {
             &self.reader,
             &protocol,
             json!({
-                "by_length": by_length,
+                "protocol_text": protocol.describe(), "by_length": by_length,
                 "by_depth": (0..DEPTHS).map(|d| depth_accuracy(&report, d)).collect::<Vec<_>>(),
                 "cells": cells(&report), "trials": report.trials, "spent": report.spent,
             }),

@@ -28,7 +28,7 @@ pub struct Report {
 
 impl Report {
     pub fn run(self) -> Result<()> {
-        place::check("--out", &self.out, place::Kind::Html, None)?;
+        place::check("--out", Some(&self.out), place::Kind::Html, None)?;
         let figures = compare::write(&self.runs, &self.out, self.svg.as_deref())?;
         if let Some(dir) = &self.svg {
             self.common.note(&format!("figures in {}: {}", dir.display(), figures.join(", ")));

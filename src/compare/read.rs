@@ -165,14 +165,12 @@ fn training(dir: &Path) -> Result<Training> {
     Ok(Training { recipe, text, steps, evals, peak_bytes })
 }
 
-/// The protocol, without what a plot's axis shows, and the texts with the tokens of each that were read.
+/// The protocol, in which precision and by which judge, and the texts with the tokens of each that were read.
 fn measured(value: &Value) -> String {
-    let mut protocol = value["protocol"].clone();
-    if let Some(protocol) = protocol.as_object_mut() {
-        protocol
-            .retain(|key, value| !["lengths", "windows", "seed"].contains(&key.as_str()) && !value.is_null());
-    }
-    let protocol = value["protocol_text"].as_str().map_or_else(|| protocol.to_string(), String::from);
+    let said = |key: &str| value[key].as_str();
+    let mut parts: Vec<String> = said("protocol_text").map(String::from).into_iter().collect();
+    parts.extend(said("dtype").map(|dtype| format!("{dtype}, cache {}", said("kv_cache").unwrap_or(dtype))));
+    parts.extend(said("judge").map(|judge| format!("judged by {judge}")));
     let documents = value["results"][0]["documents"].as_array().into_iter().flatten();
     let text = |document: &Value| {
         let name = document["name"].as_str()?;
@@ -180,7 +178,8 @@ fn measured(value: &Value) -> String {
         Some(format!("{name} ({} tokens)", document["tokens"]))
     };
     let texts: Vec<String> = documents.filter_map(text).collect();
-    if texts.is_empty() { protocol } else { format!("{protocol}; {}", texts.join(", ")) }
+    parts.extend((!texts.is_empty()).then(|| texts.join(", ")));
+    parts.join("; ")
 }
 
 /// The error is the end of a sentence about the file.
@@ -323,13 +322,13 @@ mod tests {
 
     #[test]
     fn how_is_measured_is_the_protocol_and_the_texts() {
-        let mut ppl = json!({ "protocol": { "bos": 1 }, "protocol_text": "sliding windows", "results": [
+        let mut ppl = json!({ "protocol_text": "sliding windows", "dtype": "bf16", "kv_cache": "int8", "results": [
             { "documents": [{ "name": "a/b.txt", "tokens": 100 }, { "name": "c.txt", "tokens": 7 }] }, {}] });
-        assert_eq!(measured(&ppl), "sliding windows; b.txt (100 tokens), c.txt (7 tokens)");
-        ppl["results"] = json!([]);
-        assert_eq!(measured(&ppl), "sliding windows");
-        let passkey = json!({ "protocol": { "lengths": [64], "trials": 4, "seed": 1, "bos": null } });
-        assert_eq!(measured(&passkey), "{\"trials\":4}");
+        let texts = "b.txt (100 tokens), c.txt (7 tokens)";
+        assert_eq!(measured(&ppl), format!("sliding windows; bf16, cache int8; {texts}"));
+        ppl["judge"] = json!("big");
+        assert_eq!(measured(&ppl), format!("sliding windows; bf16, cache int8; judged by big; {texts}"));
+        assert_eq!(measured(&json!({ "results": [] })), "");
     }
 
     #[test]

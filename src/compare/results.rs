@@ -115,6 +115,7 @@ impl Layout {
             let map = map_of_depths(&format!("{told} found: {}", input.name), cells);
             self.figure(&format!("{}-{}", told.to_lowercase(), input.name.replace('/', "-")), map.to_svg()?);
         }
+        self.unlike(&found);
         Ok(())
     }
 }

@@ -41,22 +41,31 @@ impl Kind {
 
     /// The flag that makes buffers of this kind smaller, of those that the rows of a plan show are not in force already.
     pub fn remedy(self, rows: &[Row]) -> Option<&'static str> {
-        let mut of_kind = rows.iter().filter(|row| row.kind == self);
-        let any = |dtype: &str| rows.iter().any(|row| row.kind == self && row.dtype == dtype);
+        let of_kind = || rows.iter().filter(|row| row.kind == self);
+        let any = |dtype: &str| of_kind().any(|row| row.dtype == dtype);
+        let has = |kind: Kind| rows.iter().any(|row| row.kind == kind);
         Some(match self {
-            Kind::Weights => return any("f32").then_some("--dtype bf16 halves the weights"),
+            Kind::Weights => {
+                let largest = of_kind().max_by_key(|row| row.bytes)?;
+                return (largest.dtype == "f32").then_some("--dtype bf16 halves the weights");
+            }
             Kind::Moments if any("i8") => return None,
+            Kind::MasterWeights | Kind::Gradients if rows.iter().any(|row| row.name.contains(".lora_A.")) => {
+                "a lower --lora-rank has fewer of these"
+            }
             Kind::Moments => "--optimizer adamw8bit keeps moments in a quarter of the memory of f32",
             Kind::MasterWeights | Kind::Gradients => {
                 "--lora-rank trains adapters alone, and what is frozen has none of these"
             }
-            // a second layer keeps its queries
-            Kind::Activations if of_kind.by_ref().filter(|row| row.name.ends_with(".q")).nth(1).is_some() => {
+            Kind::Activations if of_kind().filter(|row| row.name.ends_with(".q")).count() > 1 => {
                 "--recompute keeps one layer's activations, a smaller --batch keeps fewer rows"
             }
             Kind::Activations => "a smaller --batch or --train-len keeps fewer tokens",
             Kind::Work | Kind::Batch => {
                 "a smaller --batch (with more --grad-accum) or --train-len shrinks what a step holds"
+            }
+            Kind::KvCache if has(Kind::Gradients) => {
+                "a lower --target-len, or no --eval-data, which is read at that length, leaves less of the cache"
             }
             Kind::KvCache if any("i8") => "shorter --windows or --lengths shrink the cache",
             Kind::KvCache => {

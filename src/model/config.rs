@@ -166,6 +166,14 @@ impl Config {
         self.rope.scaling.original().unwrap_or(self.max_position_embeddings)
     }
 
+    /// The context length in tokens that a rotation of this model was made for. One that is scaled already may state as its own the
+    /// length before or after.
+    pub fn reach(&self, rope: &Rope) -> usize {
+        let stated =
+            if rope.scaling.name() == self.rope.scaling.name() { self.max_position_embeddings } else { 0 };
+        stated.max((self.original_length() as f64 * rope.scaling.factor().unwrap_or(1.0)).round() as usize)
+    }
+
     /// The same model with another rotation and context length: what a run trains and saves.
     pub fn extended(&self, rope: Rope, max_position_embeddings: usize) -> Config {
         // a dynamic scaling counts from this length, so there it must stay

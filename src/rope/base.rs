@@ -41,7 +41,7 @@ pub fn reach_warning(rope: &Rope, target: usize, reach: usize) -> Option<String>
         "the scaling \"{}\" by {factor} was made for {reach} tokens, and positions up to {target} are beyond what it brings within the \
          model's reach; give an unscaled model a factor of at least {:.3}",
         rope.scaling.name(),
-        factor * target as f64 / reach as f64
+        (factor * target as f64 / reach as f64 * 1e3).ceil() / 1e3
     ))
 }
 

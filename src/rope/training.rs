@@ -98,8 +98,7 @@ pub fn check_factor(kind: ScalingKind, factor: Option<f64>) -> Result<()> {
 ///
 /// # Errors
 /// Those of [`check_factor`]; a base that is scaled already (its frequencies would be scaled twice), a target that is no longer than
-/// the original where no factor is given or where the scaling is `dynamic`, a factor of 1 for another, or a scaling that changes no
-/// frequency of this base.
+/// the original where no factor is given, a factor of 1 but for `dynamic`, or a scaling that changes no frequency of this base.
 pub fn for_training(
     base: &Rope, kind: ScalingKind, (target_len, flag): (usize, &str), original_len: usize,
     factor: Option<f64>,
@@ -120,16 +119,13 @@ pub fn for_training(
     if original_len == 0 {
         return refuse("the original context length is 0; it must be at least 1".into());
     }
-    let dynamic = kind == ScalingKind::Dynamic;
-    if target_len <= original_len && (dynamic || factor.is_none()) {
+    let s = factor.unwrap_or(target_len as f64 / original_len as f64);
+    if s <= 1.0 && factor.is_none() {
         return refuse(format!(
             "the length {target_len} is not above the model's {original_len}, so there is nothing to scale; \
-             choose none{} a larger {flag}{}",
-            if dynamic { " or" } else { "," },
-            if dynamic { "" } else { " or a --rope-factor" },
+             choose none, a larger {flag} or a --rope-factor"
         ));
     }
-    let s = factor.unwrap_or(target_len as f64 / original_len as f64);
     let scaling = match kind {
         ScalingKind::None => Scaling::None,
         ScalingKind::Linear => Scaling::Linear { factor: s },

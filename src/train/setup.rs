@@ -14,7 +14,7 @@ use crate::names;
 use crate::optim::AdamState;
 use crate::positions::Method;
 use crate::recipe::{Recipe, Source};
-use crate::rope::{self, Rope};
+use crate::rope::{self, Rope, ScalingKind};
 
 /// The model that a recipe names: architecture and tokenizer, without weights.
 pub struct OpenedModel {
@@ -35,18 +35,19 @@ impl OpenedModel {
         let base = rope::rebased(&config.rope, recipe.rope_theta)?;
         let rope =
             rope::for_training(&base, recipe.rope, (target, "--target-len"), original, recipe.rope_factor)?;
+        if recipe.rope == ScalingKind::Dynamic && target <= original {
+            let problem = format!(
+                "--rope dynamic changes nothing up to the model's own {original}; choose none or more"
+            );
+            return Err(Error::usage("--target-len", target, problem));
+        }
         Ok(OpenedModel { config, tokenizer, rope })
     }
 
     /// What is worth knowing of its rotation where texts have up to `target` tokens.
     pub fn warnings(&self, target: usize) -> impl Iterator<Item = String> {
         let (rope, original) = (&self.rope, self.config.original_length());
-        let kept = rope.scaling.name() == self.config.rope.scaling.name();
-        let reach = if kept {
-            self.config.max_position_embeddings
-        } else {
-            (original as f64 * rope.scaling.factor().unwrap_or(1.0)).round() as usize
-        };
+        let reach = self.config.reach(rope);
         rope::base_warning(rope, target, original).into_iter().chain(rope::reach_warning(rope, target, reach))
     }
 }

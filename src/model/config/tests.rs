@@ -131,6 +131,24 @@ fn both_spellings_of_rope_are_read() {
 }
 
 #[test]
+fn a_scaled_model_reaches_as_far_as_either_length_says() {
+    let yarn = json!({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768});
+    for (max, scaling, reach) in [
+        (32768, yarn.clone(), 131_072),
+        (131_072, yarn, 131_072),
+        (4096, json!({"type": "linear", "factor": 4.0}), 16384),
+        (2048, Value::Null, 2048),
+    ] {
+        let json = with(json!({"max_position_embeddings": max, "rope_scaling": scaling, "rope_theta": 1e4}));
+        let config = parse(&json).unwrap();
+        assert_eq!(config.reach(&config.rope), reach, "{scaling}");
+    }
+    let plain = parse(&with(json!({"max_position_embeddings": 2048}))).unwrap();
+    let scaled = Rope { scaling: Scaling::Linear { factor: 8.0 }, ..plain.rope.clone() };
+    assert_eq!(plain.reach(&scaled), 16384);
+}
+
+#[test]
 fn wrong_rope_is_refused_by_a_sentence() {
     let linear = json!({"rope_type": "linear", "factor": 4.0});
     let cases = [

@@ -1,9 +1,12 @@
 //! Decoding from 8-bit codes as they lie in the cache: q·(scale·code) is scale·(q·code), a product of 16-bit integers.
 //!
 //! A row of factors, a head's query or its weights times the scales of a block's values, becomes integers in units of 2^-14 of the power
-//! of two at or below its largest. A query's elements of bf16 are exact as far as 2^-7 of it, and others are rounded by at most 2^-16 of
+//! of two at or below its largest. A query's elements of bf16 are exact as far as 2^-7 of it, and others are rounded by at most 2^-15 of
 //! it, where bf16 rounds a product of scale and code by 2^-9. Sums of integers are exact. A row with an element that is no finite
 //! number has a unit that is none, and so has what it is a factor of.
+
+// Elsewhere nothing is read so: `takes` is false.
+#![cfg_attr(not(target_arch = "x86_64"), allow(unused))]
 
 use super::super::super::isa::{Simd, per_isa};
 use super::super::super::math::{CpuFloat, ROUND};
@@ -19,7 +22,7 @@ use half::bf16;
 
 /// Keys of a step of the reading: as many bytes as of bf16.
 const STEP: usize = 2 * super::STEP;
-/// Most elements of a head whose sums of products fit in 32 bits.
+/// Most elements of a head whose sums of products fit in 32 bits (`avx512::Kept`).
 const WIDEST: usize = 512;
 
 /// Whether they are read so: where there are products of integers, and queries and weights are of bf16, which is no more exact.
