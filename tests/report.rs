@@ -52,8 +52,9 @@ fn runs_and_results_are_on_one_page() {
     let cells = [
         format!("<td>{last:.3}</td>"),
         format!(
-            "<td>{:.3} ({:.3} ± {:.3})</td>",
+            "<td>{:.3} ± {:.3} ({:.3} ± {:.3})</td>",
             at_128("ppl"),
+            at_128("ppl_error"),
             at_128("mean_ppl"),
             at_128("mean_ppl_error")
         ),

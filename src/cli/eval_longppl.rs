@@ -212,6 +212,7 @@ fn print_reports(reports: &[LongPplReport]) {
         vec![
             size_text(r.window),
             number(r.longppl),
+            error_text(r.longppl_error, 4),
             number(r.mean_longppl),
             error_text(r.mean_longppl_error, 4),
             r.keys.to_string(),
@@ -221,7 +222,17 @@ fn print_reports(reports: &[LongPplReport]) {
         ]
     };
     let rows: Vec<Vec<String>> = reports.iter().map(row).collect();
-    let headings = ["window", "LongPPL", "mean over docs", "+/- s.e.", "key tokens", "ppl", "scored", "docs"];
+    let headings = [
+        "window",
+        "LongPPL",
+        "+/- s.e.",
+        "mean over docs",
+        "+/- s.e.",
+        "key tokens",
+        "ppl",
+        "scored",
+        "docs",
+    ];
     out!("{}", table(&headings, &rows));
     if reports.iter().all(|r| r.keys == 0) {
         outln!("no token is foretold so much better by the long context: there are no key tokens");

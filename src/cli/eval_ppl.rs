@@ -194,6 +194,7 @@ fn print_reports(reports: &[WindowReport]) {
             vec![
                 size_text(r.window),
                 format!("{:.4}", r.ppl),
+                error_text(r.ppl_error, 4),
                 format!("{:.6}", r.nll),
                 format!("{:.4}", r.mean_ppl),
                 error_text(r.mean_ppl_error, 4),
@@ -203,6 +204,7 @@ fn print_reports(reports: &[WindowReport]) {
             ]
         })
         .collect();
-    let headings = ["window", "ppl", "nll", "mean over docs", "+/- s.e.", "docs", "scored", "time"];
+    let headings =
+        ["window", "ppl", "+/- s.e.", "nll", "mean over docs", "+/- s.e.", "docs", "scored", "time"];
     out!("{}", table(&headings, &rows));
 }

@@ -44,16 +44,14 @@ pub struct Training {
 /// A figure at a length of text, in tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub struct Point {
-    #[serde(alias = "window")]
     pub length: usize,
-    #[serde(alias = "ppl", alias = "accuracy")]
+    #[serde(alias = "accuracy")]
     pub value: f64,
-    /// Mean over documents, where `value` is over all their tokens.
-    #[serde(alias = "mean_ppl")]
-    pub mean: Option<f64>,
-    /// Of `mean` in a perplexity, else of `value`; in earlier files both have the one name.
-    #[serde(alias = "mean_ppl_error")]
+    /// Of `value`.
     pub standard_error: Option<f64>,
+    /// Mean over documents, where `value` is over all their tokens, with its standard error.
+    pub mean: Option<f64>,
+    pub mean_error: Option<f64>,
 }
 
 /// Share of needles found at a place.
@@ -190,13 +188,13 @@ fn evaluation(value: Value) -> std::result::Result<Evaluation, String> {
         || by_keys.into_iter().find(|(key, _)| value.get(key).is_some()).map(|(_, command)| command);
     let of = |key: &str| list(&value[key], key);
     match value["command"].as_str().or_else(by_keys) {
-        Some("eval-ppl") => of("results").map(perplexity),
+        Some("eval-ppl") => points(&value, "ppl").map(Evaluation::Perplexity),
         Some("eval-passkey") => {
             let cells = value.get("cells").map_or(Ok(Vec::new()), needles)?;
             of("by_length").map(|by_length| Evaluation::Passkey(Passkeys { by_length, cells }))
         }
         Some("eval-needle") => needles(&value["cells"]).map(Evaluation::Needle),
-        Some("eval-longppl") => list(&value["results"], "results").map(longppl),
+        Some("eval-longppl") => points(&value, "longppl").map(Evaluation::LongPpl),
         Some("eval-shift") => list(&value["results"], "results").map(shift),
         Some("eval-tasks") => tasks(&value["results"]).map(Evaluation::Tasks),
         _ => {
@@ -228,20 +226,19 @@ fn list<T: serde::de::DeserializeOwned>(value: &Value, key: &str) -> std::result
     }
 }
 
-fn perplexity(mut points: Vec<Point>) -> Evaluation {
-    // without its mean an error would be taken for that of the perplexity over all tokens
-    points.iter_mut().filter(|p| p.mean.is_none()).for_each(|p| p.standard_error = None);
-    Evaluation::Perplexity(points)
-}
-
-fn longppl(reports: Vec<Value>) -> Evaluation {
+/// Perplexity by window, "ppl" or "longppl"; a window in which nothing was measured is left out.
+fn points(value: &Value, measure: &str) -> std::result::Result<Vec<Point>, String> {
     let point = |r: &Value| {
-        let (length, value) = (r["window"].as_u64()? as usize, r["longppl"].as_f64()?);
-        let mean = r["mean_longppl"].as_f64();
-        let standard_error = r["mean_longppl_error"].as_f64().filter(|_| mean.is_some());
-        Some(Point { length, value, mean, standard_error })
+        Some(Point {
+            length: r["window"].as_u64()? as usize,
+            value: r[measure].as_f64()?,
+            standard_error: r[format!("{measure}_error")].as_f64(),
+            mean: r[format!("mean_{measure}")].as_f64(),
+            mean_error: r[format!("mean_{measure}_error")].as_f64(),
+        })
     };
-    Evaluation::LongPpl(reports.iter().filter_map(point).collect())
+    let reports: Vec<Value> = list(&value["results"], "results")?;
+    Ok(reports.iter().filter_map(point).collect())
 }
 
 fn shift(reports: Vec<Value>) -> Evaluation {
@@ -276,15 +273,16 @@ mod tests {
 
     #[test]
     fn kinds_are_told_by_their_keys() {
-        let point = |length, value, mean| Point { length, value, mean, standard_error: Some(0.5) };
-        for error in ["mean_ppl_error", "standard_error"] {
-            let ppl = json!({ "window": 64, "ppl": 3.5, "mean_ppl": 4.5, error: 0.5, "nll": 1.25 });
-            let told = evaluation(json!({ "results": [ppl] }));
-            assert_eq!(told, Ok(Evaluation::Perplexity(vec![point(64, 3.5, Some(4.5))])), "{error}");
-        }
-        let ppl = json!({ "results": [{ "window": 64, "ppl": 3.5, "standard_error": 0.5 }] });
-        let bare = Point { standard_error: None, ..point(64, 3.5, None) };
-        assert_eq!(evaluation(ppl), Ok(Evaluation::Perplexity(vec![bare])));
+        let point = |length, value, mean: Option<f64>| Point {
+            length,
+            value,
+            standard_error: Some(0.5),
+            mean,
+            mean_error: mean.map(|_| 0.25),
+        };
+        let ppl = json!({ "results": [
+            { "window": 64, "ppl": 3.5, "ppl_error": 0.5, "mean_ppl": 4.5, "mean_ppl_error": 0.25, "nll": 1.25 }] });
+        assert_eq!(evaluation(ppl), Ok(Evaluation::Perplexity(vec![point(64, 3.5, Some(4.5))])));
         let passkey =
             json!({ "by_length": [{ "length": 64, "accuracy": 0.25, "standard_error": 0.5, "trials": 4 }] });
         let found = |cells| Passkeys { by_length: vec![point(64, 0.25, None)], cells };
@@ -296,7 +294,8 @@ mod tests {
         with_cells["cells"] = cell;
         assert_eq!(evaluation(with_cells), Ok(Evaluation::Passkey(found(needle))));
         let long = json!({ "command": "eval-longppl", "results": [
-            { "window": 64, "ppl": 3.5, "longppl": 2.5, "mean_longppl": 2.75, "mean_longppl_error": 0.5 },
+            { "window": 64, "ppl": 3.5, "longppl": 2.5, "longppl_error": 0.5, "mean_longppl": 2.75,
+              "mean_longppl_error": 0.25 },
             { "window": 128, "longppl": null }] });
         assert_eq!(evaluation(long), Ok(Evaluation::LongPpl(vec![point(64, 2.5, Some(2.75))])));
         let shifted = json!({ "command": "eval-shift", "results": [

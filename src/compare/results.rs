@@ -42,9 +42,9 @@ impl Layout {
             std::iter::once(name.to_string()).chain(lengths.iter().map(at)).collect()
         };
         self.page.table(&headings, &curves.iter().map(row).collect::<Vec<Vec<String>>>());
-        let with_mean = |p: &Point| p.mean.and(p.standard_error).is_some();
+        let with_mean = |p: &Point| p.mean.and(p.mean_error).is_some();
         if curves.iter().any(|(_, _, points)| points.iter().any(with_mean)) {
-            let said = "Over all tokens; in brackets the mean over documents with its standard error.";
+            let said = "Over all tokens, ± by the text's length; in brackets the mean over documents, ± by how they differ.";
             self.page.paragraph(said);
         }
         self.unlike(&found);
@@ -63,9 +63,12 @@ impl Layout {
     }
 
     pub fn shifts(&mut self, inputs: &[Input]) -> Result<()> {
+        let found = measured_as(inputs, &|e| match e {
+            Evaluation::Shift(shifts) => Some(shifts),
+            _ => None,
+        });
         let mut series = Vec::new();
-        for input in inputs {
-            let Content::Evaluation(Evaluation::Shift(shifts)) = &input.content else { continue };
+        for (input, shifts) in &found {
             let alone = shifts.iter().map(|s| (s.offset as f64, s.alone)).collect();
             let after = shifts.iter().filter_map(|s| Some((s.offset as f64, s.after?))).collect();
             series.push(
@@ -82,13 +85,16 @@ impl Layout {
         }
         self.page.heading("The same passages at rising positions");
         let (x, y) = (Axis::linear("offset (tokens)"), Axis::linear("NLL less that at offset 0 (nats)"));
-        self.plot("shift", "Passages shifted", x, y, series)
+        self.plot("shift", "Passages shifted", x, y, series)?;
+        self.unlike(&found);
+        Ok(())
     }
 
     pub fn tasks(&mut self, inputs: &[Input]) {
-        let mut rows = Vec::new();
+        let (mut found, mut rows) = (Vec::new(), Vec::new());
         for input in inputs {
             let Content::Evaluation(Evaluation::Tasks(tasks)) = &input.content else { continue };
+            found.push((input, tasks));
             let text = |name: &str| {
                 let found = tasks.measures.iter().find(|(measure, ..)| measure == name);
                 found.map_or("-".into(), |(_, share, error)| share_text(*share, *error))
@@ -99,6 +105,7 @@ impl Layout {
         if !rows.is_empty() {
             self.page.heading("Multiple choice");
             self.page.table(&["result", "questions", "acc", "acc_norm", "acc_bytes", "mc2"], &rows);
+            self.unlike(&found);
         }
     }
 
@@ -149,10 +156,11 @@ fn measured_as<'a, T>(
 
 fn point_text(p: &Point) -> String {
     let digits = |v: f64| if v.abs() < 1000.0 { format!("{v:.3}") } else { format!("{v:.0}") };
-    match (p.mean, p.standard_error) {
-        (Some(mean), Some(error)) => format!("{} ({} ± {})", digits(p.value), digits(mean), digits(error)),
-        (None, Some(error)) => format!("{} ± {}", digits(p.value), digits(error)),
-        (_, None) => digits(p.value),
+    let with = |value, error: f64| format!("{} ± {}", digits(value), digits(error));
+    let value = p.standard_error.map_or_else(|| digits(p.value), |error| with(p.value, error));
+    match (p.mean, p.mean_error) {
+        (Some(mean), Some(error)) => format!("{value} ({})", with(mean, error)),
+        _ => value,
     }
 }
 

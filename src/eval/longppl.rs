@@ -15,7 +15,7 @@
 
 use super::perplexity::bos_text;
 use super::windows::{Mode, Windows, losses};
-use super::{Partial, mean_and_error};
+use super::{Partial, TextMean, mean_and_error, pooled, text_error};
 use crate::backend::Backend;
 use crate::data::{Corpus, Document};
 use crate::error::Result;
@@ -52,6 +52,8 @@ pub struct KeyScore {
     pub keys: usize,
     /// Mean over the key tokens, nats; None where there are none.
     pub key_nll: Option<f64>,
+    /// Standard error of that mean, see [`text_error`].
+    pub key_nll_error: Option<f64>,
 }
 
 /// What the judge made of one document.
@@ -72,6 +74,8 @@ pub struct LongPplReport {
     pub keys: usize,
     /// Over all key tokens; None where there are none.
     pub longppl: Option<f64>,
+    /// Its standard error, LongPPL times that of the mean.
+    pub longppl_error: Option<f64>,
     /// Mean over the documents that have key tokens.
     pub mean_longppl: Option<f64>,
     pub mean_longppl_error: Option<f64>,
@@ -190,30 +194,35 @@ fn key_tokens(long: &[Option<f64>], short: &[Option<f64>], protocol: &LongPplPro
 
 fn score(document: &Document, nll: &[Option<f64>], keys: &[usize]) -> KeyScore {
     let all: Vec<f64> = nll.iter().copied().flatten().collect();
-    let of_keys: Vec<f64> = keys.iter().filter_map(|&t| nll[t]).collect();
+    let of_keys: Vec<(usize, f64)> = keys.iter().filter_map(|&t| Some((t, nll[t]?))).collect();
+    let key_sum = of_keys.iter().map(|(_, loss)| loss).sum::<f64>();
     KeyScore {
         name: document.name.clone(),
         tokens: nll.len(),
         scored: all.len(),
         nll: all.iter().sum::<f64>() / all.len().max(1) as f64,
         keys: of_keys.len(),
-        key_nll: (!of_keys.is_empty()).then(|| of_keys.iter().sum::<f64>() / of_keys.len() as f64),
+        key_nll: (!of_keys.is_empty()).then(|| key_sum / of_keys.len() as f64),
+        key_nll_error: text_error(of_keys.into_iter()),
     }
 }
 
 fn report(window: usize, documents: Vec<KeyScore>) -> LongPplReport {
     let scored: usize = documents.iter().map(|d| d.scored).sum();
     let keys: usize = documents.iter().map(|d| d.keys).sum();
-    let nll = documents.iter().map(|d| d.nll * d.scored as f64).sum::<f64>() / scored.max(1) as f64;
-    let with_keys = documents.iter().filter_map(|d| Some((d.key_nll?, d.keys)));
-    let key_nll = with_keys.clone().map(|(nll, keys)| nll * keys as f64).sum::<f64>() / keys.max(1) as f64;
-    let (mean, error) = mean_and_error(&with_keys.map(|(nll, _)| nll.exp()).collect::<Vec<_>>());
+    let text = |d: &KeyScore| TextMean { losses: d.scored, mean: d.nll, error: None };
+    let (nll, _) = pooled(documents.iter().map(text));
+    let of_keys = |d: &KeyScore| Some(TextMean { losses: d.keys, mean: d.key_nll?, error: d.key_nll_error });
+    let with_keys = documents.iter().filter_map(of_keys);
+    let (key_nll, key_error) = pooled(with_keys.clone());
+    let (mean, error) = mean_and_error(&with_keys.map(|text| text.mean.exp()).collect::<Vec<_>>());
     LongPplReport {
         window,
         scored,
         ppl: nll.exp(),
         keys,
         longppl: (keys > 0).then(|| key_nll.exp()),
+        longppl_error: key_error.map(|error| key_nll.exp() * error),
         mean_longppl: (keys > 0).then_some(mean),
         mean_longppl_error: error.filter(|_| keys > 0),
         documents,

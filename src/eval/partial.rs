@@ -15,7 +15,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-const FORMAT: &str = "pose-engine partial 1";
+const FORMAT: &str = "pose-engine partial 2";
 
 /// The units of one measure: those that were finished before, and where new ones go.
 #[derive(Debug, Default)]
@@ -181,9 +181,11 @@ fn same_measure(path: &Path, found: &Value, ours: &Value) -> Result<()> {
     if found == ours {
         return Ok(());
     }
-    let Some(measure) = found["measure"].as_object().filter(|_| found["format"] == ours["format"]) else {
-        return Err(foreign(path));
-    };
+    let Some(measure) = found["measure"].as_object() else { return Err(foreign(path)) };
+    if found["format"] != ours["format"] {
+        let problem = "was left by another version, which measured otherwise; give another name";
+        return Err(Error::usage("--partial", path.display(), problem));
+    }
     let differs = difference("", &Value::Object(measure.clone()), &ours["measure"]);
     let problem = format!(
         "is of another measure ({}); repeat its flags, or give another name",
@@ -268,6 +270,9 @@ mod tests {
             assert!(refused(json!({})).contains("not what an evaluation left"), "{other}");
             assert_eq!(std::fs::read_to_string(&path).unwrap(), other);
         }
+        let older = String::from_utf8(text.clone()).unwrap().replacen(FORMAT, "pose-engine partial 1", 1);
+        std::fs::write(&path, older).unwrap();
+        assert!(refused(json!({ "command": "eval" })).contains("left by another version"));
         let broken = String::from_utf8(text).unwrap().replacen("\"seconds\"", "\"second\"", 1);
         std::fs::write(&path, broken).unwrap();
         assert!(refused(json!({ "command": "eval", "protocol": { "seed": 1 } })).contains("line 2"));

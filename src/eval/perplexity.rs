@@ -1,9 +1,9 @@
 //! Perplexity of long documents by window (see [`windows`](super::windows)): exp(Σ NLL / scored tokens) over all
-//! documents (token-weighted); beside it stand the mean over documents of each one's perplexity and the standard error
-//! of that mean.
+//! documents (token-weighted), with the standard error that these texts' lengths give it; beside it stand the mean over
+//! documents of each one's perplexity and the standard error of that mean, which is larger by how documents differ.
 
 use super::windows::losses;
-use super::{Mode, Partial, Windows, mean_and_error};
+use super::{Mode, Partial, TextMean, Windows, mean_and_error, pooled, text_error};
 use crate::backend::Backend;
 use crate::data::{Corpus, Document, Tokenizer};
 use crate::error::{Error, Result};
@@ -90,6 +90,8 @@ pub struct DocumentScore {
     pub scored: usize,
     /// Mean negative log-likelihood, nats per token.
     pub nll: f64,
+    /// Standard error of that mean, see [`text_error`]; None in a text of one block.
+    pub nll_error: Option<f64>,
     /// None where nothing was scored, as in a document of one token.
     pub ppl: Option<f64>,
 }
@@ -104,6 +106,8 @@ pub struct WindowReport {
     pub nll: f64,
     /// Token-weighted over all documents.
     pub ppl: f64,
+    /// Its standard error, ppl times that of `nll`, of other text of the same documents; None for one short document.
+    pub ppl_error: Option<f64>,
     /// Mean over the documents that have a perplexity.
     pub mean_ppl: f64,
     /// Standard error of that mean.
@@ -130,8 +134,9 @@ pub fn run<B: Backend>(
         documents.push(unit.result);
     }
     let scored: usize = documents.iter().map(|d: &DocumentScore| d.scored).sum();
-    let nll = documents.iter().map(|d| d.nll * d.scored as f64).sum::<f64>() / scored.max(1) as f64;
     let of_documents: Vec<f64> = documents.iter().filter(|d| d.scored > 0).filter_map(|d| d.ppl).collect();
+    let text = |d: &DocumentScore| TextMean { losses: d.scored, mean: d.nll, error: d.nll_error };
+    let (nll, nll_error) = pooled(documents.iter().map(text));
     let (mean_ppl, mean_ppl_error) = mean_and_error(&of_documents);
     Ok(WindowReport {
         window,
@@ -140,6 +145,7 @@ pub fn run<B: Backend>(
         scored,
         nll,
         ppl: nll.exp(),
+        ppl_error: nll_error.map(|error| nll.exp() * error),
         mean_ppl,
         mean_ppl_error,
         seconds,
@@ -151,14 +157,14 @@ fn score_document<B: Backend>(
     b: &B, model: &Model<B>, scorer: &mut Scorer<B>, document: &Document, windows: &Windows,
     progress: &mut dyn FnMut(usize),
 ) -> Result<DocumentScore> {
-    let (mut sum, mut scored) = (0.0, 0);
-    losses(b, model, scorer, document, windows, progress, &mut |_, nll| {
-        sum += nll.iter().map(|&l| f64::from(l)).sum::<f64>();
-        scored += nll.len();
+    let mut all: Vec<(usize, f64)> = Vec::new();
+    losses(b, model, scorer, document, windows, progress, &mut |first, nll| {
+        all.extend((first..).zip(nll.iter().map(|&loss| f64::from(loss))));
     })?;
-    let (name, tokens) = (document.name.clone(), document.tokens.len());
-    let nll = sum / scored.max(1) as f64;
-    Ok(DocumentScore { name, tokens, scored, nll, ppl: (scored > 0).then(|| nll.exp()) })
+    let (name, tokens, scored) = (document.name.clone(), document.tokens.len(), all.len());
+    let nll = all.iter().map(|(_, loss)| loss).sum::<f64>() / scored.max(1) as f64;
+    let ppl = (scored > 0).then(|| nll.exp());
+    Ok(DocumentScore { name, tokens, scored, nll, nll_error: text_error(all.into_iter()), ppl })
 }
 
 #[cfg(test)]
