@@ -90,7 +90,7 @@ fn architectures() -> Vec<String> {
     }
 }
 
-/// This machine's GPU, as `sm_90a`.
+/// This machine's GPU, as `sm_90a`; none that the kernels are not for, which need copies and products of sm_80.
 fn own_gpu() -> Option<String> {
     let query = Command::new("nvidia-smi")
         .args(["--query-gpu=compute_cap", "--format=csv,noheader"])
@@ -98,7 +98,8 @@ fn own_gpu() -> Option<String> {
         .ok()?;
     let capability: String = String::from_utf8_lossy(&query.stdout).lines().next()?.trim().replace('.', "");
     let suffix = if capability == "90" { "a" } else { "" };
-    (query.status.success() && capability.parse::<u32>().is_ok()).then(|| format!("sm_{capability}{suffix}"))
+    let usable = capability.parse::<u32>().is_ok_and(|capability| capability >= 80);
+    (query.status.success() && usable).then(|| format!("sm_{capability}{suffix}"))
 }
 
 struct Image {

@@ -8,8 +8,8 @@
 mod flags;
 
 use flags::{flag, number, numbers};
+use pose_engine::figures::{Axis, Plot, Series};
 use pose_engine::quickstart::documents;
-use pose_engine::report::{Axis, Plot, Series};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 

@@ -18,6 +18,10 @@ struct Shape {
 // The keys that a query at sequence index `at` sees: [first(at), at].
 __device__ __forceinline__ int first_seen(int at, int window) { return at < window ? 0 : at - window + 1; }
 
+// The first key that any query sees, or one a little before it: the first of TILE.
+template <int TILE>
+__device__ __forceinline__ int seen_from(const Shape& s) { return first_seen(s.past(), s.window) / TILE * TILE; }
+
 // Whether the query at sequence index `at` sees `key` if they are of one document; a query that does not exist sees nothing.
 __device__ __forceinline__ bool reaches(int at, int key, const Shape& s) { return key <= at && at - key < s.window && at < s.keys; }
 

@@ -3,7 +3,8 @@
 // Conventions of every kernel file. Matrices are row-major and dense. Outputs come first, then inputs, then sizes. Storage is
 // bf16 or f32 (`T`), arithmetic and statistics f32. "=" writes an output without reading it, "+=" adds to it. Buffers start
 // on a 256-byte boundary, as the driver's allocator gives them. A launch shape that is not derived from tiles.cuh is given
-// at the kernel. Sums are taken in an order that the shape alone decides: the same bits on every run and every GPU.
+// at the kernel. Sums are taken in an order that the shape alone decides: the same bits on every run, and on every GPU
+// whose shared memory takes the same kernels (see backend/cuda/attention.rs).
 #pragma once
 #include <cuda_bf16.h>
 #include <cstdint>

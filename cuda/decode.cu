@@ -2,7 +2,7 @@
 // second kernel puts together. Layouts: attention.cuh.
 //
 //   decode          rows of one key/value head (its grouped query heads x queries, at most DECODE_ROWS) against keys
-//                   [split·per_split, ...): part_o [splits,rows,kv_heads,DECODE_ROWS,D] f32 (=), each normed by its own sum;
+//                   [seen_from + split·per_split, ...): part_o [splits,rows,kv_heads,DECODE_ROWS,D] f32 (=), each normed by its own sum;
 //                   part_lse [splits,rows,kv_heads,DECODE_ROWS] f32 (=), −inf where a split has no key for a row
 //   decode_combine  o (=), lse (=) from the parts, splits in ascending order
 //
@@ -120,7 +120,7 @@ __device__ __forceinline__ void decode(float* part_o, float* part_lse, const bf1
     if (documents) documents += int64_t(row) * s.keys;
 
     load_queries<D, Queries>(reinterpret_cast<char*>(memory), q, row, kv_head, group, used, s);
-    const int warp = threadIdx.x / 32, begin = blockIdx.x * per_split, end = min(s.keys, begin + per_split);
+    const int warp = threadIdx.x / 32, begin = seen_from<DECODE_KEYS>(s) + blockIdx.x * per_split, end = min(s.keys, begin + per_split);
     uint32_t stage = 0;  // 0 or Keys::BYTES
     Incoming<D, DECODE_KEYS, DECODE_THREADS, 2, 2 * Keys::BYTES> incoming(k_rows, {k + k_offset, v + k_offset}, k_stride, begin, end);
     LeftRows<D, Queries, false> left(q_rows);

@@ -197,7 +197,7 @@ __device__ __forceinline__ void decode_int8(float* part_o, float* part_lse, cons
 
     const int word = threadIdx.x % m.words, apart = DECODE_THREADS / m.words, first = threadIdx.x / m.words;
     float sums[VALUE_ROWS][4] = {};
-    const int begin = blockIdx.x * per_split, end = min(s.keys, begin + per_split);
+    const int begin = seen_from<DECODE_KEYS>(s) + blockIdx.x * per_split, end = min(s.keys, begin + per_split);
     for (int key0 = begin; key0 < end; key0 += DECODE_KEYS) {
         __syncthreads();  // the last tile has been read
         const int64_t head = (int64_t(row) * s.keys + key0) * s.kv_heads + kv_head, stride = int64_t(s.kv_heads) * head_dim;

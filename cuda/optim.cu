@@ -20,10 +20,8 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS) sum_squares(double* pa
     int64_t i = first + threadIdx.x * 4;
     for (; i + 3 < end; i += SUM_THREADS * 4) {
         const Vec<float> v = load_vec(x + i);
-        float squares = 0.f;
 #pragma unroll
-        for (int j = 0; j < 4; j++) squares += v.x[j] * v.x[j];
-        sum += double(squares);
+        for (int j = 0; j < 4; j++) sum += double(v.x[j]) * double(v.x[j]);
     }
     for (; i < end; i++) sum += double(x[i]) * double(x[i]);  // the one thread that has the last few
 #pragma unroll

@@ -1,4 +1,5 @@
-// What the multiply-add units can do at most: the yardstick of the benchmarks. Every warp keeps PEAK_CHAINS sums going that do not
+// What mma.sync and fma can do at most: the yardstick of the benchmarks, and the instructions of the kernels. (On sm_90 and newer there
+// are asynchronous products that go faster than mma.sync; no kernel here uses them.) Every warp keeps PEAK_CHAINS sums going that do not
 // wait for each other, and touches no memory.
 //
 //   peak_mma_bf16  rounds·PEAK_CHAINS times m16n8k16 (4096 FLOPs) in each warp

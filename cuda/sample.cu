@@ -12,6 +12,7 @@
 
 // ---------------------------------------------------------------------------------------------------------------- kernels
 
+constexpr uint32_t SMALLEST = 1;             // bits of the smallest weight but 0: what weighs nothing is never drawn
 constexpr uint32_t ABOVE_ONE = 0x3f800001u;  // one more than the bits of 1.f, the largest weight
 
 // Sum of the values of all threads before this one, and of all threads.
@@ -36,7 +37,7 @@ __device__ __forceinline__ float2 sum_before(float x, float* slots) {
 
 // The bits of τ. Weights are not negative, so their bits are in their order: a bisection over them.
 __device__ __forceinline__ uint32_t threshold(const float* weights, int vocab, float wanted, float* slots) {
-    uint32_t low = 0, high = ABOVE_ONE;  // the weights from `low` on are enough, those from `high` on are not
+    uint32_t low = SMALLEST, high = ABOVE_ONE;  // the weights from `low` on are enough, those from `high` on are not
     while (high - low > 1) {
         const uint32_t middle = low + (high - low) / 2;
         float sum = 0.f;
@@ -105,7 +106,7 @@ extern "C" __global__ void __launch_bounds__(SAMPLE_THREADS)
             sum += z[i];
         }
         const float wanted = top_p * block_sum<SAMPLE_THREADS>(sum, slots);
-        const uint32_t least = top_p < 1.f ? threshold(z, vocab, wanted, slots) : 0;
+        const uint32_t least = top_p < 1.f ? threshold(z, vocab, wanted, slots) : SMALLEST;
         draw(&first, &last, z, vocab, least, units[blockIdx.x], slots);
     }
     __syncthreads();

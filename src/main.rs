@@ -6,7 +6,12 @@ use pose_engine::printable::sentence;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse_from(usage::words(std::env::args_os())) {
+    let words = usage::words(std::env::args_os());
+    if let Some(problem) = usage::no_text(&words) {
+        eprintln!("pose-engine: {}", sentence(&problem));
+        return ExitCode::from(2);
+    }
+    let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(help) if usage::is_help(&help) => help.exit(),
         Err(error) => {

@@ -29,6 +29,17 @@ fn flags_that_train_cannot_take() {
         ("--train-len 1", &["--train-len 1", "at least 2"]),
         ("--target-len 16", &["--target-len 16", "shorter than the training window of 32"]),
         ("--target-len 8000000k", &["--target-len", "positions go up to"]),
+        ("--steps 9007199254740992k", &["--steps", "larger"]),
+        ("--chunks 9223372036854775808", &["--chunks", "9223372036854775807"]),
+        ("--seed 9223372036854775808", &["--seed", "9223372036854775807"]),
+        ("--lora-rank 10000000000000000000", &["--lora-rank", "9223372036854775807"]),
+        ("--recompute 9223372036854775808", &["--recompute", "number of layers"]),
+        ("--max-decompressed 9000000TiB", &["--max-decompressed", "more memory than there is"]),
+        ("--chunks 8 --method randpos", &["--chunks 8", "and this is randpos"]),
+        ("--chunk-lengths reference --method balanced", &["--chunk-lengths reference", "pose and adaptive"]),
+        ("--content aligned --method plain", &["--content aligned", "and this is plain"]),
+        ("--eval-tokens 64", &["--eval-tokens 64", "--eval-data"]),
+        ("--split-ids 999 --method axolotl", &["--split-ids 999", "no token of this tokenizer"]),
         ("--chunks 33", &["--chunks 33", "32 tokens"]),
         ("--chunks 1", &["--chunks 1", "at least 2"]),
         ("--batch 200000000", &["--batch 200000000", "ask for less"]),
@@ -136,6 +147,8 @@ fn flags_that_are_missing() {
         ),
         ("generate --model m --prompt x --kv-cache int4", &["int4", "--kv-cache", "int8"]),
         ("generate --model m", &["--prompt"]),
+        ("generate --model m --prompt x --top-p 0.9", &["--top-p 0.9", "a temperature of 0"]),
+        ("coverage --train-len 64 --target-len 128 --method randpos --chunks 3", &["--chunks 3", "randpos"]),
         ("coverage --train-len 2k", &["--target-len"]),
         ("coverage --train-len 64 --target-len 128 --rows 0", &["--rows", "at least 1"]),
         ("logits --model m --ids ids.json", &["--out"]),
@@ -198,7 +211,7 @@ fn flags_that_reading_commands_cannot_take() {
         ("generate --prompt x --temperature nan", 2, &["--temperature NaN"]),
         ("generate --prompt x --max-new-tokens 0", 2, &["--max-new-tokens", "at least 1"]),
         (
-            "generate --prompt x --max-new-tokens 18446744073709551615",
+            "generate --prompt x --max-new-tokens 9223372036854775807",
             2,
             &["--max-new-tokens", "positions go up to 4294967295"],
         ),
@@ -206,7 +219,7 @@ fn flags_that_reading_commands_cannot_take() {
         ("logits --ids ids.json --out o.npy", 1, &["ids.json", "one length"]),
         ("logits --ids a.txt --out o.npy", 1, &["a.txt", "JSON"]),
         ("logits --ids high.json --out o.npy", 2, &["--ids 264", "264 entries"]),
-        ("logits --ids two.json --positions high.json --out a.txt", 1, &["a.txt", "exists already"]),
+        ("logits --ids two.json --positions high.json --out a.txt", 2, &["--out a.txt", "exists already"]),
         ("logits --ids ids.json --positions no.json --out o.npy", 1, &["json"]),
     ] {
         let (command, rest) = args.split_once(' ').unwrap();
@@ -318,6 +331,28 @@ fn what_exists_is_never_overwritten() {
     refuse(&dir, &TRAIN.replace("--out out", "--out a.txt"), 2, &["--out a.txt", "exists already"]);
     assert_eq!(dir.read("m/model.safetensors"), before);
     refuse(&dir, &TRAIN.replace("--out out", "--out a.txt/out"), 1, &["a.txt/out", "making"]);
+    refuse(&dir, "quickstart --out m", 2, &["--out m", "exists already", "--overwrite"]);
+    refuse(
+        &dir,
+        "quickstart --out m --overwrite",
+        2,
+        &["--overwrite m", "something other than a quickstart"],
+    );
+    let config = dir.read("m/config.json");
+    let over = "eval-ppl --model m --data a.txt --windows 32 --json m/config.json";
+    refuse(&dir, over, 2, &["--json m/config.json", "no JSON of a result"]);
+    assert_eq!(dir.read("m/config.json"), config);
+}
+
+/// Recipes and results are text, so they could not name such a file.
+#[cfg(unix)]
+#[test]
+fn names_that_are_no_text() {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = Dir::new();
+    let mut command = dir.command("train --preset tiny --data a.txt --train-len 32 --steps 1 --out");
+    command.arg(std::ffi::OsStr::from_bytes(b"caf\xe9"));
+    dir.finish(command, "train --out of no UTF-8").refused(2, &["caf", "is not UTF-8", "rename it"]);
 }
 
 #[test]

@@ -150,7 +150,7 @@ fn auto_says_why_it_leaves_out_a_gpu() {
         (
             "SOFTCUDA_CAPABILITY",
             "7.5",
-            "computing on the CPU: device cuda:0: no kernels for this GPU's sm_75",
+            "computing on the CPU: device cuda:0: a GPU of sm_75, and the kernels need sm_80 or newer",
         ),
         ("SOFTCUDA_DEVICES", "0", ""),
     ] {
@@ -196,7 +196,8 @@ fn an_ordinal_that_does_not_exist() {
 
 #[test]
 fn an_architecture_without_an_image() {
-    refused(GENERATE, &[("SOFTCUDA_CAPABILITY", "7.5")], 1, &["cuda:0", "sm_75", "POSE_CUDA_ARCHS=sm_75"]);
+    refused(GENERATE, &[("SOFTCUDA_CAPABILITY", "7.5")], 1, &["cuda:0", "sm_75", "sm_80 or newer"]);
+    refused(GENERATE, &[("SOFTCUDA_CAPABILITY", "13.7")], 1, &["cuda:0", "sm_137", "POSE_CUDA_ARCHS=sm_137"]);
 }
 
 #[test]

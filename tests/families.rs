@@ -168,11 +168,13 @@ fn write_byte_model(dir: &Dir, fixture: &str) {
     for (key, value) in [("vocab_size", 264), ("bos_token_id", 256), ("eos_token_id", 257)] {
         json[key] = json!(value);
     }
+    json["auto_map"] = json!({ "AutoModelForCausalLM": "modeling.Model" });
     let config = Config::from_json(&json.to_string(), Path::new("config.json")).unwrap();
     let mut model = Model::allocate(b, &mut Ledger::live(), &config, &config.rope).unwrap();
     model.initialise(b, 7).unwrap();
     save(b, &model, &dir.path("m"));
     dir.write("m/tokenizer.json", bytes_as_json());
+    dir.write("m/modeling.py", "class Model: ...\n");
 }
 
 #[test]
@@ -196,6 +198,10 @@ fn every_family_trains_and_evaluates_as_planned() {
         assert!(ppl < 264.0, "{name}: {ppl}");
         dir.run(&format!("train {run} --lora-rank 2 --out adapter")).ok();
         dir.run("merge --adapter adapter --out merged --dtype f32 --quiet").ok();
+        // code that config.json names goes along
+        for saved in ["whole", "adapter", "merged"] {
+            assert!(dir.path(&format!("{saved}/modeling.py")).is_file(), "{name}: {saved}");
+        }
         let evaluate = |model: &str| {
             dir.run(&format!("eval-ppl --model {model} {eval} --json ppl.json")).ok();
             dir.json("ppl.json")["results"][0]["ppl"].as_f64().unwrap()

@@ -165,6 +165,24 @@ fn an_adapter_of_another_model_is_refused() {
     dir.run("eval-ppl --model a --data a.txt --windows 32").refused(1, &["use_dora", "not supported"]);
 }
 
+/// PEFT may adapt what is no projection of a layer.
+#[test]
+fn an_adapter_of_the_embedding_is_refused() {
+    let dir = Dir::with_model();
+    dir.run(&format!("{RUN} --out a")).ok();
+    std::fs::remove_file(dir.path("a/manifest.json")).unwrap();
+    let bytes = dir.read("a/adapter_model.safetensors");
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let numbers = vec![0u8; 4 * 4 * 64];
+    let more = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![4, 64], &numbers).unwrap();
+    let name = "base_model.model.model.embed_tokens.lora_A.weight".to_string();
+    let tensors = file.tensors().into_iter().chain([(name, more)]);
+    dir.write("a/adapter_model.safetensors", safetensors::serialize(tensors, None).unwrap());
+    let parts = ["adapter for another model", "embed_tokens.lora_A.weight"];
+    dir.run("merge --adapter a --out x").refused(1, &parts);
+    dir.run("eval-ppl --model a --data a.txt --windows 32").refused(1, &parts);
+}
+
 #[test]
 fn adapters_that_cannot_be_trained() {
     let dir = Dir::with_model();
@@ -195,5 +213,5 @@ fn adapters_that_cannot_be_trained() {
     dir.run(&format!("{} --out fresh", RUN.replace("--model m", "--preset tiny"))).ok();
     dir.run("eval-ppl --model fresh --data a.txt --windows 32")
         .refused(1, &["fresh weights", "--lora-merge"]);
-    dir.run("merge --adapter a --out m").refused(1, &["exists already"]);
+    dir.run("merge --adapter a --out m").refused(2, &["--out m", "exists already"]);
 }

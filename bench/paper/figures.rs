@@ -3,11 +3,11 @@
 use crate::runs::{HALF, RUNS, TARGET, WINDOWS};
 use crate::seed::{Costs, SeedResults};
 use crate::spread::{Spread, ppl, windows_of};
+use pose_engine::figures::{Axis, Plot, Series};
 use pose_engine::positions::coverage::Coverage;
 use pose_engine::positions::{ChunkLengths, Content, Method, Sampler};
 use pose_engine::quickstart::Trained;
 use pose_engine::quickstart::recipe::WINDOW;
-use pose_engine::report::{Axis, Plot, Series};
 
 /// Rows that a coverage is counted over.
 const ROWS: usize = 20_000;

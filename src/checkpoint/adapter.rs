@@ -2,13 +2,13 @@
 //! config.json with the scaling that was trained, and base_model.json, which tells the base model from others.
 
 use super::atomic::Staging;
-use super::model::{copy_tokenizer, write_config, write_json};
+use super::model::{copy_companions, write_config, write_json};
 use super::pickle;
 use super::tensors::{TensorSource, write_safetensors};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::model::Config;
-use crate::model::family::{FAMILIES, short};
+use crate::model::family::short;
 use crate::model::lora::{Also, Lora, Target};
 use crate::model::params::{ParamSpec, adapter_name, model_name, peft_name};
 use crate::regular;
@@ -90,10 +90,7 @@ impl Adapter {
         let names = weights.names();
         let is_there = |module: &str| names.iter().any(|name| name.contains(&format!(".{module}.lora_A.")));
         // the model, and with it the family, is not known yet
-        let has = |target: &&Target| {
-            let mut modules = FAMILIES.iter().map(|family| target.module(family));
-            modules.any(|module| !module.is_empty() && is_there(module))
-        };
+        let has = |target: &&Target| target.modules().any(&is_there);
         let lora = Lora {
             rank: config.r,
             alpha: config.lora_alpha,
@@ -130,9 +127,13 @@ impl Adapter {
 
     /// Whether these are the weights that the adapter was trained on, as far as the adapter says.
     pub fn check_base(&self, base: &Weights) -> Result<()> {
-        let Ok(text) = regular::read_to_string(&self.dir.join(BASE)) else { return Ok(()) };
-        let known: serde_json::Value = serde_json::from_str(&text)
-            .map_err(|e| Error::file(self.dir.join(BASE), format!("is not JSON: {e}")))?;
+        let path = self.dir.join(BASE);
+        let text = match regular::read_to_string(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            text => text.map_err(|e| Error::io(&path, "reading what the adapter was trained on", e))?,
+        };
+        let known: serde_json::Value =
+            serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("is not JSON: {e}")))?;
         let (known, found) = (known["fingerprint"].as_str(), base.fingerprint()?);
         match known {
             Some(known) if known != found => Err(Error::file(
@@ -153,7 +154,9 @@ impl Adapter {
         let mut known = HashSet::from([peft_name("lm_head.weight")]);
         for spec in table {
             let mut expected = vec![(peft_name(&spec.name), spec.shape.clone())];
-            if let [outputs, inputs] = spec.shape[..] {
+            if let [outputs, inputs] = spec.shape[..]
+                && Target::of(&spec.name).is_some()
+            {
                 let rank = self.lora.rank;
                 expected.push((adapter_name(&spec.name, "A"), vec![rank, inputs]));
                 expected.push((adapter_name(&spec.name, "B"), vec![outputs, rank]));
@@ -194,8 +197,8 @@ pub fn write_adapter(
     write_safetensors(&staging.dir().join(TENSORS), source, &all)?;
     if let Some(dir) = base {
         let fingerprint = Weights::open(dir)?.fingerprint()?;
-        write_json(staging, BASE, &json!({ "path": dir, "fingerprint": fingerprint }))?;
-        copy_tokenizer(staging, dir)?;
+        write_json(staging, BASE, &json!({ "path": dir.to_string_lossy(), "fingerprint": fingerprint }))?;
+        copy_companions(staging, config, dir)?;
     }
     Ok(warnings)
 }
@@ -223,7 +226,7 @@ fn peft_config(config: &Config, lora: &Lora, base: Option<&Path>) -> serde_json:
     json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": base.map(Path::to_string_lossy),
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "use_rslora": lora.rank_stabilised,

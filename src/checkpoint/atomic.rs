@@ -24,13 +24,11 @@ pub fn is_occupied(path: &Path) -> bool {
     path.symlink_metadata().is_ok() && !empty
 }
 
-/// An error where [`is_occupied`].
+/// An error where [`is_occupied`], of the flag that names the place.
 pub fn refuse_existing(path: &Path) -> Result<()> {
     if is_occupied(path) {
-        return Err(Error::file(
-            path,
-            "exists already and is never overwritten unasked; give another name or remove it",
-        ));
+        let problem = "exists already and is never overwritten unasked; give another name or remove it";
+        return Err(Error::usage("--out", path.display(), problem));
     }
     Ok(())
 }

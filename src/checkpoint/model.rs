@@ -43,12 +43,18 @@ pub fn write_model(
     let warnings = write_config(staging, &config)?;
     write_weights(staging, source, shard_bytes)?;
     if let Some(from) = tokenizer_from {
-        copy_tokenizer(staging, from)?;
-        if config.extra.contains_key("auto_map") {
-            copy_code(staging, from)?;
-        }
+        copy_companions(staging, &config, from)?;
     }
     Ok(warnings)
+}
+
+/// Copies what goes along with a model's configuration from the directory `from`: its tokenizer, and the code that it names.
+pub(super) fn copy_companions(staging: &Staging, config: &Config, from: &Path) -> Result<()> {
+    copy_tokenizer(staging, from)?;
+    if config.extra.contains_key("auto_map") {
+        copy_code(staging, from)?;
+    }
+    Ok(())
 }
 
 /// A checkpoint that its own config cannot load is worse than none.

@@ -4,11 +4,11 @@ use super::common::{Common, Json};
 use super::output::{size_text, table};
 use super::place;
 use crate::error::{Error, Result};
+use crate::figures::{Axis, Plot, Series};
 use crate::memory;
 use crate::positions::coverage::Coverage as Distances;
-use crate::positions::{ChunkLengths, Content, Method, Sampler};
+use crate::positions::{CHUNKS, ChunkLengths, Content, Method, Sampler};
 use crate::recipe::Size;
-use crate::report::{Axis, Plot, Series};
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ pub struct Coverage {
     #[arg(long, value_name = "N")]
     target_len: Size,
     /// Chunks that the window is split into (pose, axolotl, balanced, adaptive)
-    #[arg(long, default_value_t = 2, value_name = "N")]
+    #[arg(long, default_value_t = CHUNKS, value_name = "N")]
     chunks: usize,
     /// How the tokens of a row get their positions
     #[arg(long, value_enum, default_value_t = Method::Pose)]
@@ -51,6 +51,7 @@ pub struct Coverage {
 impl Coverage {
     pub fn run(self) -> Result<()> {
         place::check("--plot", self.plot.as_deref(), place::Kind::Svg, None)?;
+        self.method.refuse_idle(self.chunks, self.chunk_lengths, Content::Uniform)?;
         let (lc, lt) = (self.train_len.0, self.target_len.0);
         let sampler =
             Sampler::new(self.method, lc, lt, self.chunks, self.chunk_lengths, Content::Contiguous)?;

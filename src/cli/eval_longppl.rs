@@ -1,15 +1,15 @@
 //! `pose-engine eval-longppl`.
 
-use super::evaluation::{Evaluation, Resumable, longest_window, note_unfilled};
+use super::evaluation::{Evaluation, Resumable, longest_read, longest_window, note_unfilled};
 use super::output::{error_text, size_text, table};
 use super::progress::Progress;
 use super::reader::{OpenedReader, Reader};
 use super::text::{Selection, Text};
 use crate::backend::Backend;
 use crate::backend::device::Job;
-use crate::data::Corpus;
+use crate::data::{Bos, Corpus};
 use crate::error::{Error, Result};
-use crate::eval::{self, Bos, Judged, LongPplProtocol, LongPplReport, Protocol};
+use crate::eval::{self, Judged, LongPplProtocol, LongPplReport};
 use crate::infer::Scorer;
 use crate::model::buffers::Reading;
 use crate::recipe::Size;
@@ -71,14 +71,15 @@ impl EvalLongPpl {
             short_stride: self.short_stride.0,
             min_gain: self.min_gain,
             min_log_likelihood: self.min_log_likelihood,
-            bos: Protocol::bos_token(self.bos, &opened.tokenizer)?,
+            bos: self.bos.token(&opened.tokenizer)?,
             other_judge: judge.is_some(),
         };
         self.refuse_short_texts(&protocol, &corpus)?;
         self.evaluation.announce(&protocol.describe());
         let reads = corpus.documents.iter().map(|d| protocol.reads(d.tokens.len())).sum();
         let bar = Progress::new("longppl", reads, "tokens", self.evaluation.common.quiet);
-        let reading = Reading { cache: self.evaluation.cache(&self.reader)?, ..Reading::of(longest) };
+        let capacity = longest_read(longest, Some(&corpus));
+        let reading = Reading { cache: self.evaluation.cache(&self.reader)?, ..Reading::of(capacity) };
         let job = LongPplJob {
             opened: &opened,
             judge: judge.as_ref(),

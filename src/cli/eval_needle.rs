@@ -8,15 +8,14 @@ use super::reader::{OpenedReader, Reader};
 use super::text::Text;
 use crate::backend::Backend;
 use crate::backend::device::Job;
-use crate::data::Corpus;
+use crate::data::{Bos, Corpus};
 use crate::error::Result;
 use crate::eval::{
-    self, Asker, Bos, Haystack, NeedleProtocol, Protocol, ROOM_FOR_ANSWER, Report, mean_and_error,
-    proportion_error,
+    self, Asker, Haystack, NeedleProtocol, ROOM_FOR_ANSWER, Report, mean_and_error, proportion_error,
 };
+use crate::figures::HeatMap;
 use crate::model::buffers::Reading;
 use crate::recipe::Size;
-use crate::report::HeatMap;
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
@@ -77,7 +76,7 @@ impl EvalNeedle {
         let lengths: Vec<usize> = self.lengths.iter().map(|l| l.0).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let opened = self.reader.open(longest, "--lengths")?;
-        let bos = Protocol::bos_token(self.bos, &opened.tokenizer)?;
+        let bos = self.bos.token(&opened.tokenizer)?;
         let (depths, trials) = (self.depths.0.clone(), self.trials.0);
         let protocol = NeedleProtocol { lengths, depths, trials, seed: self.seed, bos };
         let cache = self.evaluation.cache(&self.reader)?;

@@ -1,18 +1,18 @@
 //! `pose-engine eval-ppl`.
 
-use super::evaluation::{Evaluation, longest_window, note_unfilled};
+use super::evaluation::{Evaluation, longest_read, longest_window, note_unfilled};
 use super::output::{error_text, seconds_text, size_text, table};
+use super::plan::Planned;
 use super::progress::Progress;
 use super::reader::{OpenedReader, Reader};
 use super::text::{Selection, Text};
 use crate::backend::Backend;
 use crate::backend::device::{Device, Job, dispatch};
-use crate::data::Corpus;
+use crate::data::{Bos, Corpus};
 use crate::error::Result;
-use crate::eval::{self, Bos, Mode, Protocol, WindowReport};
+use crate::eval::{self, Mode, Protocol, WindowReport};
 use crate::infer::Scorer;
-use crate::memory::{self, Ledger};
-use crate::model::Config;
+use crate::memory::{self, Ledger, Room};
 use crate::model::buffers::Reading;
 use crate::recipe::Size;
 use clap::Args;
@@ -62,7 +62,7 @@ impl ProtocolFlags {
     }
 
     fn resolve(&self, opened: &OpenedReader) -> Result<Protocol> {
-        let bos = Protocol::bos_token(self.bos, &opened.tokenizer)?;
+        let bos = self.bos.token(&opened.tokenizer)?;
         Ok(Protocol { mode: self.mode, stride: self.stride.map(|s| s.0), bos })
     }
 }
@@ -95,7 +95,7 @@ impl EvalPpl {
     }
 
     /// What the run would allocate, of the model or of a built-in architecture; text is counted where --data is given.
-    pub fn plan(&self, preset: Option<&str>, device: Device) -> Result<(Config, Ledger)> {
+    pub fn plan(&self, preset: Option<&str>, device: Device) -> Result<Planned> {
         let longest = self.protocol.longest()?;
         let opened = match preset {
             Some(name) => self.reader.open_preset(name, longest, "--windows")?,
@@ -107,18 +107,17 @@ impl EvalPpl {
         let reading = self.reading(corpus.as_ref())?;
         let text = corpus.map_or(0, |c| c.tokens() as usize);
         let job = PlanJob { opened: &opened, reading, text };
-        let ledger = dispatch(device, self.reader.dtype, self.evaluation.common.threads, job)?;
-        Ok((opened.config, ledger))
+        let (ledger, room) = dispatch(device, self.reader.dtype, self.evaluation.common.threads, job)?;
+        Ok(Planned { config: opened.config, ledger, room })
     }
 
     /// Room for the tokens that are read at once at most: the longest window, or less where no document fills it.
     fn reading(&self, corpus: Option<&Corpus>) -> Result<Reading> {
-        let longest = match corpus {
-            Some(corpus) => corpus.documents.iter().map(|d| d.tokens.len()).max(),
-            None => self.selection.tokens.map(|n| n.0),
-        };
         let window = self.protocol.longest()?;
-        let capacity = longest.map_or(window, |n| window.min(n.saturating_add(1)));
+        let capacity = match (corpus, self.selection.tokens) {
+            (None, Some(tokens)) => window.min(tokens.0.saturating_add(1)),
+            _ => longest_read(window, corpus),
+        };
         Ok(Reading { cache: self.evaluation.cache(&self.reader)?, ..Reading::of(capacity) })
     }
 }
@@ -138,9 +137,9 @@ struct PlanJob<'a> {
 }
 
 impl Job for PlanJob<'_> {
-    type Out = Ledger;
-    fn run<B: Backend>(self, b: &B) -> Result<Ledger> {
-        self.opened.plan::<B, Scorer<B>>(b, self.reading, self.text)
+    type Out = (Ledger, Option<Room>);
+    fn run<B: Backend>(self, b: &B) -> Result<(Ledger, Option<Room>)> {
+        Ok((self.opened.plan::<B, Scorer<B>>(b, self.reading, self.text)?, Room::in_reach(b)))
     }
 }
 

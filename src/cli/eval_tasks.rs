@@ -7,9 +7,10 @@ use super::reader::{OpenedReader, Reader};
 use super::text::Compressed;
 use crate::backend::Backend;
 use crate::backend::device::Job;
+use crate::data::Bos;
 use crate::error::{Error, Result};
 use crate::eval::tasks::{self, Encoder, Examples, Format, Prompt, Question, TaskProtocol, TaskReport};
-use crate::eval::{Bos, Protocol};
+
 use crate::infer::Session;
 use crate::model::buffers::Reading;
 use crate::recipe::Size;
@@ -76,7 +77,7 @@ impl EvalTasks {
         }
         let asked = &all[..self.limit.map_or(all.len(), |most| most.0.min(all.len()))];
         let files = self.reader.files()?;
-        let bos = Protocol::bos_token(self.bos, &files.tokenizer)?;
+        let bos = self.bos.token(&files.tokenizer)?;
         let pool = others.as_deref().unwrap_or(&all);
         let examples = Examples::draw(pool, self.shots, others.is_none(), self.seed)?;
         let prompts = self.prompts(asked, &Encoder { tokenizer: &files.tokenizer, bos, examples })?;

@@ -72,6 +72,13 @@ pub fn longest_window(windows: &[Size], stride: Option<Size>) -> Result<usize> {
     Ok(windows.iter().map(|w| w.0).max().unwrap_or(shortest))
 }
 
+/// Tokens that are read at once at most: the longest window, or less where no document fills it, and what opens it.
+pub fn longest_read(window: usize, corpus: Option<&Corpus>) -> usize {
+    let longest =
+        corpus.and_then(|corpus| corpus.documents.iter().map(|document| document.tokens.len()).max());
+    longest.map_or(window, |tokens| window.min(tokens.saturating_add(1)))
+}
+
 /// Trials in all, of which there are `each` (`--trials`) in each of `places`.
 pub fn count_trials(places: usize, each: Size) -> Result<usize> {
     /// Each is kept, with its answer.

@@ -5,8 +5,9 @@ use super::evaluation::KvCache;
 use super::reader::{OpenedReader, Reader};
 use crate::backend::Backend;
 use crate::backend::device::{Job, dispatch};
+use crate::data::Bos;
 use crate::error::{Error, Result};
-use crate::eval::{Bos, Protocol};
+
 use crate::index::TokenId;
 use crate::infer::{Sampling, generate};
 use crate::model::buffers::Reading;
@@ -42,9 +43,9 @@ pub struct Generate {
     /// 0 takes the likeliest token each time
     #[arg(long, default_value_t = 0.0, value_name = "X")]
     temperature: f64,
-    /// Draw from the smallest set of likeliest tokens that reaches this probability
-    #[arg(long, default_value_t = 1.0, value_name = "P")]
-    top_p: f64,
+    /// Draw from the smallest set of likeliest tokens that reaches this probability [default: 1]
+    #[arg(long, value_name = "P")]
+    top_p: Option<f64>,
     /// Seed of what is drawn
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
@@ -63,8 +64,7 @@ pub struct Generate {
 
 impl Generate {
     pub fn run(self) -> Result<()> {
-        let sampling = Sampling { temperature: self.temperature, top_p: self.top_p, seed: self.seed };
-        sampling.check()?;
+        let sampling = self.sampling()?;
         let cache = self.kv.format(self.reader.dtype)?;
         let text = match (&self.prompt, &self.prompt_file) {
             (Some(text), _) => text.clone(),
@@ -74,7 +74,7 @@ impl Generate {
             (None, None) => String::new(),
         };
         let files = self.reader.files()?;
-        let bos = Protocol::bos_token(self.bos, &files.tokenizer)?;
+        let bos = self.bos.token(&files.tokenizer)?;
         let prompt: Vec<TokenId> =
             bos.map(TokenId).into_iter().chain(files.tokenizer.encode(&text)?).collect();
         if prompt.is_empty() {
@@ -82,7 +82,8 @@ impl Generate {
         }
         let longest = prompt.len().saturating_add(self.max_new_tokens.0);
         let opened = self.reader.scaled(files, longest, "--max-new-tokens")?;
-        let stop: Vec<TokenId> = opened.config.eos_token_ids.iter().map(|&id| TokenId(id)).collect();
+        let ends = opened.config.eos_token_ids.iter().copied().chain(opened.tokenizer.eos_id());
+        let stop: Vec<TokenId> = ends.map(TokenId).collect();
         let job = GenerateJob {
             opened: &opened,
             prompt: &prompt,
@@ -96,6 +97,21 @@ impl Generate {
         self.json.write(&json!({
             "prompt_tokens": prompt.len(), "ids": plain_ids, "text": opened.tokenizer.decode(&ids, false)?,
         }))
+    }
+}
+
+impl Generate {
+    /// How tokens are chosen; refuses what does nothing where the likeliest is taken.
+    fn sampling(&self) -> Result<Sampling> {
+        let sampling =
+            Sampling { temperature: self.temperature, top_p: self.top_p.unwrap_or(1.0), seed: self.seed };
+        sampling.check()?;
+        if let Some(p) = self.top_p.filter(|_| self.temperature == 0.0) {
+            let problem =
+                "is for drawing, and at a temperature of 0 the likeliest token is taken; give one, as 0.8";
+            return Err(Error::usage("--top-p", p, problem));
+        }
+        Ok(sampling)
     }
 }
 

@@ -4,7 +4,7 @@ use super::common::{Common, Where};
 use super::reader::{OpenedReader, Reader};
 use crate::backend::Backend;
 use crate::backend::device::{Job, dispatch};
-use crate::checkpoint::NpyWriter;
+use crate::checkpoint::{NpyWriter, refuse_existing};
 use crate::error::{Error, Result};
 use crate::index::TokenId;
 use crate::infer::Scorer;
@@ -75,6 +75,7 @@ impl Rows {
 
 impl Logits {
     pub fn run(self) -> Result<()> {
+        refuse_existing(&self.out)?;
         if let Some(path) = self.norms_path() {
             let problem = "is where --grad-norms writes; give --out another name, or remove it";
             if path.exists() || path == self.out {

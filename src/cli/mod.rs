@@ -1,4 +1,5 @@
-//! The command line: one file a subcommand, which holds its flags and its printing and nothing else.
+//! The command line: one file a subcommand, with its flags, the job that it hands to a backend, and its printing; and what several of
+//! them share.
 
 /// `print!` for a reader that may have gone: `pose-engine plan | head` ends quietly.
 macro_rules! out {

@@ -1,7 +1,7 @@
 //! Whether a result can go where a flag says, seen before there is anything to lose.
 
 use crate::error::{Error, Result};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::path::Path;
 
@@ -22,14 +22,26 @@ impl Kind {
         }
     }
 
-    /// How files of this kind begin that this program has written: of JSON, a line for each value.
-    fn begins(self) -> &'static [&'static str] {
+    /// Whether a file that begins so is of this kind and by this program.
+    fn is_ours(self, begin: &str) -> bool {
         match self {
-            Kind::Json => &["{\n", "[\n", "{}", "[]"],
-            Kind::Svg => &["<svg"],
-            Kind::Html => &["<!doctype html"],
+            Kind::Json => RESULTS.iter().any(|key| is_result(begin, key)) || begin.starts_with("[]"),
+            Kind::Svg => begin.starts_with("<svg"),
+            Kind::Html => begin.starts_with("<!doctype html"),
         }
     }
+}
+
+/// The first key of what each command writes as JSON: the evaluations, train, quickstart, generate, coverage, plan, import, devices,
+/// verify (of each directory). Files of other software seldom begin so.
+const RESULTS: [&str; 9] =
+    ["command", "steps", "seed", "prompt_tokens", "method", "parameters", "architecture", "cpu", "path"];
+
+/// Whether an object, or a list of objects, begins with this key; a line for each value.
+fn is_result(begin: &str, key: &str) -> bool {
+    let object = begin.strip_prefix("[\n  ").unwrap_or(begin);
+    let inside = object.strip_prefix("{\n").map(str::trim_start);
+    inside.is_some_and(|inside| inside.starts_with(&format!("\"{key}\":")))
 }
 
 /// Refuses a place that cannot be written to, and a file that does not begin as results of this kind do: most texts, and .jsonl.
@@ -39,6 +51,9 @@ pub fn check(flag: &str, path: Option<&Path>, kind: Kind, makes: Option<&Path>) 
     let refuse = |problem: String| Err(Error::usage(flag, path.display(), problem));
     if path.is_dir() {
         return refuse("is a directory; name a file".into());
+    }
+    if let Err(e) = writable(path) {
+        return refuse(format!("cannot be written: {e}"));
     }
     if !may_be(kind, path) {
         let name = kind.name();
@@ -62,7 +77,21 @@ fn may_be(kind: Kind, path: &Path) -> bool {
     if path.is_file() && File::open(path).and_then(|file| file.take(64).read_to_end(&mut begin)).is_err() {
         return true;
     }
-    begin.is_empty() || kind.begins().iter().any(|begins| begin.starts_with(begins.as_bytes()))
+    begin.is_empty() || kind.is_ours(&String::from_utf8_lossy(&begin))
+}
+
+/// Opens what is there as it will be opened to write, and changes nothing; of what is not there, asks its directory.
+fn writable(path: &Path) -> std::io::Result<()> {
+    if path.is_file() {
+        return OpenOptions::new().append(true).open(path).map(drop);
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match parent.metadata() {
+        Ok(parent) if !path.exists() && parent.permissions().readonly() => {
+            Err(std::io::ErrorKind::PermissionDenied.into())
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -77,8 +106,11 @@ mod tests {
         assert_eq!(checked(Kind::Json), Ok(()));
         for (text, json, svg) in [
             ("", true, true),
-            ("{\n  \"a\": 1\n}\n", true, false),
-            ("[\n  {}\n]\n", true, false),
+            ("{\n  \"command\": \"eval-ppl\"\n}\n", true, false),
+            ("[\n  {\n    \"path\": \"m\"\n  }\n]\n", true, false),
+            ("{\n  \"architectures\": [\n    \"LlamaForCausalLM\"\n  ]\n}\n", false, false),
+            ("{\n  \"a\": 1\n}\n", false, false),
+            ("[\n  {}\n]\n", false, false),
             ("[]\n", true, false),
             ("{\"text\": \"a line of JSONL\"}\n", false, false),
             ("<svg/>", false, true),

@@ -8,7 +8,7 @@ use crate::backend::Backend;
 use crate::backend::cuda;
 use crate::backend::device::{Device, Job, dispatch};
 use crate::error::Result;
-use crate::memory::{self, Kind, Ledger, bytes_text};
+use crate::memory::{self, Kind, Ledger, Room, bytes_text};
 use crate::model::{Config, params};
 use crate::recipe::Recipe;
 use crate::size::parse_bytes;
@@ -95,16 +95,16 @@ impl ForTrain {
         let (recipe, train) = (self.train.recipe(false)?, &self.train);
         let (watch, device) = (Notes(&train.common), plannable(train.place.device));
         let job = TrainPlan { recipe: &recipe, watch: &watch };
-        let (config, ledger) = dispatch(device, recipe.dtype, train.common.threads, job)?;
-        self.show.print(&config, &ledger, &train.json, true)
+        let planned = dispatch(device, recipe.dtype, train.common.threads, job)?;
+        self.show.print(&planned, &train.json, true)
     }
 }
 
 impl ForEval {
     fn run(&self) -> Result<()> {
         let device = plannable(self.eval.evaluation.place.device);
-        let (config, ledger) = self.eval.plan(self.preset.as_deref(), device)?;
-        self.show.print(&config, &ledger, &self.eval.evaluation.json, false)
+        let planned = self.eval.plan(self.preset.as_deref(), device)?;
+        self.show.print(&planned, &self.eval.evaluation.json, false)
     }
 }
 
@@ -123,7 +123,8 @@ fn plannable(device: Device) -> Device {
 }
 
 impl Show {
-    fn print(&self, config: &Config, ledger: &Ledger, json: &Json, training: bool) -> Result<()> {
+    fn print(&self, planned: &Planned, json: &Json, training: bool) -> Result<()> {
+        let Planned { config, ledger, room } = planned;
         let (parameters, trained) = (params::parameter_count(config), params::trained_count(config));
         outln!("{parameters} parameters, {} of context", size_text(config.max_position_embeddings));
         if config.lora.is_some() {
@@ -138,16 +139,23 @@ impl Show {
             "parameters": parameters, "trained": trained, "total": ledger.total(),
             "by_kind": by_kind.collect::<serde_json::Map<_, _>>(), "buffers": rows.collect::<Vec<_>>(),
         }))?;
-        let given = self.device_memory.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
-        let Some(limit) = given.or_else(memory::within_reach_bytes) else { return Ok(()) };
-        let name = if given.is_some() { "--device-memory" } else { "memory available" };
-        if training && ledger.total() > limit {
-            outln!("{}", memory::split_text(ledger, limit));
+        let given = self.device_memory.map(|bytes| Room::given(usize::try_from(bytes).unwrap_or(usize::MAX)));
+        let Some(room) = given.or(*room) else { return Ok(()) };
+        if training && ledger.total() > room.bytes {
+            outln!("{}", memory::split_text(ledger, room.bytes));
         }
-        memory::check_fits(ledger.rows(), limit, name)?;
-        outln!("fits in {}", bytes_text(limit));
+        room.check(ledger)?;
+        outln!("fits in {}", bytes_text(room.bytes));
         Ok(())
     }
+}
+
+/// What is planned, and what it must fit in.
+pub struct Planned {
+    pub config: Config,
+    pub ledger: Ledger,
+    /// None where the system does not say what there is.
+    pub room: Option<Room>,
 }
 
 struct TrainPlan<'a> {
@@ -156,9 +164,9 @@ struct TrainPlan<'a> {
 }
 
 impl Job for TrainPlan<'_> {
-    type Out = (Config, Ledger);
-    fn run<B: Backend>(self, b: &B) -> Result<(Config, Ledger)> {
-        let recipe = self.recipe;
+    type Out = Planned;
+    fn run<B: Backend>(self, b: &B) -> Result<Planned> {
+        let (recipe, room) = (self.recipe, Room::in_reach(b));
         let opened = train::OpenedModel::open(recipe)?;
         if recipe.data.is_empty() {
             opened.warnings(recipe.sampler.target_len()).for_each(|w| self.watch.note(&w));
@@ -166,11 +174,11 @@ impl Job for TrainPlan<'_> {
             let with_eval = !recipe.eval_data.is_empty() || recipe.adapt.is_some();
             State::allocate_for(b, recipe, &opened, with_eval, &mut ledger)?;
             memory::note_program(&mut ledger, opened.tokenizer.resident_bytes(), 0);
-            return Ok((opened.config, ledger));
+            return Ok(Planned { config: opened.config, ledger, room });
         }
         let opened = train::Opened::with_data(recipe, opened, self.watch)?;
         let ledger = train::plan(b, recipe, &opened)?;
-        Ok((opened.model.config, ledger))
+        Ok(Planned { config: opened.model.config, ledger, room })
     }
 }
 

@@ -1,11 +1,12 @@
 //! Progress bars on standard error; where that is no terminal, a line now and then.
 
 use super::printed;
+use crate::data;
 use crate::eval::Trial;
 use crate::printable;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// A bar with a label, or its stand-in.
@@ -14,6 +15,33 @@ pub struct Progress {
     label: String,
     /// When the last line was printed, where there is no terminal.
     lines: Option<Mutex<Instant>>,
+}
+
+/// The bar of text that becomes tokens, where there is much of it.
+pub struct Reading {
+    bar: OnceLock<Progress>,
+    quiet: bool,
+}
+
+impl Reading {
+    pub fn new(quiet: bool) -> Reading {
+        Reading { bar: OnceLock::new(), quiet }
+    }
+
+    /// Files of so many bytes are read, of all.
+    pub fn tell(&self, read: data::Progress) {
+        /// Less is tokens in a moment.
+        const MUCH: u64 = 32 << 20;
+        if read.total < MUCH {
+            return;
+        }
+        let mebibytes = |bytes: u64| (bytes >> 20) as usize;
+        let bar = self.bar.get_or_init(|| Progress::new("tokens", mebibytes(read.total), "MiB", self.quiet));
+        bar.reach(mebibytes(read.done), "");
+        if read.done == read.total {
+            bar.finish();
+        }
+    }
 }
 
 /// How often a line is printed where there is no terminal; one more when all is done.
@@ -37,6 +65,16 @@ impl Progress {
     /// `by` more are done; `message` stands beside the count.
     pub fn advance(&self, by: usize, message: &str) {
         self.bar.inc(by as u64);
+        self.tell(message);
+    }
+
+    /// `done` are done in all, which may be fewer than before.
+    pub fn reach(&self, done: usize, message: &str) {
+        self.bar.set_position(done as u64);
+        self.tell(message);
+    }
+
+    fn tell(&self, message: &str) {
         if !message.is_empty() {
             self.bar.set_message(message.to_string());
         }

@@ -6,6 +6,7 @@ use super::progress::Progress;
 use crate::checkpoint::is_occupied;
 use crate::error::{Error, Result};
 use crate::quickstart::{self, Results, Watch};
+use crate::size::whole;
 use clap::Args;
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ pub struct Quickstart {
     #[arg(long)]
     overwrite: bool,
     /// Seed of documents, weights and positions
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, value_parser = whole::<u64>(), default_value_t = 1, value_name = "N")]
     seed: u64,
     #[command(flatten)]
     pub json: Json,
@@ -46,7 +47,7 @@ impl Quickstart {
         if !is_occupied(&self.out) {
             return Ok(());
         }
-        let ours = self.out.join("train.jsonl").exists() && self.out.join("start").exists();
+        let ours = self.out.join(quickstart::MARK).is_file();
         match (self.overwrite, ours) {
             (true, true) => std::fs::remove_dir_all(&self.out)
                 .map_err(|e| Error::io(&self.out, "removing the old quickstart", e)),

@@ -193,7 +193,9 @@ impl OpenedReader {
     pub fn fingerprint(&self) -> Result<serde_json::Value> {
         let dir = self.flags.directory()?;
         let base = self.adapter.as_ref().map_or(Ok(dir), Adapter::base)?;
-        let adapter = self.adapter.as_ref().map(|adapter| adapter.weights.fingerprint()).transpose()?;
+        let adapter =
+            |adapter: &Adapter| Ok::<_, Error>((adapter.weights.fingerprint()?, adapter.lora.scale()));
+        let adapter = self.adapter.as_ref().map(adapter).transpose()?;
         let config = config_dir(dir, self.adapter.as_ref())?.join("config.json");
         let config = regular::read(&config).map_err(|e| Error::io(&config, "reading", e))?;
         Ok(json!({

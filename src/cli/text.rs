@@ -1,6 +1,7 @@
 //! Flags that say which text a measure is made on.
 
 use super::common::Common;
+use super::progress::Reading;
 use super::reader::OpenedReader;
 use crate::data::{Corpus, LoadOptions, Tokenizer};
 use crate::error::{Error, Result};
@@ -69,7 +70,9 @@ impl Text {
             max_decompressed: self.compressed.max_decompressed,
             ..LoadOptions::default()
         };
-        let (corpus, warnings) = Corpus::load(&self.data, tokenizer, &options, None)?;
+        let reading = Reading::new(common.quiet);
+        let (corpus, warnings) =
+            Corpus::load(&self.data, tokenizer, &options, Some(&|read| reading.tell(read)))?;
         warnings.iter().for_each(|w| common.warn(w));
         Ok(corpus)
     }

@@ -3,9 +3,10 @@
 use super::common::{Common, Json, Where};
 use super::output::{seconds_text, size_text};
 use super::printed;
-use super::progress::Progress;
+use super::progress::{Progress, Reading};
 use crate::backend::Backend;
 use crate::backend::device::{Job, dispatch};
+use crate::data;
 use crate::error::{Error, Result};
 use crate::memory::{self, Ledger};
 use crate::names;
@@ -97,6 +98,7 @@ impl Job for TrainJob<'_> {
 
 /// The progress bar of a training.
 struct Bar {
+    reading: Reading,
     progress: Progress,
     quiet: bool,
     interrupted: &'static AtomicBool,
@@ -107,7 +109,13 @@ impl Bar {
     fn new(recipe: &Recipe, quiet: bool) -> Bar {
         static INTERRUPTED: AtomicBool = AtomicBool::new(false);
         let progress = Progress::new("train", recipe.schedule.steps as usize, "steps", quiet);
-        Bar { progress, quiet, interrupted: &INTERRUPTED, started: AtomicBool::new(false) }
+        Bar {
+            reading: Reading::new(quiet),
+            progress,
+            quiet,
+            interrupted: &INTERRUPTED,
+            started: AtomicBool::new(false),
+        }
     }
 
     /// The first Ctrl-C (or SIGTERM) asks for a checkpoint, the second stops at once.
@@ -145,12 +153,17 @@ impl Watch for Bar {
         }
     }
 
+    fn read(&self, progress: data::Progress) {
+        self.reading.tell(progress);
+    }
+
     fn stepped(&self, m: &StepMetrics) {
         if !self.started.swap(true, Ordering::Relaxed) {
             self.progress.start_at(m.step as usize - 1);
         }
         let (loss, norm, lr, speed) = (m.loss, m.grad_norm, m.lr, m.tokens_per_second);
-        self.progress.advance(1, &format!("loss {loss:.4} norm {norm:.3} lr {lr:.2e} {speed:.0} tok/s"));
+        let told = format!("loss {loss:.4} norm {norm:.3} lr {lr:.2e} {speed:.0} tok/s");
+        self.progress.reach(m.step as usize, &told);
     }
 
     fn interrupted(&self) -> Option<&AtomicBool> {

@@ -22,6 +22,15 @@ pub fn words(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     words
 }
 
+/// What is wrong with a word that is no text: recipes and results, which are TOML and JSON, could not name such a file.
+pub fn no_text(words: &[OsString]) -> Option<String> {
+    let word = words.iter().find(|word| word.to_str().is_none())?;
+    Some(format!(
+        "{}: is not UTF-8, and recipes and results can name nothing else; rename it",
+        word.display()
+    ))
+}
+
 /// The message without its usage lines: what was given, what is possible, what may have been meant.
 pub fn sentence(error: &clap::Error) -> String {
     let text = error.render().to_string();

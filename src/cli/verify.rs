@@ -49,5 +49,5 @@ fn row(e: &Examined) -> Vec<String> {
 }
 
 fn as_json(e: &Examined) -> serde_json::Value {
-    json!({ "path": e.path, "files": e.files, "bytes": e.bytes, "problem": e.problem.as_ref().map(Error::to_string) })
+    json!({ "path": e.path.display().to_string(), "files": e.files, "bytes": e.bytes, "problem": e.problem.as_ref().map(Error::to_string) })
 }

@@ -3,7 +3,7 @@
 use super::read::{Content, Evaluation, Input, Training};
 use super::results::Figure;
 use crate::error::Result;
-use crate::report::{Axis, Page, Plot, Series};
+use crate::figures::{Axis, Page, Plot, Series};
 
 /// The page, and its figures by name.
 pub struct Comparison {

@@ -3,7 +3,7 @@
 use super::page::{Layout, colour};
 use super::read::{Content, Evaluation, Input, Needle, Point};
 use crate::error::Result;
-use crate::report::{Axis, HeatMap, Series};
+use crate::figures::{Axis, HeatMap, Series};
 use crate::size::size_text;
 use std::collections::HashMap;
 

@@ -3,9 +3,9 @@
 use super::page::{Layout, Run};
 use super::read::Training;
 use crate::error::Result;
+use crate::figures::{Axis, Bars, Series};
 use crate::positions::coverage::Coverage;
 use crate::positions::{Method, SYNTHETIC_PIECE, Sampler};
-use crate::report::{Axis, Bars, Series};
 use crate::size::size_text;
 use crate::train::StepMetrics;
 
@@ -117,6 +117,7 @@ impl Layout {
 /// What a curve of coverage takes for granted, which is drawn without text and without a probe.
 fn supposed(sampler: &Sampler) -> Option<String> {
     match sampler.method() {
+        _ if sampler.packs() => Some("as if each row were one document".into()),
         _ if sampler.reads_text() => {
             Some(format!("as if a piece of the text began every {SYNTHETIC_PIECE} tokens"))
         }

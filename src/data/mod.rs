@@ -6,6 +6,7 @@ pub mod documents;
 pub mod loader;
 pub mod tokenizer;
 
+mod bos;
 mod cuts;
 mod decoder;
 mod guarded;
@@ -14,6 +15,7 @@ mod pieces;
 mod shares;
 mod zstd;
 
+pub use bos::Bos;
 pub use corpus::{AllShort, Corpus, Document, LoadOptions, Progress};
 pub use cuts::{Cuts, ends_sentence};
 pub use decoder::Decoder;

@@ -16,7 +16,7 @@ pub use longppl::{Judged, KeyScore, LongPplProtocol, LongPplReport, judge, run a
 pub use needle::{Haystack, NeedleProtocol, run as needle};
 pub use partial::{Partial, Unit};
 pub use passkey::{PasskeyProtocol, run as passkey};
-pub use perplexity::{Bos, DocumentScore, Protocol, WindowReport, run as perplexity};
+pub use perplexity::{DocumentScore, Protocol, WindowReport, run as perplexity};
 pub use retrieval::{Asker, ROOM_FOR_ANSWER, Report, Spent, Trial};
 pub use shift::{OffsetReport, Passage, ShiftProtocol, ShiftReport, Side, run as shift};
 pub use statistics::{TextMean, mean_and_error, pooled, proportion_error, text_error};

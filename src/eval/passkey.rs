@@ -67,6 +67,10 @@ impl Draw {
         let key = 10_000 + stream.below(90_000) as u32;
         let tokens_of = |lines| Ok::<_, Error>(tokenizer.encode(&text(key, 0, lines))?.len());
         let (bare, per_line) = (tokens_of(0)?, (tokens_of(9)? - tokens_of(1)?) / 8);
+        if bare == 0 {
+            let problem = "none of the question's characters is a token of the model; it cannot be asked";
+            return Err(Error::usage("--model", "", problem));
+        }
         let room = length.saturating_sub(protocol.opening().len());
         if bare > room {
             let problem = format!("the question alone takes {bare} tokens; ask for at least that");

@@ -5,24 +5,11 @@
 use super::windows::losses;
 use super::{Mode, Partial, TextMean, Windows, mean_and_error, pooled, text_error};
 use crate::backend::Backend;
-use crate::data::{Corpus, Document, Tokenizer};
-use crate::error::{Error, Result};
+use crate::data::{Corpus, Document};
+use crate::error::Result;
 use crate::infer::Scorer;
 use crate::model::Model;
 use serde::{Deserialize, Serialize};
-
-/// Whether each window is opened by the beginning-of-sequence token.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Bos {
-    /// If the tokenizer adds one to a text by itself.
-    #[default]
-    Auto,
-    /// Always.
-    On,
-    /// Never.
-    Off,
-}
 
 /// Of a protocol: "no BOS", or "BOS 1 opens each window".
 pub(super) fn bos_text(bos: Option<u32>, does: &str) -> String {
@@ -40,21 +27,6 @@ pub struct Protocol {
 }
 
 impl Protocol {
-    /// Resolves [`Bos`] with the tokenizer at hand.
-    pub fn bos_token(bos: Bos, tokenizer: &Tokenizer) -> Result<Option<u32>> {
-        match bos {
-            Bos::Off => Ok(None),
-            Bos::Auto => Ok(if tokenizer.adds_bos() { tokenizer.bos_id() } else { None }),
-            Bos::On => tokenizer.bos_id().map(Some).ok_or_else(|| {
-                Error::usage(
-                    "--bos",
-                    "on",
-                    "this tokenizer has no beginning-of-sequence token; use --bos off",
-                )
-            }),
-        }
-    }
-
     /// How a text is gone over at one window.
     pub fn windows(&self, window: usize) -> Windows {
         Windows::new(window, self.stride, self.mode, self.bos)

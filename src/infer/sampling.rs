@@ -39,9 +39,10 @@ impl Sampling {
         SampleShape { rows: 1, vocab, temperature: self.temperature, top_p: self.top_p }
     }
 
-    /// The random number of step `step`, in [0, 1).
+    /// The random number of step `step`, in [0, 1), of 24 bits: what f32 holds without becoming 1.
     pub fn unit(&self, step: u64) -> f64 {
-        Stream::new(self.seed, Purpose::Sampling, step, 0).unit_f64()
+        let bits = Stream::new(self.seed, Purpose::Sampling, step, 0).next_u32() >> 8;
+        f64::from(bits) / f64::from(1 << 24)
     }
 }
 

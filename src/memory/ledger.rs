@@ -44,11 +44,17 @@ impl Kind {
         let of_kind = || rows.iter().filter(|row| row.kind == self);
         let any = |dtype: &str| of_kind().any(|row| row.dtype == dtype);
         let has = |kind: Kind| rows.iter().any(|row| row.kind == kind);
+        // what has gradients and no moments is `logits --grad-norms`
+        let (trains, undoes) = (has(Kind::Moments), has(Kind::Gradients));
         Some(match self {
             Kind::Weights => {
                 let largest = of_kind().max_by_key(|row| row.bytes)?;
                 return (largest.dtype == "f32").then_some("--dtype bf16 halves the weights");
             }
+            Kind::Gradients | Kind::Activations | Kind::Work | Kind::Batch if undoes && !trains => {
+                "fewer --ids keep less for the backward pass"
+            }
+            Kind::Work | Kind::Batch if !trains => return None,
             Kind::Moments if any("i8") => return None,
             Kind::MasterWeights | Kind::Gradients if rows.iter().any(|row| row.name.contains(".lora_A.")) => {
                 "a lower --lora-rank has fewer of these"
@@ -64,12 +70,15 @@ impl Kind {
             Kind::Work | Kind::Batch => {
                 "a smaller --batch (with more --grad-accum) or --train-len shrinks what a step holds"
             }
-            Kind::KvCache if has(Kind::Gradients) => {
+            Kind::KvCache | Kind::Stream if trains => {
                 "a lower --target-len, or no --eval-data, which is read at that length, leaves less of the cache"
             }
-            Kind::KvCache if any("i8") => "shorter --windows or --lengths shrink the cache",
+            Kind::KvCache if any("i8") => {
+                "a shorter text (--windows, --lengths, the prompt) has a smaller cache"
+            }
             Kind::KvCache => {
-                "--kv-cache int8 keeps keys and values in about half of what bf16 takes, shorter --windows or --lengths fewer of them"
+                "--kv-cache int8 keeps keys and values in about half of what bf16 takes, a shorter text (--windows, --lengths, the \
+                 prompt) fewer of them"
             }
             Kind::Stream => "shorter --windows keep less of a text",
             Kind::Scratch => "fewer --threads need less working memory",

@@ -10,7 +10,7 @@ mod table;
 
 pub use crate::size::bytes_text;
 pub use ledger::{Kind, Ledger, Row};
-pub use resident::{available_bytes, reset_peak, resident_bytes, within_reach_bytes};
+pub use resident::{available_bytes, reset_peak, resident_bytes};
 pub use split::{Split, split_text};
 pub use table::peak_text;
 
@@ -27,19 +27,50 @@ pub fn note_program(ledger: &mut Ledger, tokenizer_bytes: usize, text: usize) {
     ledger.note(Kind::Program, "tokenizer", &[], "u8", tokenizer_bytes);
 }
 
-/// Refuses a plan whose buffers do not fit into what is free now of the backend's memory. The program itself, and the text that
-/// it has read, have their memory by now.
-pub fn check_room<B: Backend>(b: &B, plan: &Ledger) -> Result<()> {
-    let name = if B::SHARES_HOST_MEMORY { "memory available" } else { "free memory of the device" };
-    let rows: Vec<Row> = plan.rows().iter().filter(|row| row.kind != Kind::Program).cloned().collect();
-    match b.free_bytes() {
-        Some(free) => check_fits(&rows, free, name),
-        None => Ok(()),
+/// The memory that a plan must fit in.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    pub bytes: usize,
+    name: &'static str,
+    /// Whether the program itself, and the text that it reads, must fit too.
+    with_program: bool,
+}
+
+impl Room {
+    /// What the user gives.
+    pub fn given(bytes: usize) -> Room {
+        Room { bytes, name: "--device-memory", with_program: true }
+    }
+
+    /// What a run on this backend could have in all; None where the system does not say.
+    pub fn in_reach<B: Backend>(b: &B) -> Option<Room> {
+        if !B::SHARES_HOST_MEMORY {
+            return Room::left(b);
+        }
+        let room = |bytes| Room { bytes, name: "memory available", with_program: true };
+        resident::within_reach_bytes().map(room)
+    }
+
+    /// What is free now of the backend's memory: the program, and the text that it has read, have theirs by now.
+    fn left<B: Backend>(b: &B) -> Option<Room> {
+        let name = if B::SHARES_HOST_MEMORY { "memory available" } else { "free memory of the device" };
+        b.free_bytes().map(|bytes| Room { bytes, name, with_program: false })
+    }
+
+    /// Refuses a plan that is larger, naming its largest buffers and the flags that shrink them.
+    pub fn check(&self, plan: &Ledger) -> Result<()> {
+        let counts = |row: &&Row| self.with_program || row.kind != Kind::Program;
+        let rows: Vec<Row> = plan.rows().iter().filter(counts).cloned().collect();
+        check_fits(&rows, self.bytes, self.name)
     }
 }
 
-/// Refuses a plan that is larger than `limit` bytes, naming its largest buffers and the flags that shrink them.
-pub fn check_fits(rows: &[Row], limit: usize, where_from: &str) -> Result<()> {
+/// Refuses a plan whose buffers do not fit into what is free now of the backend's memory.
+pub fn check_room<B: Backend>(b: &B, plan: &Ledger) -> Result<()> {
+    Room::left(b).map_or(Ok(()), |room| room.check(plan))
+}
+
+fn check_fits(rows: &[Row], limit: usize, where_from: &str) -> Result<()> {
     let total: usize = rows.iter().map(|row| row.bytes).sum();
     if total <= limit {
         return Ok(());

@@ -4,8 +4,9 @@
 //! random and B at zero, so that the model starts as it was.
 
 use super::Config;
-use super::family::{Family, Mlp, short};
+use super::family::{FAMILIES, Family, Mlp, short};
 use crate::error::{Error, Result};
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 /// A projection of every layer that can have an adapter.
@@ -27,6 +28,18 @@ impl Target {
     /// As the module is called in a checkpoint of the family, e.g. `q_proj`.
     pub fn module(self, family: &Family) -> &'static str {
         short(family.names.layer.projection(self))
+    }
+
+    /// As the module is called in checkpoints of one family or another.
+    pub fn modules(self) -> impl Iterator<Item = &'static str> {
+        FAMILIES.iter().map(move |family| self.module(family)).filter(|module| !module.is_empty())
+    }
+
+    /// The projection whose weight is called `name` in a checkpoint of some family.
+    pub fn of(name: &str) -> Option<Target> {
+        let is =
+            |target: &&Target| target.modules().any(|module| name.ends_with(&format!(".{module}.weight")));
+        Target::value_variants().iter().find(is).copied()
     }
 
     /// Whether the model has such a projection.

@@ -19,10 +19,14 @@ pub use adaptive::DistanceWeights;
 pub use pieces::SYNTHETIC_PIECE;
 pub use sampler::{Sample, Sampler};
 
+use crate::error::{Error, Result};
 use crate::index::{ChunkSpan, RopePosition};
 use crate::names;
 use clap::ValueEnum;
 use std::ops::Range;
+
+/// Chunks of a window, where none are asked for: the paper's two.
+pub const CHUNKS: usize = 2;
 
 /// How the tokens of a row get their positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
@@ -51,11 +55,43 @@ pub enum Method {
     Adaptive,
 }
 
+impl Method {
+    /// Whether its chunks may be of any number.
+    pub fn has_chunks(self) -> bool {
+        matches!(self, Method::Pose | Method::Axolotl | Method::Balanced | Method::Adaptive)
+    }
+
+    /// Refuses what this method does not look at, but for defaults, which stand in every recipe.
+    pub fn refuse_idle(self, chunks: usize, lengths: ChunkLengths, content: Content) -> Result<()> {
+        let takes_lengths = matches!(self, Method::Pose | Method::Adaptive);
+        let takes_content = takes_lengths || matches!(self, Method::Balanced | Method::Cream);
+        let (any_chunks, paper) = (self.has_chunks() || chunks == CHUNKS, lengths == ChunkLengths::Paper);
+        let uniform = content == Content::Uniform;
+        let of_chunks = "pose, axolotl, balanced and adaptive";
+        for (fine, flag, value, takes) in [
+            (any_chunks, "--chunks", chunks.to_string(), of_chunks),
+            (takes_lengths || paper, "--chunk-lengths", called(lengths), "pose and adaptive"),
+            (takes_content || uniform, "--content", called(content), "pose, balanced, adaptive and cream"),
+        ] {
+            if !fine {
+                let problem = format!("is for --method {takes}, and this is {self}; leave it out");
+                return Err(Error::usage(flag, value, problem));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A value's name on the command line.
+fn called(value: impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().into())
+}
+
 /// From a recipe file; flags are read by clap.
 impl TryFrom<String> for Method {
     type Error = String;
 
-    fn try_from(name: String) -> Result<Self, String> {
+    fn try_from(name: String) -> std::result::Result<Self, String> {
         let named = |method: &&Method| method.to_string() == name;
         Method::value_variants().iter().find(named).copied().ok_or_else(|| {
             let known: Vec<String> = Method::value_variants().iter().map(Method::to_string).collect();
@@ -67,8 +103,7 @@ impl TryFrom<String> for Method {
 
 impl std::fmt::Display for Method {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let value = self.to_possible_value();
-        f.write_str(value.as_ref().map_or("", |value| value.get_name()))
+        f.write_str(&called(*self))
     }
 }
 

@@ -75,14 +75,13 @@ impl Sampler {
             let problem = format!("positions go up to {}; ask for less", u32::MAX);
             return usage("--target-len", target_len, problem);
         }
+        if method.has_chunks() {
+            check_chunks(method, chunks, train_len)?;
+        }
         match method {
-            Method::Pose | Method::Axolotl | Method::Adaptive => check_chunks(method, chunks, train_len)?,
-            Method::Balanced => {
-                check_chunks(method, chunks, train_len)?;
-                check_balanced(train_len, target_len, chunks)?;
-            }
+            Method::Balanced => check_balanced(train_len, target_len, chunks)?,
             Method::Cream => check_cream(train_len, target_len)?,
-            Method::Full | Method::RandPos | Method::Plain | Method::LongRecipe => (),
+            _ => (),
         }
         let (weights, balance) = (DistanceWeights::default(), Arc::default());
         Ok(Sampler {

@@ -61,10 +61,16 @@ pub fn run(out: &Path, seed: u64, threads: usize, watch: &dyn Watch) -> Result<R
     Ok(results)
 }
 
+/// A file in the directory of every quickstart, written first: by it `--overwrite` knows what it may remove.
+pub const MARK: &str = ".quickstart";
+
 /// What stages need: the documents, and weights to start from.
 pub fn prepare(workshop: &Workshop<'_>) -> Result<()> {
     let out = workshop.out;
     std::fs::create_dir_all(out).map_err(|e| Error::io(out, "making the directory", e))?;
+    let mark = out.join(MARK);
+    std::fs::write(&mark, "quickstart --overwrite removes this directory\n")
+        .map_err(|e| Error::io(&mark, "writing", e))?;
     write_documents(out, workshop.seed)?;
     start::write(&out.join("start"), WINDOW, workshop.seed)
 }

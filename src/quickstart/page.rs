@@ -4,7 +4,7 @@ use super::documents::Story;
 use super::recipe::{FACTOR, MEASURED, METHODS, TARGET, WINDOW};
 use super::results::Results;
 use crate::error::{Error, Result};
-use crate::report::{Axis, Page, Plot, Series};
+use crate::figures::{Axis, Page, Plot, Series};
 use std::path::Path;
 
 /// The models in the order of the tables.

@@ -5,7 +5,7 @@ use crate::backend::device::DType;
 use crate::model::Loss;
 use crate::model::lora::Target;
 use crate::optim::Optimizer;
-use crate::positions::{ChunkLengths, Content, Method};
+use crate::positions::{CHUNKS, ChunkLengths, Content, Method};
 use crate::rope::ScalingKind;
 
 impl Settings {
@@ -18,7 +18,7 @@ impl Settings {
             method: Some(Method::Pose),
             train_len: Some(train_len),
             target_len: Some(train_len),
-            chunks: Some(2),
+            chunks: Some(CHUNKS),
             chunk_lengths: Some(ChunkLengths::Paper),
             content: Some(Content::Uniform),
             adapt_every: (self.method == Some(Method::Adaptive)).then_some(Size(50)),

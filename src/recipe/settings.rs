@@ -6,7 +6,7 @@ use crate::model::lora::{Also, Target};
 use crate::optim::{Optimizer, ScheduleKind};
 use crate::positions::{ChunkLengths, Content, Method};
 use crate::rope::ScalingKind;
-use crate::size::{parse_bytes, parse_count, parse_size};
+use crate::size::{parse_bytes, parse_count, parse_size, whole};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::path::PathBuf;
 
@@ -42,10 +42,10 @@ impl std::str::FromStr for Recompute {
         match text {
             "true" => Ok(Recompute::ALL),
             "false" => Ok(Recompute(0)),
-            _ => text
-                .parse()
-                .map(Recompute)
-                .map_err(|_| "must be a number of layers, true or false".to_string()),
+            _ => {
+                let layers = text.parse().ok().filter(|&n: &usize| i64::try_from(n).is_ok());
+                layers.map(Recompute).ok_or_else(|| "must be a number of layers, true or false".to_string())
+            }
         }
     }
 }
@@ -185,7 +185,7 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_len: Option<Size>,
     /// Chunks that the window is split into (pose, axolotl, balanced, adaptive) [default: 2]
-    #[arg(long, value_name = "N", help_heading = "Positions")]
+    #[arg(long, value_parser = whole::<usize>(), value_name = "N", help_heading = "Positions")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chunks: Option<usize>,
     /// Chunk lengths as in the paper or as in its authors' code [default: paper]
@@ -280,7 +280,7 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub beta2: Option<f64>,
     /// Seed of everything random [default: 0]
-    #[arg(long, value_name = "N", help_heading = "Optimisation")]
+    #[arg(long, value_parser = whole::<u64>(), value_name = "N", help_heading = "Optimisation")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
     /// Keep only the input of the first N blocks (without N, of all) and compute the rest again in the backward pass
@@ -289,7 +289,7 @@ pub struct Settings {
     pub recompute: Option<Recompute>,
 
     /// Train adapters of this rank (LoRA) on the frozen model [default: train the whole model]
-    #[arg(long, value_name = "N", help_heading = "Adapters")]
+    #[arg(long, value_parser = whole::<usize>(), value_name = "N", help_heading = "Adapters")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora_rank: Option<usize>,
     /// The adapters' product is multiplied by X / rank [default: twice the rank]
@@ -356,7 +356,7 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_save_error: Option<OnSaveError>,
     /// What a loss that leaps does: stop ends the run before the update, skip goes on without it, rollback goes back to the last
-    /// checkpoint and passes over the batches since [default: only a loss that is no number ends the run]
+    /// checkpoint (before the first one it is skip) and passes over the batches since [default: only a loss that is no number ends the run]
     #[arg(long, help_heading = "Run")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_spike: Option<OnSpike>,

@@ -211,9 +211,10 @@ fn source(s: &Settings) -> Result<Source> {
     }
 }
 
-/// `--split-ids` is refused where it would do nothing. (Those of chunks are in every recipe, with their defaults.)
+/// The sampler, and what it is told of the text.
 fn sampler(s: &Settings) -> Result<Sampler> {
     let method = filled(s.method);
+    method.refuse_idle(filled(s.chunks), filled(s.chunk_lengths), filled(s.content))?;
     if let Some(ids) = &s.split_ids {
         let list = ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
         if !matches!(method, Method::Axolotl | Method::LongRecipe) {

@@ -46,7 +46,7 @@ impl Rope {
         self.scaling.apply(self.theta, self.rotary_dim)
     }
 
-    /// Multiplies cos and sin of every angle: YaRN's temperature, 1 for everything else.
+    /// Multiplies cos and sin of every angle: the temperature of YaRN and LongRoPE, 1 for everything else.
     pub fn attention_factor(&self) -> f64 {
         self.scaling.attention_factor()
     }

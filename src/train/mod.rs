@@ -18,6 +18,7 @@ pub use setup::{Opened, OpenedModel, State, plan};
 
 use crate::backend::Backend;
 use crate::checkpoint::RunLock;
+use crate::data;
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::recipe::Recipe;
@@ -38,6 +39,8 @@ pub trait Watch: Sync {
     fn warn(&self, sentence: &str) {
         self.note(sentence);
     }
+    /// Text has become tokens.
+    fn read(&self, _progress: data::Progress) {}
     /// A step is done.
     fn stepped(&self, _metrics: &StepMetrics) {}
     /// Set from a signal handler: finish the step, save, stop.

@@ -111,7 +111,7 @@ fn load_corpus(
         max_decompressed: recipe.settings.max_decompressed,
         ..LoadOptions::default()
     };
-    let (corpus, warnings) = Corpus::load(paths, tokenizer, &options, None)?;
+    let (corpus, warnings) = Corpus::load(paths, tokenizer, &options, Some(&|read| watch.read(read)))?;
     warnings.iter().for_each(|w| watch.warn(w));
     Ok(corpus)
 }
@@ -126,6 +126,10 @@ fn open_loader(recipe: &Recipe, tokenizer: &Tokenizer, watch: &dyn Watch) -> Res
             weighed.map(open).collect::<Result<_>>()?
         }
     };
+    if let Some(id) = recipe.split_ids.iter().flatten().find(|id| **id as usize >= tokenizer.vocab_size()) {
+        let problem = format!("is no token of this tokenizer, which has {}", tokenizer.vocab_size());
+        return Err(Error::usage("--split-ids", id, problem));
+    }
     let (loader, dropped) = Loader::mixing(shares, recipe.sampler.clone(), recipe.seed)?;
     let loader = match (recipe.sampler.method(), &recipe.split_ids) {
         (Method::LongRecipe, None) => loader.cutting(Cuts::sentences(tokenizer)),

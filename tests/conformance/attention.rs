@@ -90,6 +90,7 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
         // decoding: whole vectors, halves of them, more heads on a key than registers hold
         case(1, 1, 3001, (9, 3), 64),
         case(2, 1, 1500, (12, 1), 32).window(700),
+        case(1, 2, 1400, (2, 1), 64).window(600),
         case(2, 1, 2085, (4, 2), 128).documents(|j| j as u32 / 1000),
         case(1, 1, 1100, (4, 2), 80),
         // of the heads that share a key, any number left over: 4 with the sums of two vectors, 5 to 7 with those of one

@@ -21,6 +21,25 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
         }
     }
     broken(t);
+    weightless(t);
+}
+
+/// What weighs nothing is not drawn, by the last number below 1 neither: sums may be rounded so that none exceeds its share.
+fn weightless<B: Backend>(t: &mut Suite<'_, B>) {
+    for (vocab, top_p) in [(900, 1.0), (5003, 1.0), (5003, 0.9999999)] {
+        let s = SampleShape { rows: ROWS, vocab, temperature: 0.01, top_p };
+        // likely ones in front, and so far below them that exp gives 0 the rest
+        let spread = t.random_stat(ROWS * vocab, 0.01);
+        let z = |(i, z): (usize, f64)| if i % vocab < vocab / 2 { z } else { z - 5.0 };
+        let logits: Vec<f64> = spread.into_iter().enumerate().map(z).collect();
+        let mut tokens = t.upload(&[TokenId(0); ROWS]);
+        let mut uploaded = t.floats(&logits);
+        t.b.sample(&mut tokens, &mut uploaded, &t.floats(&[1.0 - f64::from(f32::EPSILON) / 2.0; ROWS]), s)
+            .unwrap();
+        let mut got = [TokenId(0); ROWS];
+        t.b.download(&mut got, &tokens, 0).unwrap();
+        assert!(got.iter().all(|token| (token.0 as usize) < vocab / 2), "{}: {s:?} drew {got:?}", t.label);
+    }
 }
 
 fn truth(logits: &[f64], units: &[f64], s: SampleShape) -> Vec<TokenId> {

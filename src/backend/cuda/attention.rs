@@ -71,9 +71,12 @@ impl<E: CudaFloat> Cuda<E> {
 
     /// (splits, keys of one) where there are so few queries that the keys are split.
     pub(super) fn splits(s: AttentionShape) -> Option<(usize, usize)> {
-        let per_split = s.keys.div_ceil(SPLITS).max(KEYS_OF_SPLIT).next_multiple_of(tiles::DECODE_KEYS);
+        // from the first key that any query sees, as `seen_from` in attention.cuh
+        let unseen = s.window.map_or(0, |window| (s.keys - s.queries + 1).saturating_sub(window));
+        let keys = s.keys - unseen / tiles::DECODE_KEYS * tiles::DECODE_KEYS;
+        let per_split = keys.div_ceil(SPLITS).max(KEYS_OF_SPLIT).next_multiple_of(tiles::DECODE_KEYS);
         let few = s.queries * (s.heads / s.kv_heads) <= tiles::DECODE_ROWS;
-        few.then(|| (s.keys.div_ceil(per_split), per_split))
+        few.then(|| (keys.div_ceil(per_split), per_split))
     }
 
     /// Elements of the log-sum-exps of all splits; the parts of o are head_dim times as many.

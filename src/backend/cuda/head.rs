@@ -8,10 +8,11 @@ use crate::backend::{HeadGrad, HeadShape, MatmulShape, SampleShape, Write, opera
 use crate::error::Result;
 use crate::index::TokenId;
 
-/// Bytes of logits that exist at a time, about.
-const LOGITS: usize = 64 << 20;
-/// Tokens of a chunk: a whole number of these, so that every chunk starts on 16 bytes.
-const STEP: usize = 64;
+/// Bytes of logits that exist at a time, about. Each chunk reads the head's weights and adds to the whole of their gradient, so that a
+/// vocabulary of 128256 moves 4 GB for every chunk.
+const LOGITS: usize = 256 << 20;
+/// Tokens of a chunk: a whole number of these, the rows of a product's tile, so that none is half empty.
+const STEP: usize = tiles::MATMUL_M;
 
 /// By the shape alone.
 fn chunk_tokens(s: HeadShape) -> usize {

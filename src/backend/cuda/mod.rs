@@ -1,11 +1,12 @@
 //! The operations on a GPU: the kernels of `cuda/`, driven through cudarc.
 //!
-//! `images` holds what build.rs compiled, `driver` talks to the CUDA driver and is the one unsafe file, `buffer` is device
+//! `images` holds what build.rs compiled, `driver` talks to the CUDA driver and has all that is unsafe, `buffer` is device
 //! memory, `kernels` names what is launched. The operations lie by subject: here the element-wise and row-wise ones, then
 //! `products`, `attention`, `kv`, `norms`, `head`, `optim`; `peak` is the benchmarks' yardstick, `scratch` working memory. Each checks lengths and divisibility before it launches.
 //!
 //! Everything runs on one stream in order, and the host waits only for downloads. Sums are taken in an order that the shape
-//! alone decides, so results do not depend on the GPU's size.
+//! alone decides, so results do not depend on how many multiprocessors a GPU has. (How much shared memory a block may have decides between
+//! two kernels of attention at some head sizes, whose bits differ.)
 
 mod attention;
 mod buffer;

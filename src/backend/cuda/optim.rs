@@ -93,7 +93,7 @@ pub fn table_bytes(lengths: &[usize]) -> usize {
 
 /// What stays on the device from step to step: partial sums, and the tables of the optimizer that runs.
 pub struct Tables {
-    partial: Buf<f64>,
+    partial: Mutex<Buf<f64>>,
     adamw: Mutex<Option<Launch<Tensor>>>,
     adamw8: Mutex<Option<Launch<Tensor8>>>,
 }
@@ -141,16 +141,17 @@ impl<T: Entry> Launch<T> {
 
 impl Tables {
     pub fn new(gpu: &Arc<Gpu>) -> Result<Self> {
-        let partial = Buf::zeroed(gpu, tiles::SUM_BLOCKS)?;
+        let partial = Mutex::new(Buf::zeroed(gpu, tiles::SUM_BLOCKS)?);
         Ok(Tables { partial, adamw: Mutex::new(None), adamw8: Mutex::new(None) })
     }
 
     /// Partial sums by block, added in order here.
     pub fn sum_squares(&self, gpu: &Gpu, x: &Buf<f32>, len: usize) -> Result<f64> {
-        let args = [self.partial.arg(), x.arg(), Arg::long(len as i64)];
+        let partial = self.partial.lock().unwrap_or_else(|e| e.into_inner());
+        let args = [partial.arg(), x.arg(), Arg::long(len as i64)];
         gpu.launch("sum_squares", line(tiles::SUM_BLOCKS, tiles::SUM_THREADS), &args)?;
         let mut sums = [0f64; tiles::SUM_BLOCKS];
-        gpu.download(bytemuck::cast_slice_mut(&mut sums), self.partial.at(0))?;
+        gpu.download(bytemuck::cast_slice_mut(&mut sums), partial.at(0))?;
         Ok(sums.iter().sum())
     }
 }

@@ -32,6 +32,11 @@ impl Description {
             return Ok(self);
         }
         let (major, minor) = self.capability;
+        if major < 8 {
+            let problem =
+                format!("a GPU of sm_{major}{minor}, and the kernels need sm_80 or newer; use --device cpu");
+            return Err(refuse(self.ordinal, problem));
+        }
         let problem = format!(
             "no kernels for this GPU's sm_{major}{minor} in this build (it has {}); \
              POSE_CUDA_ARCHS=sm_{major}{minor} cargo build --release makes them",
