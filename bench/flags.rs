@@ -3,9 +3,17 @@
 // Each benchmark has some of it.
 #![allow(dead_code)]
 
+use pose_engine::backend::device::Device;
+
 /// The value that follows `name`.
 pub fn flag(name: &str) -> Option<String> {
     std::env::args().skip_while(|arg| arg != name).nth(1)
+}
+
+/// Where to compute: `--device cpu` or `--device cuda:N`; the CPU where there is none.
+pub fn device() -> Device {
+    let parse = |text: String| text.parse().unwrap_or_else(|problem| panic!("--device {text}: {problem}"));
+    flag("--device").map_or(Device::Cpu, parse)
 }
 
 /// A number, or the default.

@@ -7,6 +7,7 @@ mod cublas;
 
 use pose_engine::backend::cpu::{Cpu, CpuFloat};
 use pose_engine::backend::cuda::{Cuda, CudaFloat};
+use pose_engine::backend::device::{Device, threads_or_all};
 use pose_engine::backend::{Backend, Float, MatmulShape, Peaks};
 use pose_engine::random::{Purpose, Stream};
 use serde_json::json;
@@ -24,6 +25,17 @@ pub trait Stopwatch: Backend {
     /// Seconds of one call.
     fn seconds(&self, call: &mut dyn FnMut()) -> f64;
 
+    /// The device, in a few words.
+    fn about(&self) -> String;
+
+    /// What the device can do at most, measured now.
+    fn peaks(&self) -> Peaks;
+
+    /// Its GB/s alone.
+    fn bandwidth(&self) -> f64 {
+        self.peaks().bandwidth_gbs
+    }
+
     /// `y = x·wᵀ` by the device vendor's own library; false where the benchmark was built without it.
     fn vendor_nt(
         &self, _y: &mut Self::Buf<Self::Act>, _x: &Self::Buf<Self::Act>, _w: &Self::Buf<Self::Act>,
@@ -39,6 +51,46 @@ impl<E: CpuFloat> Stopwatch for Cpu<E> {
         call();
         begin.elapsed().as_secs_f64()
     }
+
+    fn about(&self) -> String {
+        format!("cpu, {} threads, {}", self.threads(), self.isa())
+    }
+
+    fn peaks(&self) -> Peaks {
+        self.measure_peak()
+    }
+
+    fn bandwidth(&self) -> f64 {
+        self.measure_bandwidth()
+    }
+}
+
+/// What is timed on any device, in one dtype or in both.
+pub trait Bench {
+    fn run<B: Stopwatch>(&self, b: &B);
+}
+
+/// Runs it on the device, in bf16 and then, if `both`, in f32; ends the program where the device cannot be used.
+pub fn run_on(device: Device, threads: usize, both: bool, bench: &impl Bench) {
+    let on = |ordinal: usize| -> pose_engine::error::Result<()> {
+        bench.run(&Cuda::<half::bf16>::new(ordinal)?);
+        if both {
+            bench.run(&Cuda::<f32>::new(ordinal)?);
+        }
+        Ok(())
+    };
+    if let Device::Cuda(ordinal) = device {
+        if let Err(problem) = on(ordinal) {
+            eprintln!("{problem}");
+            std::process::exit(1);
+        }
+        return;
+    }
+    let threads = threads_or_all(threads);
+    bench.run(&Cpu::<half::bf16>::new(threads).expect("a CPU"));
+    if both {
+        bench.run(&Cpu::<f32>::new(threads).expect("a CPU"));
+    }
 }
 
 /// Written before each call on a GPU, so that the call finds nothing of its own in the second-level cache.
@@ -53,6 +105,16 @@ impl<E: CudaFloat> Stopwatch for Cuda<E> {
         });
         drop(flush);
         timed.expect("the device still works")
+    }
+
+    fn about(&self) -> String {
+        self.description().name.clone()
+    }
+
+    fn peaks(&self) -> Peaks {
+        /// A millisecond or so.
+        const ROUNDS: usize = 4096;
+        self.measure_peak(ROUNDS).expect("the device still works")
     }
 
     #[cfg(feature = "bench-cublas")]

@@ -1,15 +1,13 @@
 //! Reading a text and writing on after it, with SmolLM2-135M's shape and random weights: prefill up to 8k and 32k tokens, then
-//! tokens one at a time, with the cache in bf16 and in int8: `cargo bench --bench reading [-- --threads N --contexts N,N]`.
+//! tokens one at a time, with the cache in bf16 and in int8: `cargo bench --bench reading [-- --device cuda:0 --threads N
+//! --contexts N,N]`.
 
 mod flags;
 mod harness;
 
-use flags::{number, numbers};
-use half::bf16;
-use harness::{Stopwatch, Table, Timing, time};
-use pose_engine::backend::Backend;
-use pose_engine::backend::cpu::Cpu;
-use pose_engine::backend::device::threads_or_all;
+use flags::{device, number, numbers};
+use harness::{Bench, Stopwatch, Table, Timing, run_on, time};
+use pose_engine::backend::Element;
 use pose_engine::index::TokenId;
 use pose_engine::infer::{Reads, Session};
 use pose_engine::memory::Ledger;
@@ -41,11 +39,11 @@ fn decoding_bytes(config: &Config, parameters: usize, cache: CacheFormat, contex
 
 /// The medians of rounds in which decoding and the bandwidth are measured in turn: where a machine's memory serves others
 /// too, what it gives changes from one second to the next.
-fn beside_bandwidth(b: &Cpu<bf16>, mut call: impl FnMut()) -> (Timing, f64) {
+fn beside_bandwidth<B: Stopwatch>(b: &B, mut call: impl FnMut()) -> (Timing, f64) {
     const ROUNDS: usize = 7;
     let (mut times, mut bandwidths) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        bandwidths.push(b.measure_bandwidth());
+        bandwidths.push(b.bandwidth());
         times.push(time(b, &mut call));
     }
     bandwidths.sort_by(f64::total_cmp);
@@ -53,9 +51,8 @@ fn beside_bandwidth(b: &Cpu<bf16>, mut call: impl FnMut()) -> (Timing, f64) {
     (times[ROUNDS / 2], bandwidths[ROUNDS / 2])
 }
 
-fn read(
-    b: &Cpu<bf16>, table: &mut Table, config: &Config, model: &Model<Cpu<bf16>>, cache: CacheFormat,
-    contexts: &[usize],
+fn read<B: Stopwatch>(
+    b: &B, table: &mut Table, config: &Config, model: &Model<B>, cache: CacheFormat, contexts: &[usize],
 ) {
     let name = if cache == CacheFormat::Int8 { "int8" } else { "bf16" };
     let last = contexts.iter().copied().max().unwrap_or(0);
@@ -85,16 +82,24 @@ fn read(
     }
 }
 
-fn main() {
-    let threads = number("--threads", 0);
-    let contexts = numbers("--contexts", CONTEXTS);
-    let b = Cpu::<bf16>::new(threads_or_all(threads)).expect("a CPU");
-    println!("\ncpu, {} threads, {}", b.threads(), b.isa());
-    let mut table = Table::new("bf16", &b.measure_peak(), false);
-    let config = Config::preset("smollm2-135m").expect("a built-in preset");
-    let mut model = Model::allocate(&b, &mut Ledger::live(), &config, &config.rope).expect("memory");
-    model.initialise(&b, 1).expect("initial weights");
-    for cache in [CacheFormat::Act, CacheFormat::Int8] {
-        read(&b, &mut table, &config, &model, cache, &contexts);
+struct ReadingOn {
+    contexts: Vec<usize>,
+}
+
+impl Bench for ReadingOn {
+    fn run<B: Stopwatch>(&self, b: &B) {
+        println!("\n{}", b.about());
+        let mut table = Table::new(B::Act::NAME, &b.peaks(), false);
+        let config = Config::preset("smollm2-135m").expect("a built-in preset");
+        let mut model = Model::allocate(b, &mut Ledger::live(), &config, &config.rope).expect("memory");
+        model.initialise(b, 1).expect("initial weights");
+        for cache in [CacheFormat::Act, CacheFormat::Int8] {
+            read(b, &mut table, &config, &model, cache, &self.contexts);
+        }
     }
+}
+
+fn main() {
+    let contexts = numbers("--contexts", CONTEXTS);
+    run_on(device(), number("--threads", 0), false, &ReadingOn { contexts });
 }

@@ -117,7 +117,7 @@ fn launch_all() {
     loss_and_decoding(b);
     b.scale(&mut act(ALL), 0.5, ALL).unwrap();
     b.widen(&mut stat(ALL), &act(ALL), ALL).unwrap();
-    b.sum_squares(&stat(ALL), ALL).unwrap();
+    b.sum_squares(&[(&stat(ALL), ALL)]).unwrap();
     let (mut param, mut master, mut m, mut v) = (act(ALL), stat(ALL), stat(ALL), stat(ALL));
     let tensor = AdamTensor {
         param: &mut param,

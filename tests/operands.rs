@@ -176,7 +176,7 @@ const OPERATIONS: &[Operation] = &[
     }),
     ("scale", |o| o.cpu.scale(&mut o.act("x", LEN), 2.0, LEN)),
     ("widen", |o| o.cpu.widen(&mut o.act("y", LEN), &o.act("x", LEN), LEN)),
-    ("sum_squares", |o| o.cpu.sum_squares(&o.act("x", LEN), LEN).map(|_| ())),
+    ("sum_squares", |o| o.cpu.sum_squares(&[(&o.act("x", LEN), LEN)]).map(|_| ())),
     // the parameter is what says how long the others must be
     ("adamw", |o| {
         let (mut param, mut master) = (o.cpu.alloc(LEN)?, o.act("master", LEN));

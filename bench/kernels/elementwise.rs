@@ -99,7 +99,7 @@ fn optimizer<B: Stopwatch>(b: &B, table: &Table, len: usize) {
     let bytes = if coarse { 3.0 * 8.0 + 4.0 + 2.0 } else { 3.0 * 8.0 + 4.0 };
     table.row("  adamw", t, 0.0, bytes * len as f64);
     let t = time(b, || {
-        std::hint::black_box(b.sum_squares(&grad, len).expect("sum_squares"));
+        std::hint::black_box(b.sum_squares(&[(&grad, len)]).expect("sum_squares"));
     });
     table.row("  sum_squares", t, 0.0, 4.0 * len as f64);
 }

@@ -11,10 +11,9 @@ mod harness;
 mod heavy;
 mod kv;
 
-use harness::{Stopwatch, Table};
-use pose_engine::backend::cpu::{Cpu, CpuFloat};
-use pose_engine::backend::cuda::{Cuda, CudaFloat};
-use pose_engine::backend::device::{Device, threads_or_all};
+use harness::{Bench, Stopwatch, Table, run_on};
+use pose_engine::backend::Element;
+use pose_engine::backend::device::Device;
 
 /// Sizes of a model whose operations are timed.
 pub struct Shape {
@@ -94,6 +93,15 @@ impl Flags {
         self.group.as_ref().is_none_or(|name| group.contains(name))
     }
 
+    /// A 7B layer on a CPU takes seconds: fewer tokens show the same rates.
+    fn tokens(&self, shape: &Shape) -> usize {
+        match self.device {
+            Device::Cuda(_) => 4096,
+            _ if shape.hidden > 1000 => 512,
+            _ => 2048,
+        }
+    }
+
     fn shapes(&self) -> impl Iterator<Item = &'static Shape> {
         SHAPES.iter().filter(|shape| self.shape.as_ref().is_none_or(|part| shape.name.contains(part)))
     }
@@ -105,17 +113,6 @@ fn value<T: std::str::FromStr<Err: std::fmt::Display>>(flag: &str, text: Option<
         eprintln!("{flag} {text}: {problem}");
         std::process::exit(2);
     })
-}
-
-fn run<E: CpuFloat>(flags: &Flags) {
-    let b = Cpu::<E>::new(threads_or_all(flags.threads)).expect("a CPU");
-    println!("\ncpu, {} threads, {}", b.threads(), b.isa());
-    let table = Table::new(E::NAME, &b.measure_peak(), flags.json);
-    for shape in flags.shapes() {
-        // a 7B layer on a CPU takes seconds: fewer tokens show the same rates
-        let tokens = if shape.hidden > 1000 { 512 } else { 2048 };
-        groups(&b, &table, shape, tokens, flags);
-    }
 }
 
 fn groups<B: Stopwatch>(b: &B, table: &Table, shape: &Shape, tokens: usize, flags: &Flags) {
@@ -137,26 +134,17 @@ fn groups<B: Stopwatch>(b: &B, table: &Table, shape: &Shape, tokens: usize, flag
     }
 }
 
-fn run_gpu<E: CudaFloat>(ordinal: usize, flags: &Flags) -> pose_engine::error::Result<()> {
-    let b = Cuda::<E>::new(ordinal)?;
-    println!("\ncuda:{ordinal}, {}", b.description().name);
-    const ROUNDS: usize = 4096;
-    let table = Table::new(E::NAME, &b.measure_peak(ROUNDS)?, flags.json);
-    for shape in flags.shapes() {
-        groups(&b, &table, shape, 4096, flags);
+impl Bench for Flags {
+    fn run<B: Stopwatch>(&self, b: &B) {
+        println!("\n{}", b.about());
+        let table = Table::new(B::Act::NAME, &b.peaks(), self.json);
+        for shape in self.shapes() {
+            groups(b, &table, shape, self.tokens(shape), self);
+        }
     }
-    Ok(())
 }
 
 fn main() {
     let flags = Flags::parse();
-    if let Device::Cuda(n) = flags.device {
-        if let Err(problem) = run_gpu::<half::bf16>(n, &flags).and_then(|()| run_gpu::<f32>(n, &flags)) {
-            eprintln!("{problem}");
-            std::process::exit(1);
-        }
-        return;
-    }
-    run::<half::bf16>(&flags);
-    run::<f32>(&flags);
+    run_on(flags.device, flags.threads, true, &flags);
 }

@@ -158,7 +158,7 @@ fn optimizer<B: Stopwatch>(b: &B, len: usize) -> Vec<Row> {
         b.adamw(&mut [tensor], step).expect("adamw");
     });
     let norm = row(b, "gradient norm", 1, 0.0, || {
-        std::hint::black_box(b.sum_squares(&grad, len).expect("sum_squares"));
+        std::hint::black_box(b.sum_squares(&[(&grad, len)]).expect("sum_squares"));
     });
     vec![zero, adamw, norm]
 }

@@ -1,5 +1,5 @@
 //! One whole training step of SmolLM2-135M's shape, 1 x 2048 tokens, PoSE positions, bf16 with f32 master weights and
-//! moments, and the same in f32: `cargo bench --bench step [-- --threads 1,2]`. Random weights and tokens. Then the step's operations
+//! moments, and the same in f32: `cargo bench --bench step [-- --threads 1,2 | --device cuda:0]`. Random weights and tokens. Then the step's operations
 //! one by one; or, with `--threads`, the whole step with each number of threads in turns, beside what multiply-adds on registers and
 //! reading memory gain by them in the same rounds.
 
@@ -9,10 +9,9 @@ mod flags;
 #[path = "../harness.rs"]
 mod harness;
 
-use harness::{Stopwatch, Table, peak_of, time};
-use pose_engine::backend::Backend;
+use harness::{Bench, Stopwatch, Table, peak_of, run_on, time};
 use pose_engine::backend::cpu::{Cpu, CpuFloat};
-use pose_engine::backend::device::threads_or_all;
+use pose_engine::backend::{Backend, Element};
 use pose_engine::data::BatchPlaces;
 use pose_engine::index::{ChunkSpan, SeqIndex, TokenId};
 use pose_engine::memory::Ledger;
@@ -30,7 +29,7 @@ fn flops(config: &Config, parameters: usize) -> f64 {
 }
 
 /// A training of the shape on random weights and tokens: what does one step of it, and its parameters.
-fn training<E: CpuFloat>(b: &Cpu<E>, config: &Config) -> (impl FnMut(), usize) {
+fn training<B: Backend>(b: &B, config: &Config) -> (impl FnMut(), usize) {
     let ledger = &mut Ledger::live();
     let mut model = Model::allocate(b, ledger, config, &config.rope).expect("memory");
     model.initialise(b, 1).expect("initial weights");
@@ -60,15 +59,18 @@ fn preset() -> Config {
 }
 
 /// The step, and its operations.
-fn step<E: CpuFloat>(threads: usize) {
-    let (b, config) = (&Cpu::<E>::new(threads).expect("a CPU"), preset());
-    let table = Table::new(E::NAME, &b.measure_peak(), false);
-    let (step, parameters) = training(b, &config);
-    let t = time(b, step);
-    let name = format!("training step, {} threads, {}", b.threads(), b.isa());
-    table.row(&name, t, flops(&config, parameters), 0.0);
-    println!("{:.1} tokens/s", TOKENS as f64 / t.median);
-    breakdown::print(b, &table, &config, parameters, t.median);
+struct Step;
+
+impl Bench for Step {
+    fn run<B: Stopwatch>(&self, b: &B) {
+        let config = preset();
+        let table = Table::new(B::Act::NAME, &b.peaks(), false);
+        let (step, parameters) = training(b, &config);
+        let t = time(b, step);
+        table.row(&format!("training step, {}", b.about()), t, flops(&config, parameters), 0.0);
+        println!("{:.1} tokens/s", TOKENS as f64 / t.median);
+        breakdown::print(b, &table, &config, parameters, t.median);
+    }
 }
 
 /// What one round gives one number of threads.
@@ -130,7 +132,6 @@ fn main() {
         by_threads::<half::bf16>(&counts);
         by_threads::<f32>(&counts);
     } else {
-        step::<half::bf16>(threads_or_all(0));
-        step::<f32>(threads_or_all(0));
+        run_on(flags::device(), 0, true, &Step);
     }
 }

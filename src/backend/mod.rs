@@ -309,8 +309,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// `y = x` in full precision, of `len` elements: master weights from weights.
     fn widen(&self, y: &mut Self::Buf<Self::Stat>, x: &Self::Buf<Self::Act>, len: usize) -> Result<()>;
 
-    /// `Σ x[i]²` over 0..len, summed in a fixed order.
-    fn sum_squares(&self, x: &Self::Buf<Self::Stat>, len: usize) -> Result<f64>;
+    /// `Σ x[i]²` over 0..len of each (x, len), in f64 and in a fixed order: of all gradients at once, for their norm.
+    fn sum_squares(&self, tensors: &[(&Self::Buf<Self::Stat>, usize)]) -> Result<Vec<f64>>;
     /// AdamW (Loshchilov & Hutter, 1711.05101) on every tensor: `g = grad·grad_scale`, `m = β1·m + (1−β1)·g`,
     /// `v = β2·v + (1−β2)·g²`, `p −= lr·(m̂/(√v̂ + eps) + decay·p)` with `m̂ = m/(1−β1^step)`, `v̂ = v/(1−β2^step)`;
     /// param = p rounded.

@@ -15,7 +15,7 @@ pub fn mean_and_error(values: &[f64]) -> (f64, Option<f64>) {
 pub const BLOCK: usize = 512;
 
 /// Standard error of the mean of a text's losses, given as (token, loss) in their order: that of the ratio of sums over
-/// blocks of [`BLOCK`] tokens of the text, √(B/(B−1) Σ (sₖ − m·nₖ)²) / n with sₖ the sum and nₖ the number of a block's losses,
+/// blocks of 512 tokens of the text, √(B/(B−1) Σ (sₖ − m·nₖ)²) / n with sₖ the sum and nₖ the number of a block's losses,
 /// m their mean and B the blocks (Cochran, Sampling Techniques, 6.4). None for fewer than two blocks.
 pub fn text_error(losses: impl Iterator<Item = (usize, f64)>) -> Option<f64> {
     let mut blocks: Vec<(usize, f64, f64)> = Vec::new();

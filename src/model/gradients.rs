@@ -121,8 +121,9 @@ impl<B: Backend> Gradients<B> {
 
     /// √Σ g² of each trained parameter, in the order of the table.
     pub fn norms(&self, b: &B, specs: &[ParamSpec]) -> Result<Vec<f64>> {
-        let trained = specs.iter().filter(|spec| spec.trained);
-        self.trained().zip(trained).map(|(t, spec)| Ok(b.sum_squares(t, spec.elements())?.sqrt())).collect()
+        let lengths = specs.iter().filter(|spec| spec.trained).map(ParamSpec::elements);
+        let tensors: Vec<_> = self.trained().zip(lengths).collect();
+        Ok(b.sum_squares(&tensors)?.into_iter().map(f64::sqrt).collect())
     }
 }
 

@@ -208,8 +208,8 @@ impl Backend for Rounded {
     fn widen(&self, y: &mut Buf, x: &Buf, len: usize) -> Result<()> {
         R.widen(y, x, len)
     }
-    fn sum_squares(&self, x: &Buf, len: usize) -> Result<f64> {
-        R.sum_squares(x, len)
+    fn sum_squares(&self, tensors: &[(&Buf, usize)]) -> Result<Vec<f64>> {
+        R.sum_squares(tensors)
     }
     fn adamw(&self, _: &mut [AdamTensor<'_, Self>], _: AdamStep) -> Result<()> {
         Err(pose_engine::error::Error::usage("adamw", "", "no test of rounding takes an optimizer step"))

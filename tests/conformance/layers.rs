@@ -425,11 +425,18 @@ fn guarded<B: Backend, T: Float>(t: &Suite<'_, B>, buf: &B::Buf<T>, len: usize) 
 }
 
 pub fn sum_squares<B: Backend>(t: &mut Suite<'_, B>, len: usize) {
-    let x = t.random_stat(len, 3.0);
-    let want: f64 = x.iter().map(|x| x * x).sum();
-    let got = t.b.sum_squares(&t.floats(&x), len).unwrap();
-    assert!((got - want).abs() <= 1e-6 * want, "sum_squares {len}: {got} instead of {want}");
-    t.trace.push((format!("sum_squares {len}"), vec![got]));
+    // squares of the second are beyond f32
+    let tensors = [t.random_stat(len, 3.0), t.random_stat(len / 2 + 1, 1e25), vec![0.0; 3]];
+    let want = tensors.each_ref().map(|x| x.iter().map(|x| x * x).sum::<f64>());
+    let there = tensors.each_ref().map(|x| t.floats(x));
+    let lengths = tensors.each_ref().map(Vec::len);
+    let all: Vec<_> = there.iter().zip(lengths).collect();
+    let got = t.b.sum_squares(&all).unwrap();
+    for (got, want) in got.iter().zip(want) {
+        assert!((got - want).abs() <= 1e-6 * want, "sum_squares {lengths:?}: {got} instead of {want}");
+    }
+    assert_eq!(got.len(), tensors.len());
+    t.trace.push((format!("sum_squares {len}"), got));
 }
 
 pub fn rope<B: Backend>(t: &mut Suite<'_, B>, s: RopeShape, direction: Direction) {

@@ -340,13 +340,16 @@ impl<E: CpuFloat> Backend for Cpu<E> {
         Cpu::widen(self, y, x, len)
     }
 
-    fn sum_squares(&self, x: &Buf<f32>, len: usize) -> Result<f64> {
-        check::lengths("sum_squares", &[("x", x.len(), len)])?;
-        let run = len.div_ceil(256).max(1 << 15);
-        let mut sums = [0f64; 256];
-        let runs = x.as_slice()[..len].chunks(run).zip(&mut sums);
-        self.workers.each(0.2 * len as f64, runs, |(x, sum)| *sum = optim::sum_squares(self.simd, x));
-        Ok(sums.iter().sum())
+    fn sum_squares(&self, tensors: &[(&Buf<f32>, usize)]) -> Result<Vec<f64>> {
+        let sum = |&(x, len): &(&Buf<f32>, usize)| {
+            check::lengths("sum_squares", &[("x", x.len(), len)])?;
+            let run = len.div_ceil(256).max(1 << 15);
+            let mut sums = [0f64; 256];
+            let runs = x.as_slice()[..len].chunks(run).zip(&mut sums);
+            self.workers.each(0.2 * len as f64, runs, |(x, sum)| *sum = optim::sum_squares(self.simd, x));
+            Ok(sums.iter().sum())
+        };
+        tensors.iter().map(sum).collect()
     }
 
     fn adamw(&self, tensors: &mut [AdamTensor<'_, Self>], step: AdamStep) -> Result<()> {

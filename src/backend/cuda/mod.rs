@@ -393,9 +393,9 @@ impl<E: CudaFloat> Backend for Cuda<E> {
         )
     }
 
-    fn sum_squares(&self, x: &Buf<f32>, len: usize) -> Result<f64> {
-        self.lengths("sum_squares", &[("x", x.len(), len)])?;
-        self.optimizer.sum_squares(&self.gpu, x, len)
+    fn sum_squares(&self, tensors: &[(&Buf<f32>, usize)]) -> Result<Vec<f64>> {
+        tensors.iter().try_for_each(|(x, len)| self.lengths("sum_squares", &[("x", x.len(), *len)]))?;
+        self.optimizer.sum_squares(&self.gpu, tensors)
     }
 
     fn adamw(&self, tensors: &mut [AdamTensor<'_, Self>], step: AdamStep) -> Result<()> {

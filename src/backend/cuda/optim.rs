@@ -85,10 +85,11 @@ impl From<AdamStep> for Step {
     }
 }
 
-/// Bytes of [`Launch`]'s tables for tensors of so many elements, in the larger of their two forms.
+/// Bytes of partial sums and of [`Launch`]'s tables for tensors of so many elements, in the larger of their two forms.
 pub fn table_bytes(lengths: &[usize]) -> usize {
     let runs: usize = lengths.iter().map(|len| len.div_ceil(tiles::ADAMW_RUN)).sum();
-    lengths.len() * size_of::<Tensor8>() + runs * size_of::<[u32; 2]>()
+    let sums = tiles::SUM_BLOCKS * size_of::<f64>();
+    lengths.len() * (size_of::<Tensor8>() + sums) + runs * size_of::<[u32; 2]>()
 }
 
 /// What stays on the device from step to step: partial sums, and the tables of the optimizer that runs.
@@ -145,14 +146,23 @@ impl Tables {
         Ok(Tables { partial, adamw: Mutex::new(None), adamw8: Mutex::new(None) })
     }
 
-    /// Partial sums by block, added in order here.
-    pub fn sum_squares(&self, gpu: &Gpu, x: &Buf<f32>, len: usize) -> Result<f64> {
-        let partial = self.partial.lock().unwrap_or_else(|e| e.into_inner());
-        let args = [partial.arg(), x.arg(), Arg::long(len as i64)];
-        gpu.launch("sum_squares", line(tiles::SUM_BLOCKS, tiles::SUM_THREADS), &args)?;
-        let mut sums = [0f64; tiles::SUM_BLOCKS];
+    /// Partial sums by tensor and block, which are waited for once; each tensor's are added in order here.
+    pub fn sum_squares(&self, gpu: &Arc<Gpu>, tensors: &[(&Buf<f32>, usize)]) -> Result<Vec<f64>> {
+        if tensors.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut partial = self.partial.lock().unwrap_or_else(|e| e.into_inner());
+        let all = tensors.len() * tiles::SUM_BLOCKS;
+        if partial.len() < all {
+            *partial = Buf::zeroed(gpu, all)?;
+        }
+        for (i, (x, len)) in tensors.iter().enumerate() {
+            let args = [partial.arg_at(i * tiles::SUM_BLOCKS), x.arg(), Arg::long(*len as i64)];
+            gpu.launch("sum_squares", line(tiles::SUM_BLOCKS, tiles::SUM_THREADS), &args)?;
+        }
+        let mut sums = vec![0f64; all];
         gpu.download(bytemuck::cast_slice_mut(&mut sums), partial.at(0))?;
-        Ok(sums.iter().sum())
+        Ok(sums.chunks_exact(tiles::SUM_BLOCKS).map(|sums| sums.iter().sum()).collect())
     }
 }
 

@@ -201,8 +201,10 @@ impl Backend for Reference {
         part_mut("widen", "y", y, len)?.copy_from_slice(part("widen", "x", x, len)?);
         Ok(())
     }
-    fn sum_squares(&self, x: &Buf, len: usize) -> Result<f64> {
-        Ok(part("sum_squares", "x", x, len)?.iter().map(|x| x * x).sum())
+    fn sum_squares(&self, tensors: &[(&Buf, usize)]) -> Result<Vec<f64>> {
+        let sum =
+            |&(x, len): &(&Buf, usize)| Ok(part("sum_squares", "x", x, len)?.iter().map(|x| x * x).sum());
+        tensors.iter().map(sum).collect()
     }
     fn adamw(&self, tensors: &mut [AdamTensor<'_, Self>], step: AdamStep) -> Result<()> {
         tensors.iter_mut().try_for_each(|t| loss::adamw(t, step))
