@@ -327,7 +327,7 @@ impl<E: CpuFloat> Backend for Cpu<E> {
         operands::sample::<Self>(check::DEVICE, tokens, logits, units, s)?;
         let rows = logits.as_mut_slice().chunks_exact_mut(s.vocab).zip(units.as_slice());
         for (token, (logits, unit)) in tokens.as_mut_slice()[..s.rows].iter_mut().zip(rows) {
-            *token = sample::choose(logits, *unit, s);
+            *token = sample::choose(self.simd, logits, *unit, s);
         }
         Ok(())
     }

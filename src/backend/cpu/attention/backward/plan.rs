@@ -7,9 +7,10 @@ use super::dq;
 use super::queries::{self, QUERIES};
 use crate::backend::AttentionShape;
 
-/// Tasks that are enough, and bytes that their sums of dQ may take: each writes one of its own, and all are read again at the end.
+/// Tasks that are enough, and bytes that their sums of dQ may take: each writes one of its own, and all are read again at the end. Three
+/// key/value heads of 64 with three query heads each may have four parts up to windows of 32k.
 const TASKS: usize = 12;
-const PARTS_BYTES: usize = 128 << 20;
+const PARTS_BYTES: usize = 512 << 20;
 
 /// How the work is cut.
 #[derive(Clone, Copy)]
