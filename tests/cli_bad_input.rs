@@ -215,7 +215,7 @@ fn flags_that_reading_commands_cannot_take() {
             2,
             &["--max-new-tokens", "positions go up to 4294967295"],
         ),
-        ("eval-passkey --lengths 18446744073709551615", 2, &["--lengths", "positions go up to 4294967295"]),
+        ("eval-passkey --lengths 9223372036854775807", 2, &["--lengths", "positions go up to 4294967295"]),
         ("logits --ids ids.json --out o.npy", 1, &["ids.json", "one length"]),
         ("logits --ids a.txt --out o.npy", 1, &["a.txt", "JSON"]),
         ("logits --ids high.json --out o.npy", 2, &["--ids 264", "264 entries"]),
