@@ -66,12 +66,13 @@ impl Method {
         let takes_lengths = matches!(self, Method::Pose | Method::Adaptive);
         let takes_content = takes_lengths || matches!(self, Method::Balanced | Method::Cream);
         let (any_chunks, paper) = (self.has_chunks() || chunks == CHUNKS, lengths == ChunkLengths::Paper);
-        let uniform = content == Content::Uniform;
+        // rows of one piece are contiguous whatever is said
+        let apart = content == Content::Aligned;
         let of_chunks = "pose, axolotl, balanced and adaptive";
         for (fine, flag, value, takes) in [
             (any_chunks, "--chunks", chunks.to_string(), of_chunks),
             (takes_lengths || paper, "--chunk-lengths", called(lengths), "pose and adaptive"),
-            (takes_content || uniform, "--content", called(content), "pose, balanced, adaptive and cream"),
+            (takes_content || !apart, "--content", called(content), "pose, balanced, adaptive and cream"),
         ] {
             if !fine {
                 let problem = format!("is for --method {takes}, and this is {self}; leave it out");
