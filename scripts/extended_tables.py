@@ -97,6 +97,15 @@ def passkey(out: pathlib.Path) -> None:
     heading("passkeys found, prompt", *map(size, lengths))
     for name, of_model in measured.items():
         row(MODELS[name], *(f"{100 * result['accuracy']:.0f}% of {result['trials']}" for result in of_model["by_length"]))
+    heading("mean log p of the key; told from a guess", *map(size, lengths))
+    for name, of_model in measured.items():
+        row(MODELS[name], *(told_from_guess(of_model["trials"], length) for length in lengths))
+
+
+def told_from_guess(trials: list[dict], length: int) -> str:
+    """Of prompts of a length: the mean log-probability of the right key, and how often it is above that of one of the 90000 keys at random."""
+    logs = [trial["log_probability"] for trial in trials if trial["length"] == length]
+    return f"{statistics.mean(logs):.1f}; {sum(log > -math.log(90000) for log in logs)} of {len(logs)}"
 
 
 def claims(out: pathlib.Path) -> None:

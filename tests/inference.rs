@@ -296,5 +296,13 @@ fn passkeys_are_asked_as_the_protocol_says() {
     }
     let keys: std::collections::BTreeSet<u64> = trials.iter().filter_map(|t| t["key"].as_u64()).collect();
     assert_eq!(keys.len(), 6, "keys repeat");
+    for of_length in report["by_length"].as_array().unwrap() {
+        let logs = trials.iter().filter(|t| t["length"] == of_length["length"]);
+        let logs: Vec<f64> = logs.map(|t| t["log_probability"].as_f64().unwrap()).collect();
+        let mean = logs.iter().sum::<f64>() / logs.len() as f64;
+        within((of_length["log_probability"].as_f64().unwrap() / mean - 1.0).abs(), 1e-12, "log p");
+        let above = logs.iter().filter(|log| **log > -(90_000f64).ln()).count();
+        assert_eq!(of_length["above_guess"], above, "{of_length}");
+    }
     assert_eq!(run("two.json")["trials"], report["trials"]);
 }

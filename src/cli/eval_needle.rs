@@ -10,9 +10,7 @@ use crate::backend::Backend;
 use crate::backend::device::Job;
 use crate::data::{Bos, Corpus};
 use crate::error::Result;
-use crate::eval::{
-    self, Asker, Haystack, NeedleProtocol, ROOM_FOR_ANSWER, Report, mean_and_error, proportion_error,
-};
+use crate::eval::{self, Asker, Haystack, NeedleProtocol, ROOM_FOR_ANSWER, Report, proportion_error};
 use crate::figures::HeatMap;
 use crate::model::buffers::Reading;
 use crate::recipe::Size;
@@ -166,7 +164,7 @@ fn print_report(report: &NeedleReport) {
     };
     let mut rows: Vec<Vec<String>> = depths.iter().map(|&d| row(depth_text(d), Some(d))).collect();
     rows.push(row("all".into(), None));
-    let weighed = |select: &dyn Fn(&eval::Trial) -> bool| format!("{:.2}", log_probability(report, select).0);
+    let weighed = |select: &dyn Fn(&eval::Trial) -> bool| format!("{:.2}", report.log_probability(select).0);
     let by_length = lengths.iter().map(|&l| weighed(&|t| t.length == l));
     let logs = std::iter::once("log p".to_string()).chain(by_length).chain([weighed(&|_| true)]);
     rows.push(logs.collect());
@@ -176,19 +174,13 @@ fn print_report(report: &NeedleReport) {
     out!("{}", table(&headings, &rows));
 }
 
-/// Mean log-probability of the right answers, and its standard error.
-fn log_probability(report: &NeedleReport, select: &dyn Fn(&eval::Trial) -> bool) -> (f64, Option<f64>) {
-    let picked = report.trials.iter().filter(|t| select(t)).map(|t| t.log_probability);
-    mean_and_error(&picked.collect::<Vec<_>>())
-}
-
 fn cells(report: &NeedleReport) -> Vec<serde_json::Value> {
     let NeedleProtocol { lengths, depths, .. } = &report.protocol;
     let places = lengths.iter().flat_map(|&l| depths.iter().map(move |&d| (l, d)));
     let cell = |(length, depth): (usize, f64)| {
         let here = |t: &eval::Trial| t.length == length && t.depth == depth;
         let (accuracy, trials) = report.accuracy(here);
-        let (log_probability, log_error) = log_probability(report, &here);
+        let (log_probability, log_error) = report.log_probability(&here);
         json!({
             "length": length, "depth": depth, "accuracy": accuracy, "trials": trials,
             "standard_error": proportion_error(accuracy, trials),

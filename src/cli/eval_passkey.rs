@@ -80,7 +80,19 @@ const DEPTHS: usize = 5;
 
 fn accuracy(report: &PasskeyReport, length: usize) -> serde_json::Value {
     let (accuracy, trials) = report.accuracy(|t| t.length == length);
-    json!({ "length": length, "accuracy": accuracy, "standard_error": proportion_error(accuracy, trials), "trials": trials })
+    let (log_probability, log_error) = report.log_probability(&|t| t.length == length);
+    json!({
+        "length": length, "accuracy": accuracy, "standard_error": proportion_error(accuracy, trials), "trials": trials,
+        "log_probability": log_probability, "log_probability_error": log_error,
+        "above_guess": above_guess(report, Some(length)),
+    })
+}
+
+/// Trials of a length in which the key is likelier to the model than to one who guesses: what it was told reaches it, whether or not it
+/// then says it.
+fn above_guess(report: &PasskeyReport, length: Option<usize>) -> usize {
+    let of = report.trials.iter().filter(|t| length.is_none_or(|l| t.length == l));
+    of.filter(|t| t.log_probability > PasskeyProtocol::guess()).count()
 }
 
 /// Which fifth of the prompt a depth is in.
@@ -153,11 +165,25 @@ fn print_report(report: &PasskeyReport) {
     };
     let row = |name: String, length| {
         let depths = (0..DEPTHS).map(|d| cell(length, Some(d)));
-        [name, cell(length, None)].into_iter().chain(depths).collect::<Vec<_>>()
+        let (log, _) = report.log_probability(&|t| length.is_none_or(|l| t.length == l));
+        let log = format!("{log:.2}");
+        let above = above_guess(report, length).to_string();
+        [name, cell(length, None), log, above].into_iter().chain(depths).collect::<Vec<_>>()
     };
     let mut rows: Vec<Vec<String>> =
         report.protocol.lengths.iter().map(|&l| row(size_text(l), Some(l))).collect();
     rows.push(row("all".into(), None));
-    let headings = ["length", "correct", "depth 0-20%", "20-40%", "40-60%", "60-80%", "80-100%"];
+    let headings = [
+        "length",
+        "correct",
+        "log p",
+        "above a guess",
+        "depth 0-20%",
+        "20-40%",
+        "40-60%",
+        "60-80%",
+        "80-100%",
+    ];
     out!("{}", table(&headings, &rows));
+    outln!("log p: of the key, on average; a guess has {:.2}", PasskeyProtocol::guess());
 }

@@ -45,7 +45,15 @@ fn text(key: u32, before: usize, after: usize) -> String {
     format!("{TASK}{before}{}{after}{QUESTION}", told(key))
 }
 
+/// Numbers of five digits, of which one is the key.
+const KEYS: u64 = 90_000;
+
 impl PasskeyProtocol {
+    /// Log-probability of the key to one who knows that it has five digits, and no more.
+    pub fn guess() -> f64 {
+        -(KEYS as f64).ln()
+    }
+
     /// One sentence for people.
     pub fn describe(&self) -> String {
         let PasskeyProtocol { trials, seed, .. } = self;
@@ -64,7 +72,7 @@ impl Draw {
     /// Trial `trial` of a length: key and depth are drawn as functions of (seed, length, trial).
     fn new(tokenizer: &Tokenizer, protocol: &PasskeyProtocol, length: usize, trial: usize) -> Result<Draw> {
         let mut stream = Stream::new(protocol.seed, Purpose::Task, length as u64, trial as u32);
-        let key = 10_000 + stream.below(90_000) as u32;
+        let key = 10_000 + stream.below(KEYS) as u32;
         let tokens_of = |lines| Ok::<_, Error>(tokenizer.encode(&text(key, 0, lines))?.len());
         let (bare, per_line) = (tokens_of(0)?, (tokens_of(9)? - tokens_of(1)?) / 8);
         if bare == 0 {

@@ -6,9 +6,9 @@
 //! After a prompt in which something is told at place p, one that tells at place q shares min(p, q) tokens, so the sum over a
 //! run of prompts is largest when they are sorted by place; the deepest come first.
 
-use super::Partial;
 use super::kept::{Kept, chunk_ends};
 use super::perplexity::bos_text;
+use super::{Partial, mean_and_error};
 use crate::backend::Backend;
 use crate::data::Tokenizer;
 use crate::error::Result;
@@ -87,6 +87,12 @@ impl<P> Report<P> {
         let picked: Vec<&Trial> = self.trials.iter().filter(|t| select(t)).collect();
         let right = picked.iter().filter(|t| t.correct).count();
         (right as f64 / picked.len().max(1) as f64, picked.len())
+    }
+
+    /// Mean log-probability of the right answers of some trials, and its standard error.
+    pub fn log_probability(&self, select: &dyn Fn(&Trial) -> bool) -> (f64, Option<f64>) {
+        let picked = self.trials.iter().filter(|t| select(t)).map(|t| t.log_probability);
+        mean_and_error(&picked.collect::<Vec<_>>())
     }
 }
 
