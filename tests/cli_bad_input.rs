@@ -332,12 +332,7 @@ fn what_exists_is_never_overwritten() {
     assert_eq!(dir.read("m/model.safetensors"), before);
     refuse(&dir, &TRAIN.replace("--out out", "--out a.txt/out"), 1, &["a.txt/out", "making"]);
     refuse(&dir, "quickstart --out m", 2, &["--out m", "exists already", "--overwrite"]);
-    refuse(
-        &dir,
-        "quickstart --out m --overwrite",
-        2,
-        &["--overwrite m", "something other than a quickstart"],
-    );
+    refuse(&dir, "quickstart --out m --overwrite", 2, &["--overwrite m", "not known to be a quickstart"]);
     let config = dir.read("m/config.json");
     let over = "eval-ppl --model m --data a.txt --windows 32 --json m/config.json";
     refuse(&dir, over, 2, &["--json m/config.json", "no JSON of a result"]);

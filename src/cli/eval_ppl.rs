@@ -107,8 +107,8 @@ impl EvalPpl {
         let reading = self.reading(corpus.as_ref())?;
         let text = corpus.map_or(0, |c| c.tokens() as usize);
         let job = PlanJob { opened: &opened, reading, text };
-        let (ledger, room) = dispatch(device, self.reader.dtype, self.evaluation.common.threads, job)?;
-        Ok(Planned { config: opened.config, ledger, room })
+        let (ledger, room, host) = dispatch(device, self.reader.dtype, self.evaluation.common.threads, job)?;
+        Ok(Planned { config: opened.config, ledger, room, host })
     }
 
     /// Room for the tokens that are read at once at most: the longest window, or less where no document fills it.
@@ -137,9 +137,13 @@ struct PlanJob<'a> {
 }
 
 impl Job for PlanJob<'_> {
-    type Out = (Ledger, Option<Room>);
-    fn run<B: Backend>(self, b: &B) -> Result<(Ledger, Option<Room>)> {
-        Ok((self.opened.plan::<B, Scorer<B>>(b, self.reading, self.text)?, Room::in_reach(b)))
+    type Out = (Ledger, Option<Room>, bool);
+    fn run<B: Backend>(self, b: &B) -> Result<(Ledger, Option<Room>, bool)> {
+        Ok((
+            self.opened.plan::<B, Scorer<B>>(b, self.reading, self.text)?,
+            Room::in_reach(b),
+            B::SHARES_HOST_MEMORY,
+        ))
     }
 }
 

@@ -10,7 +10,6 @@ use crate::backend::device::Job;
 use crate::data::Bos;
 use crate::error::{Error, Result};
 use crate::eval::tasks::{self, Encoder, Examples, Format, Prompt, Question, TaskProtocol, TaskReport};
-
 use crate::infer::Session;
 use crate::model::buffers::Reading;
 use crate::recipe::Size;

@@ -7,7 +7,6 @@ use crate::backend::Backend;
 use crate::backend::device::{Job, dispatch};
 use crate::data::Bos;
 use crate::error::{Error, Result};
-
 use crate::index::TokenId;
 use crate::infer::{Sampling, generate};
 use crate::model::buffers::Reading;
@@ -98,9 +97,7 @@ impl Generate {
             "prompt_tokens": prompt.len(), "ids": plain_ids, "text": opened.tokenizer.decode(&ids, false)?,
         }))
     }
-}
 
-impl Generate {
     /// How tokens are chosen; refuses what does nothing where the likeliest is taken.
     fn sampling(&self) -> Result<Sampling> {
         let sampling =

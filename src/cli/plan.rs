@@ -93,38 +93,45 @@ impl Plan {
 impl ForTrain {
     fn run(&self) -> Result<()> {
         let (recipe, train) = (self.train.recipe(false)?, &self.train);
-        let (watch, device) = (Notes(&train.common), plannable(train.place.device));
+        let (watch, (device, here)) = (Notes(&train.common), plannable(train.place.device));
         let job = TrainPlan { recipe: &recipe, watch: &watch };
         let planned = dispatch(device, recipe.dtype, train.common.threads, job)?;
-        self.show.print(&planned, &train.json, true)
+        self.show.print(&planned.on_a_device(here), &train.json, true)
     }
 }
 
 impl ForEval {
     fn run(&self) -> Result<()> {
-        let device = plannable(self.eval.evaluation.place.device);
+        let (device, here) = plannable(self.eval.evaluation.place.device);
         let planned = self.eval.plan(self.preset.as_deref(), device)?;
-        self.show.print(&planned, &self.eval.evaluation.json, false)
+        self.show.print(&planned.on_a_device(here), &self.eval.evaluation.json, false)
     }
 }
 
-/// The device to ask for its kernels' working memory: the CPU in place of a GPU that is not here.
-fn plannable(device: Device) -> Device {
-    let Device::Cuda(ordinal) = device else { return device };
+/// The device to ask for its kernels' working memory, the CPU in place of a GPU that is not here; and whether it is the one asked for.
+fn plannable(device: Device) -> (Device, bool) {
+    let Device::Cuda(ordinal) = device else { return (device, true) };
     match cuda::describe(ordinal) {
-        Ok(found) if found.image.is_some() => device,
+        Ok(found) if found.image.is_some() => (device, true),
         _ => {
             outln!(
                 "cuda:{ordinal} is not usable here: scratch is that of the CPU's kernels, all else is the GPU's"
             );
-            Device::Cpu
+            (Device::Cpu, false)
         }
+    }
+}
+
+impl Planned {
+    /// Of a device that is not `here` no one knows what there is; and it is none that shares the host's memory.
+    fn on_a_device(self, here: bool) -> Planned {
+        if here { self } else { Planned { room: None, host: false, ..self } }
     }
 }
 
 impl Show {
     fn print(&self, planned: &Planned, json: &Json, training: bool) -> Result<()> {
-        let Planned { config, ledger, room } = planned;
+        let Planned { config, ledger, room, host } = planned;
         let (parameters, trained) = (params::parameter_count(config), params::trained_count(config));
         outln!("{parameters} parameters, {} of context", size_text(config.max_position_embeddings));
         if config.lora.is_some() {
@@ -139,9 +146,10 @@ impl Show {
             "parameters": parameters, "trained": trained, "total": ledger.total(),
             "by_kind": by_kind.collect::<serde_json::Map<_, _>>(), "buffers": rows.collect::<Vec<_>>(),
         }))?;
-        let given = self.device_memory.map(|bytes| Room::given(usize::try_from(bytes).unwrap_or(usize::MAX)));
+        let given = |bytes| Room::given(usize::try_from(bytes).unwrap_or(usize::MAX), *host);
+        let given = self.device_memory.map(given);
         let Some(room) = given.or(*room) else { return Ok(()) };
-        if training && ledger.total() > room.bytes {
+        if training && !room.holds(ledger) {
             outln!("{}", memory::split_text(ledger, room.bytes));
         }
         room.check(ledger)?;
@@ -156,6 +164,8 @@ pub struct Planned {
     pub ledger: Ledger,
     /// None where the system does not say what there is.
     pub room: Option<Room>,
+    /// Whether it is computed in the host's memory.
+    pub host: bool,
 }
 
 struct TrainPlan<'a> {
@@ -166,7 +176,7 @@ struct TrainPlan<'a> {
 impl Job for TrainPlan<'_> {
     type Out = Planned;
     fn run<B: Backend>(self, b: &B) -> Result<Planned> {
-        let (recipe, room) = (self.recipe, Room::in_reach(b));
+        let (recipe, room, host) = (self.recipe, Room::in_reach(b), B::SHARES_HOST_MEMORY);
         let opened = train::OpenedModel::open(recipe)?;
         if recipe.data.is_empty() {
             opened.warnings(recipe.sampler.target_len()).for_each(|w| self.watch.note(&w));
@@ -174,11 +184,11 @@ impl Job for TrainPlan<'_> {
             let with_eval = !recipe.eval_data.is_empty() || recipe.adapt.is_some();
             State::allocate_for(b, recipe, &opened, with_eval, &mut ledger)?;
             memory::note_program(&mut ledger, opened.tokenizer.resident_bytes(), 0);
-            return Ok(Planned { config: opened.config, ledger, room });
+            return Ok(Planned { config: opened.config, ledger, room, host });
         }
         let opened = train::Opened::with_data(recipe, opened, self.watch)?;
         let ledger = train::plan(b, recipe, &opened)?;
-        Ok(Planned { config: opened.model.config, ledger, room })
+        Ok(Planned { config: opened.model.config, ledger, room, host })
     }
 }
 

@@ -6,7 +6,7 @@ use crate::eval::Trial;
 use crate::printable;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
-use std::sync::{Mutex, OnceLock};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// A bar with a label, or its stand-in.
@@ -17,18 +17,18 @@ pub struct Progress {
     lines: Option<Mutex<Instant>>,
 }
 
-/// The bar of text that becomes tokens, where there is much of it.
+/// The bars of text that becomes tokens, where there is much of it: one for each time that text is read.
 pub struct Reading {
-    bar: OnceLock<Progress>,
+    now: Mutex<Option<(data::Progress, Progress)>>,
     quiet: bool,
 }
 
 impl Reading {
     pub fn new(quiet: bool) -> Reading {
-        Reading { bar: OnceLock::new(), quiet }
+        Reading { now: Mutex::new(None), quiet }
     }
 
-    /// Files of so many bytes are read, of all.
+    /// Files of so many bytes are read, of all; from any thread, so that what is said last may be less than before.
     pub fn tell(&self, read: data::Progress) {
         /// Less is tokens in a moment.
         const MUCH: u64 = 32 << 20;
@@ -36,11 +36,19 @@ impl Reading {
             return;
         }
         let mebibytes = |bytes: u64| (bytes >> 20) as usize;
-        let bar = self.bar.get_or_init(|| Progress::new("tokens", mebibytes(read.total), "MiB", self.quiet));
-        bar.reach(mebibytes(read.done), "");
-        if read.done == read.total {
-            bar.finish();
+        let mut now = self.now.lock().unwrap_or_else(|e| e.into_inner());
+        let same = now.take().filter(|(before, _)| before.total == read.total);
+        let (before, bar) = same.unwrap_or_else(|| {
+            let bar = Progress::new("tokens", mebibytes(read.total), "MiB", self.quiet);
+            (data::Progress { done: 0, ..read }, bar)
+        });
+        if read.done > before.done {
+            bar.reach(mebibytes(read.done), "");
+            if read.done == read.total {
+                bar.finish();
+            }
         }
+        *now = Some((data::Progress { done: read.done.max(before.done), ..read }, bar));
     }
 }
 

@@ -54,7 +54,7 @@ impl Quickstart {
             (true, false) => Err(Error::usage(
                 "--overwrite",
                 self.out.display(),
-                "holds something other than a quickstart; remove it yourself",
+                "has no .quickstart file, so it is not known to be a quickstart of this program; remove it yourself",
             )),
             (false, _) => {
                 let problem = "exists already and is never overwritten unasked; name a new directory, or add --overwrite";

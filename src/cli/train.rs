@@ -62,6 +62,9 @@ impl Train {
     /// The recipe that the flags make. `need_out` is false for `plan`.
     pub fn recipe(&self, need_out: bool) -> Result<Recipe> {
         let settings = merged(&self.settings, self.config.as_deref(), self.resume)?;
+        if !self.resume {
+            settings.refuse_idle(need_out)?;
+        }
         Recipe::validate(&settings, need_out)
     }
 }

@@ -226,19 +226,24 @@ fn list<T: serde::de::DeserializeOwned>(value: &Value, key: &str) -> std::result
     }
 }
 
-/// Perplexity by window, "ppl" or "longppl"; a window in which nothing was measured is left out.
+/// Perplexity by window, "ppl" or "longppl"; a window without key tokens has no LongPPL and is left out.
 fn points(value: &Value, measure: &str) -> std::result::Result<Vec<Point>, String> {
     let point = |r: &Value| {
-        Some(Point {
-            length: r["window"].as_u64()? as usize,
-            value: r[measure].as_f64()?,
+        let missing =
+            |key: &str| format!("is no result of an evaluation as --json writes it: no {key} in results");
+        if measure == "longppl" && r[measure].is_null() {
+            return Ok(None);
+        }
+        Ok(Some(Point {
+            length: r["window"].as_u64().ok_or_else(|| missing("window"))? as usize,
+            value: r[measure].as_f64().ok_or_else(|| missing(measure))?,
             standard_error: r[format!("{measure}_error")].as_f64(),
             mean: r[format!("mean_{measure}")].as_f64(),
             mean_error: r[format!("mean_{measure}_error")].as_f64(),
-        })
+        }))
     };
     let reports: Vec<Value> = list(&value["results"], "results")?;
-    Ok(reports.iter().filter_map(point).collect())
+    reports.iter().filter_map(|r| point(r).transpose()).collect()
 }
 
 fn shift(reports: Vec<Value>) -> Evaluation {
@@ -314,6 +319,8 @@ mod tests {
             json!([1]),
             json!({ "results": 1 }),
             json!({ "cells": [{ "length": "x" }] }),
+            json!({ "results": [{ "x": 1 }] }),
+            json!({ "results": [{ "window": 64, "ppl": null }] }),
         ] {
             assert!(evaluation(wrong.clone()).is_err_and(|e| e.contains("--json writes it")), "{wrong}");
         }

@@ -15,7 +15,7 @@
 
 use super::perplexity::bos_text;
 use super::windows::{Mode, Windows, losses};
-use super::{Partial, TextMean, mean_and_error, pooled, text_error};
+use super::{BlockSums, Partial, TextMean, mean_and_error, pooled};
 use crate::backend::Backend;
 use crate::data::{Corpus, Document};
 use crate::error::Result;
@@ -52,7 +52,7 @@ pub struct KeyScore {
     pub keys: usize,
     /// Mean over the key tokens, nats; None where there are none.
     pub key_nll: Option<f64>,
-    /// Standard error of that mean, see [`text_error`].
+    /// Standard error of that mean, see [`BlockSums`].
     pub key_nll_error: Option<f64>,
 }
 
@@ -194,16 +194,15 @@ fn key_tokens(long: &[Option<f64>], short: &[Option<f64>], protocol: &LongPplPro
 
 fn score(document: &Document, nll: &[Option<f64>], keys: &[usize]) -> KeyScore {
     let all: Vec<f64> = nll.iter().copied().flatten().collect();
-    let of_keys: Vec<(usize, f64)> = keys.iter().filter_map(|&t| Some((t, nll[t]?))).collect();
-    let key_sum = of_keys.iter().map(|(_, loss)| loss).sum::<f64>();
+    let of_keys = keys.iter().filter_map(|&t| Some((t, nll[t]?))).collect::<BlockSums>().mean();
     KeyScore {
         name: document.name.clone(),
         tokens: nll.len(),
         scored: all.len(),
         nll: all.iter().sum::<f64>() / all.len().max(1) as f64,
-        keys: of_keys.len(),
-        key_nll: (!of_keys.is_empty()).then(|| key_sum / of_keys.len() as f64),
-        key_nll_error: text_error(of_keys.into_iter()),
+        keys: of_keys.losses,
+        key_nll: (of_keys.losses > 0).then_some(of_keys.mean),
+        key_nll_error: of_keys.error,
     }
 }
 

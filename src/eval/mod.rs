@@ -19,5 +19,5 @@ pub use passkey::{PasskeyProtocol, run as passkey};
 pub use perplexity::{DocumentScore, Protocol, WindowReport, run as perplexity};
 pub use retrieval::{Asker, ROOM_FOR_ANSWER, Report, Spent, Trial};
 pub use shift::{OffsetReport, Passage, ShiftProtocol, ShiftReport, Side, run as shift};
-pub use statistics::{TextMean, mean_and_error, pooled, proportion_error, text_error};
+pub use statistics::{BlockSums, TextMean, mean_and_error, pooled, proportion_error};
 pub use windows::{Mode, Windows, losses};

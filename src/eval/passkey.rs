@@ -77,7 +77,7 @@ impl Draw {
         let (bare, per_line) = (tokens_of(0)?, (tokens_of(9)? - tokens_of(1)?) / 8);
         if bare == 0 {
             let problem = "none of the question's characters is a token of the model; it cannot be asked";
-            return Err(Error::usage("--model", "", problem));
+            return Err(Error::usage("--lengths", length, problem));
         }
         let room = length.saturating_sub(protocol.opening().len());
         if bare > room {

@@ -3,7 +3,7 @@
 //! documents of each one's perplexity and the standard error of that mean, which is larger by how documents differ.
 
 use super::windows::losses;
-use super::{Mode, Partial, TextMean, Windows, mean_and_error, pooled, text_error};
+use super::{BlockSums, Mode, Partial, TextMean, Windows, mean_and_error, pooled};
 use crate::backend::Backend;
 use crate::data::{Corpus, Document};
 use crate::error::Result;
@@ -62,7 +62,7 @@ pub struct DocumentScore {
     pub scored: usize,
     /// Mean negative log-likelihood, nats per token.
     pub nll: f64,
-    /// Standard error of that mean, see [`text_error`]; None in a text of one block.
+    /// Standard error of that mean, see [`BlockSums`]; None in a text of one block.
     pub nll_error: Option<f64>,
     /// None where nothing was scored, as in a document of one token.
     pub ppl: Option<f64>,
@@ -129,14 +129,13 @@ fn score_document<B: Backend>(
     b: &B, model: &Model<B>, scorer: &mut Scorer<B>, document: &Document, windows: &Windows,
     progress: &mut dyn FnMut(usize),
 ) -> Result<DocumentScore> {
-    let mut all: Vec<(usize, f64)> = Vec::new();
+    let mut sums = BlockSums::default();
     losses(b, model, scorer, document, windows, progress, &mut |first, nll| {
-        all.extend((first..).zip(nll.iter().map(|&loss| f64::from(loss))));
+        (first..).zip(nll).for_each(|(token, &loss)| sums.add(token, f64::from(loss)));
     })?;
-    let (name, tokens, scored) = (document.name.clone(), document.tokens.len(), all.len());
-    let nll = all.iter().map(|(_, loss)| loss).sum::<f64>() / scored.max(1) as f64;
-    let ppl = (scored > 0).then(|| nll.exp());
-    Ok(DocumentScore { name, tokens, scored, nll, nll_error: text_error(all.into_iter()), ppl })
+    let TextMean { losses: scored, mean: nll, error: nll_error } = sums.mean();
+    let (name, tokens, ppl) = (document.name.clone(), document.tokens.len(), (scored > 0).then(|| nll.exp()));
+    Ok(DocumentScore { name, tokens, scored, nll, nll_error, ppl })
 }
 
 #[cfg(test)]

@@ -14,28 +14,45 @@ pub fn mean_and_error(values: &[f64]) -> (f64, Option<f64>) {
 /// Tokens of a text whose losses count as one observation of its mean loss: those of neighbours are correlated.
 pub const BLOCK: usize = 512;
 
-/// Standard error of the mean of a text's losses, given as (token, loss) in their order: that of the ratio of sums over
-/// blocks of 512 tokens of the text, √(B/(B−1) Σ (sₖ − m·nₖ)²) / n with sₖ the sum and nₖ the number of a block's losses,
-/// m their mean and B the blocks (Cochran, Sampling Techniques, 6.4). None for fewer than two blocks.
-pub fn text_error(losses: impl Iterator<Item = (usize, f64)>) -> Option<f64> {
-    let mut blocks: Vec<(usize, f64, f64)> = Vec::new();
-    for (token, loss) in losses {
-        let block = token / BLOCK;
-        match blocks.last_mut().filter(|last| last.0 == block) {
-            Some(last) => (last.1, last.2) = (last.1 + loss, last.2 + 1.0),
-            None => blocks.push((block, loss, 1.0)),
-        }
-    }
-    if blocks.len() < 2 {
-        return None;
-    }
-    let total = |of: fn(&(usize, f64, f64)) -> f64| blocks.iter().map(of).sum::<f64>();
-    let (sum, n, count) = (total(|b| b.1), total(|b| b.2), blocks.len() as f64);
-    let squares = blocks.iter().map(|(_, s, k)| (s - sum / n * k).powi(2)).sum::<f64>();
-    Some((count / (count - 1.0) * squares).sqrt() / n)
+/// A text's losses, summed by blocks of 512 tokens.
+#[derive(Debug, Default)]
+pub struct BlockSums {
+    /// Of each block with losses: which it is, their sum and number.
+    blocks: Vec<(usize, f64, f64)>,
 }
 
-/// What is summed up of a text: its losses, their mean and the mean's standard error (see [`text_error`]).
+impl BlockSums {
+    /// Adds the loss of a token; tokens come in their order.
+    pub fn add(&mut self, token: usize, loss: f64) {
+        let block = token / BLOCK;
+        match self.blocks.last_mut().filter(|last| last.0 == block) {
+            Some(last) => (last.1, last.2) = (last.1 + loss, last.2 + 1.0),
+            None => self.blocks.push((block, loss, 1.0)),
+        }
+    }
+
+    /// Losses, their mean (0 of none), and the mean's standard error: that of the ratio of sums over blocks, √(B/(B−1) Σ (sₖ − m·nₖ)²) / n
+    /// with sₖ the sum and nₖ the number of a block's losses, m their mean and B the blocks (Cochran, Sampling Techniques, 6.4). None
+    /// for fewer than two blocks.
+    pub fn mean(&self) -> TextMean {
+        let total = |of: fn(&(usize, f64, f64)) -> f64| self.blocks.iter().map(of).sum::<f64>();
+        let (sum, n, count) = (total(|b| b.1), total(|b| b.2), self.blocks.len() as f64);
+        let mean = sum / n.max(1.0);
+        let squares = self.blocks.iter().map(|(_, s, k)| (s - mean * k).powi(2)).sum::<f64>();
+        let error = (count >= 2.0).then(|| (count / (count - 1.0) * squares).sqrt() / n);
+        TextMean { losses: n as usize, mean, error }
+    }
+}
+
+impl FromIterator<(usize, f64)> for BlockSums {
+    fn from_iter<I: IntoIterator<Item = (usize, f64)>>(losses: I) -> BlockSums {
+        let mut sums = BlockSums::default();
+        losses.into_iter().for_each(|(token, loss)| sums.add(token, loss));
+        sums
+    }
+}
+
+/// What is summed up of a text: its losses, their mean and the mean's standard error (see [`BlockSums`]).
 #[derive(Clone, Copy, Debug)]
 pub struct TextMean {
     pub losses: usize,
@@ -70,15 +87,19 @@ mod tests {
     use crate::random::{Purpose, Stream};
     use approx::assert_relative_eq;
 
+    fn error(losses: impl Iterator<Item = (usize, f64)>) -> Option<f64> {
+        losses.collect::<BlockSums>().mean().error
+    }
+
     #[test]
     fn blocks_of_equal_size_are_as_many_values() {
         let mean = |block: usize| [3.0, 5.0, 4.0, 9.0][block];
         let losses =
             |tokens: std::ops::Range<usize>| tokens.map(|t| (t, mean(t / BLOCK) + [-1.0, 1.0][t % 2]));
         let (_, of_means) = mean_and_error(&[3.0, 5.0, 4.0, 9.0]);
-        assert_relative_eq!(text_error(losses(0..4 * BLOCK)).expect("four blocks"), of_means.expect("four"));
-        assert_eq!(text_error(losses(0..BLOCK)), None);
-        assert_eq!(text_error(std::iter::empty()), None);
+        assert_relative_eq!(error(losses(0..4 * BLOCK)).expect("four blocks"), of_means.expect("four"));
+        assert_eq!(error(losses(0..BLOCK)), None);
+        assert_eq!(error(std::iter::empty()), None);
     }
 
     /// Where losses drift, s/√n over single tokens says too little: the spread of means over many texts is the truth.
@@ -96,7 +117,7 @@ mod tests {
                 })
                 .collect();
             means.push(text.iter().map(|(_, loss)| loss).sum::<f64>() / text.len() as f64);
-            errors.push(text_error(text.into_iter()).expect("64 blocks"));
+            errors.push(error(text.into_iter()).expect("64 blocks"));
         }
         let n = means.len() as f64;
         let spread = (means.iter().map(|m| m * m).sum::<f64>() / n).sqrt();

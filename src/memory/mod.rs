@@ -37,9 +37,9 @@ pub struct Room {
 }
 
 impl Room {
-    /// What the user gives.
-    pub fn given(bytes: usize) -> Room {
-        Room { bytes, name: "--device-memory", with_program: true }
+    /// What the user gives; `host`: of memory that the program lies in too.
+    pub fn given(bytes: usize, host: bool) -> Room {
+        Room { bytes, name: "--device-memory", with_program: host }
     }
 
     /// What a run on this backend could have in all; None where the system does not say.
@@ -57,10 +57,18 @@ impl Room {
         b.free_bytes().map(|bytes| Room { bytes, name, with_program: false })
     }
 
+    /// Whether a plan is no larger.
+    pub fn holds(&self, plan: &Ledger) -> bool {
+        self.rows(plan).map(|row| row.bytes).sum::<usize>() <= self.bytes
+    }
+
+    fn rows<'a>(&'a self, plan: &'a Ledger) -> impl Iterator<Item = &'a Row> {
+        plan.rows().iter().filter(|row| self.with_program || row.kind != Kind::Program)
+    }
+
     /// Refuses a plan that is larger, naming its largest buffers and the flags that shrink them.
     pub fn check(&self, plan: &Ledger) -> Result<()> {
-        let counts = |row: &&Row| self.with_program || row.kind != Kind::Program;
-        let rows: Vec<Row> = plan.rows().iter().filter(counts).cloned().collect();
+        let rows: Vec<Row> = self.rows(plan).cloned().collect();
         check_fits(&rows, self.bytes, self.name)
     }
 }

@@ -39,8 +39,7 @@ pub(super) fn held_out(s: &Settings, need_data: bool) -> Result<()> {
     let save_best = s.save_best.filter(|on| *on).map(|_| ("--save-best", "true".to_string()));
     let probe = s.probe_every.map(|n| ("--probe-every", n.to_string()));
     let eval = s.eval_every.map(|n| ("--eval-every", n.to_string()));
-    let tokens = s.eval_tokens.map(|n| ("--eval-tokens", n.to_string()));
-    let mut asked = early_stop.iter().chain(&save_best).chain(&probe).chain(&eval).chain(&tokens);
+    let mut asked = early_stop.iter().chain(&save_best).chain(&probe).chain(&eval);
     if let Some((flag, value)) = asked.next().filter(|_| no_text) {
         let problem = "goes by held-out text, and there is none; name some with --eval-data";
         return Err(Error::usage(flag, value, problem));

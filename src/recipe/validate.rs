@@ -73,6 +73,21 @@ pub struct Recipe {
     pub settings: Settings,
 }
 
+impl Settings {
+    /// Refuses what would do nothing in a new run. (Runs of builds that did not look may have such settings, and go on.)
+    pub fn refuse_idle(&self, need_data: bool) -> Result<()> {
+        let s = self.with_defaults();
+        filled(s.method).refuse_idle(filled(s.chunks), filled(s.chunk_lengths), filled(s.content))?;
+        match s.eval_tokens {
+            Some(n) if need_data && s.eval_data.as_ref().is_none_or(Vec::is_empty) => {
+                let problem = "is of held-out text, and there is none; name some with --eval-data";
+                Err(Error::usage("--eval-tokens", n, problem))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Recipe {
     /// Checks everything that can be checked without opening a file. `need_out` is false for `plan`.
     pub fn validate(asked: &Settings, need_out: bool) -> Result<Recipe> {
@@ -214,7 +229,6 @@ fn source(s: &Settings) -> Result<Source> {
 /// The sampler, and what it is told of the text.
 fn sampler(s: &Settings) -> Result<Sampler> {
     let method = filled(s.method);
-    method.refuse_idle(filled(s.chunks), filled(s.chunk_lengths), filled(s.content))?;
     if let Some(ids) = &s.split_ids {
         let list = ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
         if !matches!(method, Method::Axolotl | Method::LongRecipe) {

@@ -117,6 +117,10 @@ fn load_corpus(
 }
 
 fn open_loader(recipe: &Recipe, tokenizer: &Tokenizer, watch: &dyn Watch) -> Result<Loader> {
+    if let Some(id) = recipe.split_ids.iter().flatten().find(|id| **id as usize >= tokenizer.vocab_size()) {
+        let problem = format!("is no token of this tokenizer, which has {}", tokenizer.vocab_size());
+        return Err(Error::usage("--split-ids", id, problem));
+    }
     let shares = match &recipe.mix {
         None => vec![open_share(&recipe.data, 1.0, recipe, tokenizer, watch)?],
         Some(weights) => {
@@ -126,10 +130,6 @@ fn open_loader(recipe: &Recipe, tokenizer: &Tokenizer, watch: &dyn Watch) -> Res
             weighed.map(open).collect::<Result<_>>()?
         }
     };
-    if let Some(id) = recipe.split_ids.iter().flatten().find(|id| **id as usize >= tokenizer.vocab_size()) {
-        let problem = format!("is no token of this tokenizer, which has {}", tokenizer.vocab_size());
-        return Err(Error::usage("--split-ids", id, problem));
-    }
     let (loader, dropped) = Loader::mixing(shares, recipe.sampler.clone(), recipe.seed)?;
     let loader = match (recipe.sampler.method(), &recipe.split_ids) {
         (Method::LongRecipe, None) => loader.cutting(Cuts::sentences(tokenizer)),
