@@ -141,8 +141,9 @@ fn a_tensor_is_in_one_shard() {
         dir.write(&format!("sharded/{name}"), safetensors::serialize(tensors, None).unwrap());
     };
     let norm = "model.norm.weight";
-    let map: serde_json::Map<String, Value> = file
-        .names()
+    // sorted, as an index is: its first file is read first
+    let names: std::collections::BTreeSet<&str> = file.names().into_iter().collect();
+    let map: serde_json::Map<String, Value> = names
         .into_iter()
         .map(|name| {
             (name.to_string(), json!(if name == norm { "one.safetensors" } else { "two.safetensors" }))
