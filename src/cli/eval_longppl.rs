@@ -78,7 +78,7 @@ impl EvalLongPpl {
         self.evaluation.announce(&protocol.describe());
         let reads = corpus.documents.iter().map(|d| protocol.reads(d.tokens.len())).sum();
         let bar = Progress::new("longppl", reads, "tokens", self.evaluation.common.quiet);
-        let capacity = longest_read(longest, Some(&corpus));
+        let capacity = longest_read(longest, corpus.longest());
         let reading = Reading { cache: self.evaluation.cache(&self.reader)?, ..Reading::of(capacity) };
         let job = LongPplJob {
             opened: &opened,
@@ -149,7 +149,7 @@ impl EvalLongPpl {
 
     /// Refuses text in which no token can be a key token, or whose long contexts would be shorter than its short ones.
     fn refuse_short_texts(&self, protocol: &LongPplProtocol, corpus: &Corpus) -> Result<()> {
-        let longest = corpus.documents.iter().map(|d| d.tokens.len()).max().unwrap_or(0);
+        let longest = corpus.longest();
         let window = protocol.longest();
         let stride = protocol.at(window).stride;
         let least = window - stride;

@@ -12,7 +12,7 @@ use crate::data::{Bos, Corpus};
 use crate::error::Result;
 use crate::eval::{self, Mode, Protocol, WindowReport};
 use crate::infer::Scorer;
-use crate::memory::{self, Ledger, Room};
+use crate::memory;
 use crate::model::buffers::Reading;
 use crate::recipe::Size;
 use clap::Args;
@@ -107,17 +107,14 @@ impl EvalPpl {
         let reading = self.reading(corpus.as_ref())?;
         let text = corpus.map_or(0, |c| c.tokens() as usize);
         let job = PlanJob { opened: &opened, reading, text };
-        let (ledger, room, host) = dispatch(device, self.reader.dtype, self.evaluation.common.threads, job)?;
-        Ok(Planned { config: opened.config, ledger, room, host })
+        dispatch(device, self.reader.dtype, self.evaluation.common.threads, job)
     }
 
     /// Room for the tokens that are read at once at most: the longest window, or less where no document fills it.
     fn reading(&self, corpus: Option<&Corpus>) -> Result<Reading> {
+        let longest = corpus.map(Corpus::longest).or(self.selection.tokens.map(|n| n.0));
         let window = self.protocol.longest()?;
-        let capacity = match (corpus, self.selection.tokens) {
-            (None, Some(tokens)) => window.min(tokens.0.saturating_add(1)),
-            _ => longest_read(window, corpus),
-        };
+        let capacity = longest.map_or(window, |longest| longest_read(window, longest));
         Ok(Reading { cache: self.evaluation.cache(&self.reader)?, ..Reading::of(capacity) })
     }
 }
@@ -137,13 +134,10 @@ struct PlanJob<'a> {
 }
 
 impl Job for PlanJob<'_> {
-    type Out = (Ledger, Option<Room>, bool);
-    fn run<B: Backend>(self, b: &B) -> Result<(Ledger, Option<Room>, bool)> {
-        Ok((
-            self.opened.plan::<B, Scorer<B>>(b, self.reading, self.text)?,
-            Room::in_reach(b),
-            B::SHARES_HOST_MEMORY,
-        ))
+    type Out = Planned;
+    fn run<B: Backend>(self, b: &B) -> Result<Planned> {
+        let ledger = self.opened.plan::<B, Scorer<B>>(b, self.reading, self.text)?;
+        Ok(Planned::of(b, self.opened.config.clone(), ledger))
     }
 }
 

@@ -72,11 +72,10 @@ pub fn longest_window(windows: &[Size], stride: Option<Size>) -> Result<usize> {
     Ok(windows.iter().map(|w| w.0).max().unwrap_or(shortest))
 }
 
-/// Tokens that are read at once at most: the longest window, or less where no document fills it, and what opens it.
-pub fn longest_read(window: usize, corpus: Option<&Corpus>) -> usize {
-    let longest =
-        corpus.and_then(|corpus| corpus.documents.iter().map(|document| document.tokens.len()).max());
-    longest.map_or(window, |tokens| window.min(tokens.saturating_add(1)))
+/// Tokens that are read at once at most: the longest window, or less where no document, of at most `longest` tokens, fills it with what
+/// opens it.
+pub fn longest_read(window: usize, longest: usize) -> usize {
+    window.min(longest.saturating_add(1))
 }
 
 /// Trials in all, of which there are `each` (`--trials`) in each of `places`.
@@ -92,7 +91,7 @@ pub fn count_trials(places: usize, each: Size) -> Result<usize> {
 
 /// Says so where no document fills a window, whose figure is then that of a shorter one.
 pub fn note_unfilled(common: &Common, windows: &[Size], corpus: &Corpus) {
-    let longest = corpus.documents.iter().map(|document| document.tokens.len()).max().unwrap_or(0);
+    let longest = corpus.longest();
     let beyond: Vec<String> = windows.iter().filter(|w| w.0 > longest).map(|w| size_text(w.0)).collect();
     if !beyond.is_empty() {
         let windows = beyond.join(", ");

@@ -123,6 +123,10 @@ fn plannable(device: Device) -> (Device, bool) {
 }
 
 impl Planned {
+    pub fn of<B: Backend>(b: &B, config: Config, ledger: Ledger) -> Planned {
+        Planned { config, ledger, room: Room::in_reach(b), host: B::SHARES_HOST_MEMORY }
+    }
+
     /// Of a device that is not `here` no one knows what there is; and it is none that shares the host's memory.
     fn on_a_device(self, here: bool) -> Planned {
         if here { self } else { Planned { room: None, host: false, ..self } }
@@ -176,7 +180,7 @@ struct TrainPlan<'a> {
 impl Job for TrainPlan<'_> {
     type Out = Planned;
     fn run<B: Backend>(self, b: &B) -> Result<Planned> {
-        let (recipe, room, host) = (self.recipe, Room::in_reach(b), B::SHARES_HOST_MEMORY);
+        let recipe = self.recipe;
         let opened = train::OpenedModel::open(recipe)?;
         if recipe.data.is_empty() {
             opened.warnings(recipe.sampler.target_len()).for_each(|w| self.watch.note(&w));
@@ -184,11 +188,11 @@ impl Job for TrainPlan<'_> {
             let with_eval = !recipe.eval_data.is_empty() || recipe.adapt.is_some();
             State::allocate_for(b, recipe, &opened, with_eval, &mut ledger)?;
             memory::note_program(&mut ledger, opened.tokenizer.resident_bytes(), 0);
-            return Ok(Planned { config: opened.config, ledger, room, host });
+            return Ok(Planned::of(b, opened.config, ledger));
         }
         let opened = train::Opened::with_data(recipe, opened, self.watch)?;
         let ledger = train::plan(b, recipe, &opened)?;
-        Ok(Planned { config: opened.model.config, ledger, room, host })
+        Ok(Planned::of(b, opened.model.config, ledger))
     }
 }
 

@@ -119,6 +119,11 @@ impl Corpus {
         Ok((corpus, warnings))
     }
 
+    /// Tokens of the longest document; 0 of none.
+    pub fn longest(&self) -> usize {
+        self.documents.iter().map(|document| document.tokens.len()).max().unwrap_or(0)
+    }
+
     /// Tokens of all documents.
     pub fn tokens(&self) -> u64 {
         self.documents.iter().map(|document| document.tokens.len() as u64).sum()

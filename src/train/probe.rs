@@ -65,7 +65,7 @@ impl Probe {
 
 /// Refuses held-out text of `--eval-data`, as it is said there, in which no window of the target length can be read.
 pub fn check_text(eval: &Corpus, data: &str, target: usize) -> Result<()> {
-    let longest = eval.documents.iter().map(|d| d.tokens.len()).max().unwrap_or(0);
+    let longest = eval.longest();
     if longest >= target {
         return Ok(());
     }
