@@ -17,10 +17,13 @@ pub enum Isa {
     /// The same instructions; but large products of bf16 are computed in f32, of operands that are widened as they are packed. For
     /// processors whose bf16 dot products have less than half the rate of their f32 multiply-adds.
     Avx512Bf16Wide,
+    /// AVX-512 as above with AMX: large products of bf16 in tile registers.
+    Amx,
 }
 
 impl Isa {
-    const ALL: [Isa; 5] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Avx512Bf16Wide];
+    const ALL: [Isa; 6] =
+        [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Avx512Bf16Wide, Isa::Amx];
 
     /// The fastest that this machine has. It depends on the kind of processor alone and not on a measurement, so that the results
     /// of a run have the same bits each time.
@@ -34,7 +37,7 @@ impl Isa {
 
     /// Whether two bf16 are multiplied at once, in whatever products.
     pub(super) fn has_pairs(self) -> bool {
-        matches!(self, Isa::Avx512Bf16 | Isa::Avx512Bf16Wide)
+        matches!(self, Isa::Avx512Bf16 | Isa::Avx512Bf16Wide | Isa::Amx)
     }
 
     /// The one that `POSE_CPU_ISA` names, as it is displayed; the fastest that this machine has where it names none.
@@ -54,7 +57,7 @@ impl Isa {
     }
 
     /// All that the kernels are written for, narrowest first.
-    pub fn all() -> [Isa; 5] {
+    pub fn all() -> [Isa; 6] {
         Isa::ALL
     }
 
@@ -66,13 +69,14 @@ impl Isa {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl");
+        let pairs =
+            avx512 && is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vnni");
         match self {
             Isa::Portable => true,
             Isa::Avx2 => avx2,
             Isa::Avx512 => avx512,
-            Isa::Avx512Bf16 | Isa::Avx512Bf16Wide => {
-                avx512 && is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vnni")
-            }
+            Isa::Avx512Bf16 | Isa::Avx512Bf16Wide => pairs,
+            Isa::Amx => pairs && super::matmul::amx::permitted(),
         }
     }
 
@@ -90,6 +94,7 @@ impl fmt::Display for Isa {
             Isa::Avx512 => "avx512",
             Isa::Avx512Bf16 => "avx512-bf16",
             Isa::Avx512Bf16Wide => "avx512-bf16-wide",
+            Isa::Amx => "amx",
         })
     }
 }
@@ -153,7 +158,8 @@ macro_rules! per_isa {
                 #[cfg(target_arch = "x86_64")]
                 $crate::backend::cpu::isa::Isa::Avx512
                 | $crate::backend::cpu::isa::Isa::Avx512Bf16
-                | $crate::backend::cpu::isa::Isa::Avx512Bf16Wide => {
+                | $crate::backend::cpu::isa::Isa::Avx512Bf16Wide
+                | $crate::backend::cpu::isa::Isa::Amx => {
                     // SAFETY: a Simd of this ISA exists only where the CPU has these features (Simd::new).
                     unsafe { avx512::<$($($g),*)?>($($arg),*) }
                 }

@@ -68,7 +68,7 @@ impl private::Product for bf16 {
     #[allow(private_interfaces)]
     fn kernel(simd: Simd) -> &'static Kernel {
         match simd.isa() {
-            Isa::Avx512Bf16 => kernel::of_bf16_pairs(simd),
+            Isa::Avx512Bf16 | Isa::Amx => kernel::of_bf16_products(simd),
             _ => kernel::of_f32(simd),
         }
     }

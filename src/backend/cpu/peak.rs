@@ -40,7 +40,7 @@ fn spin_f32(simd: Simd, rounds: usize) -> f64 {
     let (sum, elements) = match simd.isa() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a Simd of this ISA exists only where the CPU has it.
-        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Avx512Bf16Wide => unsafe {
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Avx512Bf16Wide | Isa::Amx => unsafe {
             (super::matmul::avx512::spin_f32(rounds), super::matmul::avx512::SPUN * 16)
         },
         #[cfg(target_arch = "x86_64")]
@@ -56,6 +56,9 @@ fn spin_bf16(simd: Simd, rounds: usize) -> f64 {
     let (sum, elements) = match simd.isa() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a Simd of this ISA exists only where the CPU has it.
+        Isa::Amx => return 2.0 * unsafe { super::matmul::amx::spin_amx(rounds) } as f64,
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
         Isa::Avx512Bf16 | Isa::Avx512Bf16Wide => unsafe {
             (super::matmul::avx512::spin_bf16(rounds), super::matmul::avx512::SPUN * 32)
         },

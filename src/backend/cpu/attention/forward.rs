@@ -65,6 +65,10 @@ impl Plan {
         {
             queries = queries.div_ceil(2);
         }
+        if parts == 1 {
+            // Whole strips, where there are queries for them.
+            queries = queries.next_multiple_of(packer.kernel.mr);
+        }
         Plan { shape, packer, threads, queries: queries.min(shape.queries.max(1)), parts, room: 0 }
     }
 

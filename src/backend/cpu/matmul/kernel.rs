@@ -9,14 +9,17 @@
 
 use super::super::isa::{Isa, Simd};
 #[cfg(target_arch = "x86_64")]
+use super::amx::tile_amx;
+#[cfg(target_arch = "x86_64")]
 use super::avx2::{self, tile_avx2};
 #[cfg(target_arch = "x86_64")]
 use super::avx512::{self, dots_bf16, dots_f32, tile_bf16, tile_f32};
+use super::pack::row_words;
 use super::portable::{self, tile_portable};
 use crate::backend::Element;
 
 /// Most rows and columns of any micro-kernel's tile.
-pub(in crate::backend::cpu) const MAX_MR: usize = 14;
+pub(in crate::backend::cpu) const MAX_MR: usize = 32;
 pub(in crate::backend::cpu) const MAX_NR: usize = 32;
 
 /// The micro-kernel of one ISA and one kind of word.
@@ -28,6 +31,9 @@ pub struct Kernel {
     pub nr: usize,
     /// Whether a word is two bf16 instead of one f32.
     pub paired: bool,
+    /// Whether A must be rows whose words lie side by side; otherwise they may be any distance apart.
+    pub a_in_rows: bool,
+    pub(super) pace: Pace,
     /// For 1, 2, .. mr rows.
     tiles: &'static [unsafe fn(&Tile)],
     transpose16: unsafe fn(&Turn),
@@ -36,6 +42,32 @@ pub struct Kernel {
     /// Dot products for 1, 2, 3, 4 rows of x, where the ISA has them.
     dots: Option<[unsafe fn(&Dots); MAX_ROWS]>,
 }
+
+/// How fast a micro-kernel is, and so how much it should find in the caches.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// ns of a multiply-add of 16 words with 16 words.
+    pub vector_ns: f64,
+    /// What stays in the second-level cache while the other operand passes.
+    pub stays: Stays,
+    /// Tasks a thread should find in a slab, so that the last ones end at about the same time.
+    pub tasks: usize,
+}
+
+/// What a task goes over again and again: a part of L2.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Stays {
+    /// Some strips of A, while the panels of B pass one after the other.
+    Strips,
+    /// All panels of B, while the strips of A pass: each is read from far away once for a slab.
+    Panels,
+}
+
+/// 512 bits with 512 bits, once a cycle.
+const VECTORS: Pace = Pace { vector_ns: 0.28, stays: Stays::Strips, tasks: 24 };
+/// 16 x 16 words with 16 x 16, every 16 cycles: more than the third-level cache feeds, unless each strip meets all panels at once.
+#[cfg(target_arch = "x86_64")]
+const TILES: Pace = Pace { vector_ns: 0.018, stays: Stays::Panels, tasks: 12 };
 
 /// Most rows of x in [`Kernel::dots`].
 pub(in crate::backend::cpu) const MAX_ROWS: usize = 4;
@@ -134,6 +166,23 @@ impl Kernel {
         true
     }
 
+    /// Words from one column to the next of what [`Packer::a_of_columns`](super::pack::Packer::a_of_columns) packs, for `words` along k.
+    pub(in crate::backend::cpu) fn column_words(&self, words: usize) -> usize {
+        if self.a_in_rows { row_words(words) } else { words }
+    }
+
+    /// The rows of A from column `first` on, a multiple of mr, of what was packed so.
+    pub(in crate::backend::cpu) fn strip_of_columns<'p>(
+        &self, packed: &'p [u32], first: usize, words: usize,
+    ) -> Rows<'p> {
+        let line = self.column_words(words);
+        let strip = &packed[first * line..][..self.mr * line];
+        if self.a_in_rows {
+            return Rows::of_words(strip, line);
+        }
+        Rows { bytes: bytemuck::cast_slice(strip), row: 4, step: 4 * self.mr }
+    }
+
     /// Words that k elements take along k.
     pub fn words(&self, k: usize) -> usize {
         if self.paired { k.div_ceil(2) } else { k }
@@ -145,6 +194,7 @@ impl Kernel {
         &self, rows: usize, words: usize, a: Rows<'_>, b: &[u32], c: &mut [f32], ldc: usize, add: bool,
     ) {
         assert!(1 <= rows && rows <= self.mr && words >= 1);
+        assert!(!self.a_in_rows || a.step == 4, "A's words are apart");
         assert!((rows - 1) * a.row + (words - 1) * a.step + 4 <= a.bytes.len(), "A is too short");
         assert!(words * self.nr <= b.len(), "B is too short");
         assert!(ldc >= self.nr && (rows - 1) * ldc + self.nr <= c.len(), "C is too short");
@@ -188,6 +238,8 @@ static PORTABLE: Kernel = Kernel {
     mr: 4,
     nr: 16,
     paired: false,
+    a_in_rows: false,
+    pace: VECTORS,
     tiles: tiles!(tile_portable for 1 2 3 4),
     transpose16: portable::transpose16,
     pair_rows: None,
@@ -198,6 +250,8 @@ static AVX2: Kernel = Kernel {
     mr: 6,
     nr: 16,
     paired: false,
+    a_in_rows: false,
+    pace: VECTORS,
     tiles: tiles!(tile_avx2 for 1 2 3 4 5 6),
     transpose16: avx2::transpose16,
     pair_rows: None,
@@ -208,6 +262,8 @@ static AVX512: Kernel = Kernel {
     mr: 14,
     nr: 32,
     paired: false,
+    a_in_rows: false,
+    pace: VECTORS,
     tiles: tiles!(tile_f32 for 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
     transpose16: avx512::transpose16,
     pair_rows: None,
@@ -218,28 +274,52 @@ static AVX512_BF16: Kernel = Kernel {
     mr: 14,
     nr: 32,
     paired: true,
+    a_in_rows: false,
+    pace: VECTORS,
     tiles: tiles!(tile_bf16 for 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
     transpose16: avx512::transpose16,
     pair_rows: Some(avx512::pair_rows),
     dots: Some([dots_bf16::<1>, dots_bf16::<2>, dots_bf16::<3>, dots_bf16::<4>]),
 };
 
+#[cfg(target_arch = "x86_64")]
+static AMX: Kernel = Kernel {
+    mr: 32,
+    nr: 32,
+    paired: true,
+    a_in_rows: true,
+    pace: TILES,
+    tiles: tiles!(tile_amx for 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32),
+    transpose16: avx512::transpose16,
+    pair_rows: Some(avx512::pair_rows),
+    dots: None,
+};
+
 /// The kernel whose words are f32.
 pub(in crate::backend::cpu) fn of_f32(simd: Simd) -> &'static Kernel {
     match simd.isa() {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Avx512Bf16Wide => &AVX512,
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Avx512Bf16Wide | Isa::Amx => &AVX512,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => &AVX2,
         _ => &PORTABLE,
     }
 }
 
-/// The kernel whose words are pairs of bf16; only for an ISA that has one.
+/// The kernel for large products of pairs of bf16; only for an ISA that has one.
+pub(in crate::backend::cpu) fn of_bf16_products(simd: Simd) -> &'static Kernel {
+    match simd.isa() {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => &AMX,
+        _ => of_bf16_pairs(simd),
+    }
+}
+
+/// The kernel whose words are pairs of bf16, for operands that are read once; only for an ISA that has one.
 pub(in crate::backend::cpu) fn of_bf16_pairs(simd: Simd) -> &'static Kernel {
     match simd.isa() {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 | Isa::Avx512Bf16Wide => &AVX512_BF16,
+        Isa::Avx512Bf16 | Isa::Avx512Bf16Wide | Isa::Amx => &AVX512_BF16,
         isa => unreachable!("{isa} has no bf16 dot products"),
     }
 }

@@ -8,6 +8,8 @@
 //! for any number of threads.
 
 #[cfg(target_arch = "x86_64")]
+pub(super) mod amx;
+#[cfg(target_arch = "x86_64")]
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
@@ -19,8 +21,9 @@ pub(super) mod skinny;
 
 use super::math::CpuFloat;
 use super::pool::{Disjoint, Workers};
+use super::prefetch::prefetch_piece;
 use super::scratch::Carver;
-use kernel::{MAX_MR, MAX_NR, Rows};
+use kernel::{MAX_MR, MAX_NR, Rows, Stays};
 use pack::{Packer, row_words};
 pub(super) use plan::Plan;
 
@@ -151,14 +154,14 @@ impl<E: CpuFloat> Job<'_, E> {
         let (kernel, (k0, k)) = (self.packer.kernel, self.part(part));
         let Operand { data, stride, along_k } = self.a;
         let words = kernel.words(k);
-        let line = if along_k { row_words(words) } else { words };
+        let line = if along_k { row_words(words) } else { kernel.column_words(words) };
         self.pack(slab.rows, kernel.mr, kernel.mr * line, packed, |first, rows, out| {
             let i0 = slab.i0 + first;
             if along_k {
                 self.packer.rows(&data[i0 * stride + k0..], stride, rows, k, line, out);
             } else {
                 let data = &data[k0 * stride + i0..];
-                self.packer.panels_of_columns(data, stride, k, rows, kernel.mr, out);
+                self.packer.a_of_columns(data, stride, k, rows, out);
             }
         });
     }
@@ -186,12 +189,36 @@ impl<E: CpuFloat> Job<'_, E> {
         self.workers.each(plan.multiply_ns(slab.rows, slab.cols), 0..down * across, |task| {
             let mut tile = [0f32; TILE];
             let (s0, p0) = (task / across * plan.strips, task % across * plan.panels);
-            for p in p0..columns.min(p0 + plan.panels) {
-                for s in s0..strips.min(s0 + plan.strips) {
-                    self.tile(slab, part, (s, p), panels, packed, (&mut tile, &sums));
-                }
+            let (of_a, of_b) = (s0..strips.min(s0 + plan.strips), p0..columns.min(p0 + plan.panels));
+            match kernel.pace.stays {
+                Stays::Strips => of_b.for_each(|p| {
+                    for s in of_a.clone() {
+                        self.tile(slab, part, (s, p), panels, packed, (&mut tile, &sums));
+                    }
+                }),
+                Stays::Panels => of_a.clone().for_each(|s| {
+                    for p in of_b.clone() {
+                        if s + 1 < of_a.end {
+                            self.ask_for_strip(slab, part, s + 1, (p - p0, of_b.len()), packed);
+                        }
+                        self.tile(slab, part, (s, p), panels, packed, (&mut tile, &sums));
+                    }
+                }),
             }
         });
+    }
+
+    /// Asks for one of several shares of strip s, by which all of it is near when its turn comes.
+    fn ask_for_strip(
+        &self, slab: &Slab, part: usize, s: usize, (share, shares): (usize, usize), packed: &[u32],
+    ) {
+        let kernel = self.packer.kernel;
+        let (row, words) = (s * kernel.mr, kernel.words(self.part(part).1));
+        let lines = self.strip(slab, part, row, words, packed);
+        let rows = kernel.mr.min(slab.rows - row);
+        for i in share * rows / shares..(share + 1) * rows / shares {
+            prefetch_piece(&lines.bytes[i * lines.row..][..4 * words], (0, 1));
+        }
     }
 
     /// The tile of strip s and panel p, in `one_tile`, or in `sums` while k is in parts.
@@ -240,7 +267,6 @@ impl<E: CpuFloat> Job<'_, E> {
         if along_k {
             return Rows::of_words(&packed[row * row_words(words)..], row_words(words));
         }
-        let panel = &packed[row * words..][..kernel.mr * words];
-        Rows { bytes: bytemuck::cast_slice(panel), row: 4, step: 4 * kernel.mr }
+        kernel.strip_of_columns(packed, row, words)
     }
 }

@@ -59,6 +59,33 @@ impl Packer {
         }
     }
 
+    /// A from src[k·stride + j], k rows of n elements: panels of mr columns [strip][words][mr], or rows [n][words], for strips as
+    /// [`Kernel::strip_of_columns`] gives them.
+    pub fn a_of_columns<E: CpuFloat>(self, src: &[E], stride: usize, k: usize, n: usize, out: &mut [u32]) {
+        if self.kernel.a_in_rows {
+            self.rows_of_columns(bytemuck::cast_slice(src), stride, k, n, out);
+        } else {
+            self.panels_of_columns(src, stride, k, n, self.kernel.mr, out);
+        }
+    }
+
+    /// Rows [n][words] of pairs, by blocks of 32 x 32 that are paired and then turned. (A kernel that wants rows has the shuffles.)
+    fn rows_of_columns(self, src: &[u16], stride: usize, k: usize, n: usize, out: &mut [u32]) {
+        const WIDTH: usize = 32;
+        let line = self.kernel.column_words(self.kernel.words(k));
+        for k0 in (0..k).step_by(ROWS_AT_ONCE) {
+            for j0 in (0..n).step_by(WIDTH) {
+                let mut pairs = [0u32; ROWS_AT_ONCE / 2 * WIDTH];
+                let size = (ROWS_AT_ONCE.min(k - k0), WIDTH.min(n - j0));
+                self.kernel.pair_rows(&src[k0 * stride + j0..], stride, size, &mut pairs, WIDTH);
+                for half in (0..size.1).step_by(16) {
+                    let (from, to) = (&pairs[half..], &mut out[(j0 + half) * line + k0 / 2..]);
+                    self.kernel.transpose16(bytemuck::cast_slice(from), 4 * WIDTH, to, line);
+                }
+            }
+        }
+    }
+
     /// Panels of `width` columns (nr for B, mr for A) from src[k·stride + j]: k rows of n elements.
     pub fn panels_of_columns<E: CpuFloat>(
         self, src: &[E], stride: usize, k: usize, n: usize, width: usize, out: &mut [u32],

@@ -2,21 +2,34 @@
 
 use super::super::math::CpuFloat;
 use super::super::scratch::grain;
+use super::kernel::{Pace, Stays};
 use super::pack::{Packer, row_words};
 use super::{Operand, Size};
 
-/// Words along k that are multiplied at once when k is cut, and up to which it is not.
-const KC: usize = 768;
-const KC_WHOLE: usize = 1024;
+/// Words along k up to which it is not cut, and that are multiplied at once when it is.
+const KC: Depth = Depth { whole: 1024, part: 768 };
+/// The same where panels of B stay in L2 and A is packed as they are: so short that a model's width of them stays, and no part of A is
+/// packed for a second slab.
+const KC_BOTH_PACKED: Depth = Depth { whole: 300, part: 272 };
 /// Bytes of a slab's packed operands, and of its sums while k is in parts: a few of them fit into a shared L3 cache.
 const SLAB_BYTES: usize = 4 << 20;
-/// Bytes of A that a task goes over again and again, once for each panel of B: a part of L2.
-const TASK_BYTES: usize = 320 << 10;
-/// Tasks a thread should find in a slab, so that the last ones end at about the same time; and ns that a task is worth.
-const TASKS: usize = 24;
+/// Bytes of A that stay in L2 while panels of B pass, and bytes of B that stay there while strips of A pass.
+const STRIPS_BYTES: usize = 320 << 10;
+const PANELS_BYTES: usize = 1 << 20;
+/// ns that a task is worth.
 const TASK_NS: f64 = 12_000.0;
-/// ns of a multiply-add of two vectors of words: 512 bits, once a cycle.
-const VECTOR_NS: f64 = 0.28;
+
+/// How k is cut.
+struct Depth {
+    whole: usize,
+    part: usize,
+}
+
+impl Depth {
+    fn parts(&self, words: usize) -> usize {
+        if words <= self.whole { 1 } else { words.div_ceil(self.part) }
+    }
+}
 
 /// The cut of one product. It depends on the shape and the number of threads; how k is cut depends on the shape alone.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +46,7 @@ pub(in crate::backend::cpu) struct Plan {
     pub(super) strips: usize,
     pub(super) panels: usize,
     words: usize,
+    vector_ns: f64,
 }
 
 impl Plan {
@@ -42,21 +56,29 @@ impl Plan {
         let kernel = packer.kernel;
         let (mr, nr, per_word) = (kernel.mr, kernel.nr, if kernel.paired { 2 } else { 1 });
         let all_words = kernel.words(size.k).max(1);
-        let k_blocks = if all_words <= KC_WHOLE { 1 } else { all_words.div_ceil(KC) };
+        let Pace { vector_ns, stays, tasks } = kernel.pace;
+        let depth = if stays == Stays::Panels && !a.along_k { KC_BOTH_PACKED } else { KC };
+        let k_blocks = depth.parts(all_words);
         let words = all_words.div_ceil(k_blocks);
         let packs_a = !reads_in_place(packer, size, a);
         let fit = SLAB_BYTES / 4 / words;
         // While k is in parts, the slab's sums must fit as well.
         let square = if k_blocks > 1 { SLAB_BYTES / 4 / 1024 } else { usize::MAX };
-        let cols = even(size.n, fit.min(square), nr);
+        let near = if stays == Stays::Panels { PANELS_BYTES / 4 / words } else { usize::MAX };
+        let cols = even(size.n, fit.min(square).min(near), nr);
         let rows = if packs_a { fit } else { usize::MAX };
         let rows = even(size.m, if k_blocks > 1 { rows.min(SLAB_BYTES / 4 / cols) } else { rows }, mr);
         let (strips, panels) = (rows / mr, cols / nr);
-        let tile_ns = (words * mr * nr) as f64 / 16.0 * VECTOR_NS;
-        let share = (strips * panels) as f64 / (TASKS * threads) as f64;
+        let tile_ns = (words * mr * nr) as f64 / 16.0 * vector_ns;
+        let share = (strips * panels) as f64 / (tasks * threads) as f64;
         let tiles = share.max(TASK_NS / tile_ns).ceil().max(1.0) as usize;
-        let task_strips = (TASK_BYTES / 4 / (mr * words)).clamp(1, strips).min(tiles);
-        let task_panels = (tiles / task_strips).clamp(1, panels);
+        let (task_strips, task_panels) = match stays {
+            Stays::Strips => {
+                let strips = (STRIPS_BYTES / 4 / (mr * words)).clamp(1, strips).min(tiles);
+                (strips, (tiles / strips).clamp(1, panels))
+            }
+            Stays::Panels => ((tiles / panels).clamp(1, strips), panels),
+        };
         Plan {
             size,
             packs_a,
@@ -67,12 +89,13 @@ impl Plan {
             strips: task_strips,
             panels: task_panels,
             words,
+            vector_ns,
         }
     }
 
     /// About how long one thread takes to multiply `rows` x `cols` for one part of k, in ns.
     pub(super) fn multiply_ns(&self, rows: usize, cols: usize) -> f64 {
-        (rows * cols * self.words) as f64 / 16.0 * VECTOR_NS
+        (rows * cols * self.words) as f64 / 16.0 * self.vector_ns
     }
 
     /// Words of the slab's packed B, packed A and sums.
@@ -95,8 +118,8 @@ fn even(whole: usize, most: usize, unit: usize) -> usize {
     whole.div_ceil(parts).next_multiple_of(unit)
 }
 
-/// Whether the micro-kernel can read A where it lies: rows along k, whole words, and no more of a strip's rows in the same
-/// set of a cache than it has ways (rows a power of two apart all meet in one set).
+/// Whether the micro-kernel can read A where it lies: rows along k, whole words, and, unless a whole line is read at once, no more of a
+/// strip's rows in the same set of a cache than it has ways (rows a power of two apart all meet in one set).
 fn reads_in_place<E: CpuFloat>(packer: Packer, size: Size, a: &Operand<'_, E>) -> bool {
     const SETS: usize = 64;
     const LINE: usize = 64;
@@ -106,5 +129,6 @@ fn reads_in_place<E: CpuFloat>(packer: Packer, size: Size, a: &Operand<'_, E>) -
     let whole = !kernel.paired || size.k.is_multiple_of(2);
     let mut taken = [0usize; SETS];
     (0..kernel.mr.min(size.m)).for_each(|i| taken[i * a.stride * bytes / LINE % SETS] += 1);
-    a.along_k && exact && whole && taken.iter().all(|n| *n <= WAYS)
+    let apart = kernel.a_in_rows || taken.iter().all(|n| *n <= WAYS);
+    a.along_k && exact && whole && apart
 }

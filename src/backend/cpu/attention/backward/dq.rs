@@ -9,7 +9,7 @@
 
 use super::super::super::isa::per_isa;
 use super::super::super::math::CpuFloat;
-use super::super::super::matmul::kernel::{Kernel, Rows};
+use super::super::super::matmul::kernel::Kernel;
 use super::super::super::pool::Disjoint;
 use super::super::super::scratch::grain;
 use super::super::{KEYS, Shape};
@@ -67,7 +67,8 @@ impl Layout {
 
     /// Words of Kᵀ of a block of keys, as A.
     pub(super) fn k_words(&self) -> usize {
-        self.shape.head_dim.next_multiple_of(self.kernel.mr) * self.kernel.words(KEYS)
+        self.shape.head_dim.next_multiple_of(self.kernel.mr)
+            * self.kernel.column_words(self.kernel.words(KEYS))
     }
 
     /// Words of dSᵀ of a block of keys and one of queries, as B.
@@ -86,8 +87,8 @@ impl Layout {
         let out = &mut sum.floats[block * self.floats()..][..self.floats()];
         for (i, panel) in (0..queries).step_by(kernel.nr).zip(ds.chunks_exact(kernel.nr * words)) {
             let seen = kernel.words(keys.min(ahead + queries.min(i + kernel.nr)));
-            for (c, strip) in (0..head_dim).step_by(kernel.mr).zip(k.chunks_exact(kernel.mr * words)) {
-                let strip = Rows { bytes: bytemuck::cast_slice(strip), row: 4, step: 4 * kernel.mr };
+            for c in (0..head_dim).step_by(kernel.mr) {
+                let strip = kernel.strip_of_columns(k, c, words);
                 let (rows, tile) = (kernel.mr.min(head_dim - c), &mut out[c * QUERIES + i..]);
                 kernel.tile(rows, seen, strip, panel, tile, QUERIES, begun);
             }

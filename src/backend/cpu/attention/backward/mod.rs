@@ -165,7 +165,7 @@ impl<E: CpuFloat> Job<'_, E> {
         let (first, stride, width) = (s.key_at(t.row, t.kv, j0), s.kv_stride(), s.head_dim);
         packer.rows(&self.k[first..], stride, keys, width, s.words, space.k_rows);
         packer.rows(&self.v[first..], stride, keys, width, s.words, space.v_rows);
-        packer.panels_of_columns(&self.k[first..], stride, keys, width, packer.kernel.mr, space.k_turned);
+        packer.a_of_columns(&self.k[first..], stride, keys, width, space.k_turned);
     }
 }
 
