@@ -2,6 +2,7 @@
 """The tables of docs/results.md, from what scripts/extend-real-model left in OUT_DIR, of as many models as were measured.
 
     python3 scripts/extended_tables.py OUT_DIR
+    python3 scripts/extended_tables.py RESULT.json...     perplexities that eval-ppl left, of models by themselves
 """
 
 import json
@@ -9,7 +10,6 @@ import math
 import pathlib
 import statistics
 import sys
-import tomllib
 
 MODELS = {
     "before": "before",
@@ -19,11 +19,11 @@ MODELS = {
     "pose-yarn": "PoSE to 32k, YaRN",
     "pose-linear": "PoSE to 32k, linear",
 }
-TRAININGS = [name for name in MODELS if name not in ("before", "untrained")] + ["cost"]
+TRAININGS = [name for name in MODELS if name not in ("before", "untrained")]
 
 
 def main(out: pathlib.Path) -> None:
-    for part in [trainings, perplexity, books, passkey, claims]:
+    for part in [trainings, cost, perplexity, books, passkey, claims]:
         part(out)
 
 
@@ -43,20 +43,35 @@ def size(tokens: int) -> str:
 
 def trainings(out: pathlib.Path) -> None:
     """The median step is what other work beside the training disturbs least."""
-    heading("training", "steps", "tokens", "loss, first 20 steps", "last 20", "median step, s", "tokens/s", "an example of 32k positions, s")
+    heading("training", "steps", "tokens", "loss, first 20 steps", "last 20", "median step, s", "tokens/s")
     for name in TRAININGS:
-        if not (file := out / name / "metrics.jsonl").exists():
+        if not (steps := steps_of(out / name)):
             continue
-        steps = [json.loads(line) for line in file.read_text().splitlines()]
-        loss = [step["loss"] for step in steps]
-        seconds = statistics.median(step["seconds"] for step in steps)
-        tokens = steps[-1]["tokens"] / len(steps)
-        recipe = tomllib.loads((out / name / "recipe.toml").read_text())
-        window = recipe["target-len" if recipe["method"] == "full" else "train-len"]
-        rows = tokens / window if recipe["target-len"] == 32768 else None
-        example = f"{seconds / rows:.1f}" if rows else ""
+        loss, seconds = [step["loss"] for step in steps], median_seconds(steps)
+        tokens = steps[-1]["tokens"]
         ends = [f"{statistics.mean(part):.3f}" for part in (loss[:20], loss[-20:])]
-        row(MODELS.get(name, "full length at 32k, YaRN"), len(steps), f"{steps[-1]['tokens']:,}", *ends, f"{seconds:.1f}", f"{tokens / seconds:.0f}", example)
+        row(MODELS[name], len(steps), f"{tokens:,}", *ends, f"{seconds:.1f}", f"{tokens / len(steps) / seconds:.0f}")
+
+
+def steps_of(training: pathlib.Path) -> list[dict]:
+    file = training / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def median_seconds(steps: list[dict]) -> float:
+    return statistics.median(step["seconds"] for step in steps)
+
+
+def cost(out: pathlib.Path) -> None:
+    """An example that reaches 32k, by a window of 8k with skips and at full length: steps of one row each, one training after the other."""
+    pose, full = (steps_of(out / name) for name in ("cost-pose", "cost-full"))
+    if not pose or not full:
+        return
+    heading("an example that reaches 32k", "s", "of PoSE's", "GiB resident", "of PoSE's")
+    memory = [json.loads((out / name / "summary.json").read_text())["peak_bytes"] for name in ("cost-pose", "cost-full")]
+    for name, steps, peak in zip(["PoSE, windows of 8k", "full length"], (pose, full), memory):
+        seconds = median_seconds(steps)
+        row(name, f"{seconds:.1f}", f"{seconds / median_seconds(pose):.2f}x", f"{peak / 2**30:.2f}", f"{peak / memory[0]:.2f}x")
 
 
 def results(out: pathlib.Path, kind: str) -> dict[str, dict]:
@@ -73,6 +88,15 @@ def perplexity(out: pathlib.Path) -> None:
     heading("perplexity, window", *map(size, windows))
     for name, of_model in measured.items():
         row(MODELS[name], *(f"{result['ppl']:.3f}" for result in of_model["results"]))
+
+
+def by_themselves(files: list[pathlib.Path]) -> None:
+    measured = {file.stem: {r["window"]: r["ppl"] for r in json.loads(file.read_text())["results"]} for file in files}
+    windows = sorted(set().union(*measured.values()))
+    heading("perplexity, window", *map(size, windows), f"{size(windows[-1])} over 8k")
+    for name, ppl in measured.items():
+        cells = (f"{ppl[window]:.3f}" if window in ppl else "" for window in windows)
+        row(name, *cells, percent(ppl[windows[-1]] / ppl[8192]))
 
 
 def books(out: pathlib.Path) -> None:
@@ -94,18 +118,18 @@ def passkey(out: pathlib.Path) -> None:
     if not measured:
         return
     lengths = [result["length"] for result in next(iter(measured.values()))["by_length"]]
-    heading("passkeys found, prompt", *map(size, lengths))
+    heading("passkeys, prompt", *map(size, lengths))
     for name, of_model in measured.items():
-        row(MODELS[name], *(f"{100 * result['accuracy']:.0f}% of {result['trials']}" for result in of_model["by_length"]))
-    heading("mean log p of the key; told from a guess", *map(size, lengths))
-    for name, of_model in measured.items():
-        row(MODELS[name], *(told_from_guess(of_model["trials"], length) for length in lengths))
+        row(MODELS[name], *(retrieved(of_model["trials"], length) for length in lengths))
 
 
-def told_from_guess(trials: list[dict], length: int) -> str:
-    """Of prompts of a length: the mean log-probability of the right key, and how often it is above that of one of the 90000 keys at random."""
-    logs = [trial["log_probability"] for trial in trials if trial["length"] == length]
-    return f"{statistics.mean(logs):.1f}; {sum(log > -math.log(90000) for log in logs)} of {len(logs)}"
+def retrieved(trials: list[dict], length: int) -> str:
+    """Of prompts of a length: the share that is answered with the key; in brackets the key's mean log-probability, and how often it is above
+    that of one of the 90000 keys at random."""
+    of_length = [trial for trial in trials if trial["length"] == length]
+    right = statistics.mean(trial["correct"] for trial in of_length)
+    logs = [trial["log_probability"] for trial in of_length]
+    return f"{100 * right:.0f}% ({statistics.mean(logs):.1f}; {sum(log > -math.log(90000) for log in logs)})"
 
 
 def claims(out: pathlib.Path) -> None:
@@ -139,6 +163,10 @@ def percent(ratio: float) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    arguments = [pathlib.Path(argument) for argument in sys.argv[1:]]
+    if arguments and all(argument.suffix == ".json" for argument in arguments):
+        by_themselves(arguments)
+    elif len(arguments) == 1:
+        main(arguments[0])
+    else:
         sys.exit(__doc__)
-    main(pathlib.Path(sys.argv[1]))

@@ -1,7 +1,7 @@
 //! `pose-engine eval-needle`.
 
 use super::evaluation::{Evaluation, Resumable, count_trials};
-use super::output::{print_spent, size_text, table};
+use super::output::{mean_text, print_spent, size_text, table};
 use super::place;
 use super::progress::Progress;
 use super::reader::{OpenedReader, Reader};
@@ -164,7 +164,7 @@ fn print_report(report: &NeedleReport) {
     };
     let mut rows: Vec<Vec<String>> = depths.iter().map(|&d| row(depth_text(d), Some(d))).collect();
     rows.push(row("all".into(), None));
-    let weighed = |select: &dyn Fn(&eval::Trial) -> bool| format!("{:.2}", report.log_probability(select).0);
+    let weighed = |select: &dyn Fn(&eval::Trial) -> bool| mean_text(report.log_probability(select), 2);
     let by_length = lengths.iter().map(|&l| weighed(&|t| t.length == l));
     let logs = std::iter::once("log p".to_string()).chain(by_length).chain([weighed(&|_| true)]);
     rows.push(logs.collect());

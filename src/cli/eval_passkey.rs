@@ -1,7 +1,7 @@
 //! `pose-engine eval-passkey`.
 
 use super::evaluation::{Evaluation, Resumable, count_trials};
-use super::output::{print_spent, size_text, table};
+use super::output::{mean_text, print_spent, size_text, table};
 use super::progress::Progress;
 use super::reader::{OpenedReader, Reader};
 use crate::backend::Backend;
@@ -165,8 +165,7 @@ fn print_report(report: &PasskeyReport) {
     };
     let row = |name: String, length| {
         let depths = (0..DEPTHS).map(|d| cell(length, Some(d)));
-        let (log, _) = report.log_probability(&|t| length.is_none_or(|l| t.length == l));
-        let log = format!("{log:.2}");
+        let log = mean_text(report.log_probability(&|t| length.is_none_or(|l| t.length == l)), 2);
         let above = above_guess(report, length).to_string();
         [name, cell(length, None), log, above].into_iter().chain(depths).collect::<Vec<_>>()
     };

@@ -39,6 +39,11 @@ pub fn error_text(error: Option<f64>, decimals: usize) -> String {
     error.map_or("-".into(), |error| format!("{error:.decimals$}"))
 }
 
+/// A mean with its standard error, where it has one.
+pub fn mean_text((mean, error): (f64, Option<f64>), decimals: usize) -> String {
+    error.map_or(format!("{mean:.decimals$}"), |error| format!("{mean:.decimals$} +/- {error:.decimals$}"))
+}
+
 /// 93.5 as "1:34 min", 5.26 as "5.3 s".
 pub fn seconds_text(seconds: f64) -> String {
     // what would be rounded to 60.0 is a minute

@@ -76,9 +76,11 @@ pub fn pooled(texts: impl Iterator<Item = TextMean> + Clone) -> (f64, Option<f64
     (mean, Some(adds.map(|x| x * x).sum::<f64>().sqrt() / n))
 }
 
-/// Standard error of a proportion, √(p(1−p)/n).
+/// Standard error of a share p of n, √(n·p(1−p) + 1/4) / (n + 1): half of the range of shares from which p is at most one standard error
+/// away (Wilson's interval). Where all or none of ten are right it says 0.045, when √(p(1−p)/n) would be 0; of many they are the same.
 pub fn proportion_error(p: f64, n: usize) -> f64 {
-    (p * (1.0 - p) / n.max(1) as f64).sqrt()
+    let n = n as f64;
+    (n * p * (1.0 - p) + 0.25).sqrt() / (n + 1.0)
 }
 
 #[cfg(test)]
@@ -131,7 +133,9 @@ mod tests {
         assert_eq!(mean, 2.5);
         assert_relative_eq!(error.expect("four values have an error"), (5.0f64 / 3.0 / 4.0).sqrt());
         assert_eq!(mean_and_error(&[2.0]), (2.0, None));
-        assert_relative_eq!(proportion_error(0.5, 100), 0.05);
+        assert_relative_eq!(proportion_error(0.5, 99), 0.05);
+        assert_relative_eq!(proportion_error(0.0, 9), 0.05);
+        assert_relative_eq!(proportion_error(0.9, 1_000_000), 0.0003, max_relative = 1e-5);
     }
 
     #[test]

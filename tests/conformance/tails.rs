@@ -11,7 +11,7 @@ use pose_engine::backend::{
 /// Columns of the widest panel and one more: every number of them that is left over.
 const COLUMNS: usize = 33;
 /// Rows of the tallest strip twice, and one more.
-const ROWS: usize = 29;
+const ROWS: usize = 65;
 /// Elements of two bf16 vectors, of two pairs of f32 vectors, and two more: every number that is left over, whole words and half ones.
 const DEPTH: usize = 66;
 

@@ -19,15 +19,17 @@ use std::ops::Range;
 
 /// Bytes of logits that exist at once.
 const LOGITS_BYTES: usize = 100_000_000;
-/// A chunk of tokens is a multiple of this where it can be: whole tiles of every micro-kernel.
-const CHUNK: usize = 56;
+/// A chunk of tokens is a multiple of the first of these that fits: strips of 14 and of 32 rows, and pairs of tokens by 16, are whole; or
+/// strips of 14 alone.
+const CHUNKS: [usize; 2] = [224, 56];
 
 /// Tokens whose logits exist at once: as few chunks as keep each within [`LOGITS_BYTES`], of even size.
 fn chunk_tokens(tokens: usize, vocab: usize) -> usize {
     let fit = LOGITS_BYTES / (4 * row_stride(vocab));
-    let fit = if fit > CHUNK { fit / CHUNK * CHUNK } else { fit.max(1) };
+    let unit = CHUNKS.into_iter().find(|chunk| fit >= *chunk).unwrap_or(1);
+    let fit = (fit / unit * unit).max(1);
     let even = tokens.div_ceil(tokens.div_ceil(fit).max(1));
-    even.next_multiple_of(CHUNK).min(fit).min(tokens)
+    even.next_multiple_of(unit).min(fit).min(tokens)
 }
 
 /// Words of a row of logits that the passes go over: whole vectors.

@@ -25,8 +25,8 @@ impl Isa {
     const ALL: [Isa; 6] =
         [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Avx512Bf16Wide, Isa::Amx];
 
-    /// The fastest that this machine has. It depends on the kind of processor alone and not on a measurement, so that the results
-    /// of a run have the same bits each time.
+    /// The fastest that this machine has. It depends on the kind of processor, and for AMX on the system's permission, and never on a
+    /// measurement, so that the results of a run have the same bits each time.
     pub fn detect() -> Isa {
         let fits = |isa: &Isa| match isa {
             Isa::Avx512Bf16Wide => pairs_are_slow(),
@@ -99,12 +99,20 @@ impl fmt::Display for Isa {
     }
 }
 
-/// Whether bf16 dot products are so slow that f32 multiply-adds do the work sooner. On Intel's (Emerald Rapids: 175 GFLOP/s in
+/// What the processor says of itself under `leaf`.
+#[cfg(target_arch = "x86_64")]
+#[allow(unused_unsafe)] // newer compilers know that it is safe
+pub(super) fn cpuid(leaf: u32) -> std::arch::x86_64::CpuidResult {
+    // SAFETY: every processor of x86-64 has the instruction.
+    unsafe { std::arch::x86_64::__cpuid_count(leaf, 0) }
+}
+
+/// Whether bf16 dot products are so slow that f32 multiply-adds do the work sooner. In Intel's vectors (Emerald Rapids: 175 GFLOP/s in
 /// pairs and 350 in f32 on two cores) they are, AMD's compute pairs at twice the rate of f32 (Zen 4: 450 and 225).
 fn pairs_are_slow() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        let vendor = std::arch::x86_64::__cpuid(0);
+        let vendor = cpuid(0);
         [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
     }
     #[cfg(not(target_arch = "x86_64"))]

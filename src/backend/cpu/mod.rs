@@ -1,4 +1,4 @@
-//! The operations in Rust with SIMD: AVX-512 with bf16 dot products, AVX-512, AVX2 or plain, picked at run time.
+//! The operations in Rust with SIMD: AMX, AVX-512 with bf16 dot products, AVX-512, AVX2 or plain, picked at run time.
 //!
 //! Products and attention run on hand-written micro-kernels (`matmul`); everything else is one generic body for each
 //! operation that the compiler vectorises for each ISA (`isa`). Work is cut by output, never along a sum, or along it

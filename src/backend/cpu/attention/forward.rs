@@ -65,9 +65,9 @@ impl Plan {
         {
             queries = queries.div_ceil(2);
         }
-        if parts == 1 {
-            // Whole strips, where there are queries for them.
-            queries = queries.next_multiple_of(packer.kernel.mr);
+        if packer.kernel.a_in_rows && parts == 1 {
+            // As many as the last strip has room for.
+            queries = (queries * shape.group).next_multiple_of(packer.kernel.mr) / shape.group;
         }
         Plan { shape, packer, threads, queries: queries.min(shape.queries.max(1)), parts, room: 0 }
     }
@@ -252,12 +252,9 @@ impl<E: CpuFloat> Job<'_, E> {
 
     /// All strips of the task's rows against the n packed keys from j0 on.
     fn attend(&self, t: Task, j0: usize, n: usize, space: &mut Space<'_>) {
-        let (s, kernel) = (&self.plan.shape, self.plan.packer.kernel);
-        let rows = (t.i1 - t.i0) * s.group;
-        let strips = rows.div_ceil(kernel.mr);
-        for strip in 0..strips {
-            let (r0, r1) = (strip * rows / strips, (strip + 1) * rows / strips);
-            self.attend_strip(t, (r0, r1), j0, n, space);
+        let rows = (t.i1 - t.i0) * self.plan.shape.group;
+        for strip in self.plan.packer.kernel.strips(rows) {
+            self.attend_strip(t, (strip.start, strip.end), j0, n, space);
         }
     }
 

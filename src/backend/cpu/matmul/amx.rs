@@ -10,6 +10,7 @@
 //! The instructions are written in assembly: the standard library's functions for them are not stable. A process must ask the system for
 //! the registers' state before it touches them ([`permitted`]).
 
+use super::super::isa::cpuid;
 use super::kernel::Tile;
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -22,7 +23,8 @@ const ROWS: usize = 16;
 /// Columns of B's panel.
 const NR: usize = 32;
 
-/// Whether this machine multiplies tiles of bf16 and the system lets this process do so; asked once.
+/// Whether this machine multiplies tiles of bf16 and the system lets this process do so; asked once. From then on a signal's stack must
+/// hold 8 KB more, as those that the standard library makes do.
 pub(in crate::backend::cpu) fn permitted() -> bool {
     static PERMITTED: OnceLock<bool> = OnceLock::new();
     *PERMITTED.get_or_init(|| has_tiles() && ask_the_system())
@@ -32,7 +34,7 @@ pub(in crate::backend::cpu) fn permitted() -> bool {
 fn has_tiles() -> bool {
     const BF16: u32 = 1 << 22;
     const TILE: u32 = 1 << 24;
-    __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & (BF16 | TILE) == BF16 | TILE
+    cpuid(0).eax >= 7 && cpuid(7).edx & (BF16 | TILE) == BF16 | TILE
 }
 
 /// Linux gives a process the registers' 8 KB only when it is asked (arch_prctl, ARCH_REQ_XCOMP_PERM); for all of its threads.
@@ -77,8 +79,14 @@ impl Config {
 }
 
 thread_local! {
-    /// The rows that this thread's registers are configured for; 0 before the first.
+    /// The rows that this thread's registers are configured for; 0 where that is not known.
     static CONFIGURED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// To be called on a thread before a job's first tile: the registers are whoever's ran there last, and a library that the program uses
+/// beside this one may have left them with another configuration, or none.
+pub(in crate::backend::cpu) fn forget_configuration() {
+    CONFIGURED.set(0);
 }
 
 /// Loading a configuration costs as much as a product, and nearly every tile has the rows of the one before.
@@ -101,24 +109,39 @@ fn configure<const R: usize>() {
 pub(super) unsafe fn tile_amx<const R: usize>(t: &Tile) {
     configure::<R>();
     let (steps, rest) = (t.words / WORDS, t.words % WORDS);
-    // SAFETY: C has R rows of 32 floats; A has R rows of 16·steps + rest words and B's panel as many vectors of 32; the mask keeps to
-    // the last `rest` words of a row of A. The compiler has no use of its own for tile registers, so they keep what they hold.
+    if rest > 0 {
+        // SAFETY: the caller's.
+        return unsafe { with_rest::<R>(t, steps, rest) };
+    }
+    // SAFETY: C has R rows of 32 floats, A R rows of 16·steps words, B's panel as many vectors of 32. No call lies between the first use of
+    // a tile register and the last, and the compiler has none of its own for them.
     unsafe {
+        begin::<R>(t);
+        multiply::<R>((t.a, t.row), t.b, steps);
+        finish::<R>(t);
+    }
+}
+
+/// [`tile_amx`] where the last `rest` words do not fill a register: these go through copies that end in zeros.
+///
+/// # Safety
+/// As [`tile_amx`], which has configured the registers.
+#[target_feature(enable = "avx512f")]
+unsafe fn with_rest<const R: usize>(t: &Tile, steps: usize, rest: usize) {
+    let (mut a, mut b) = ([[0f32; WORDS]; 2 * ROWS], [[0f32; NR]; WORDS]);
+    let kept = (1u16 << rest) - 1;
+    // SAFETY: as there, of 16·steps + rest words; the mask keeps to the last `rest` words of each of A's R rows.
+    unsafe {
+        for (r, row) in a.iter_mut().take(R).enumerate() {
+            let from = t.a.add(steps * WORDS).byte_add(r * t.row);
+            _mm512_storeu_ps(row.as_mut_ptr(), _mm512_maskz_loadu_ps(kept, from));
+        }
+        std::ptr::copy_nonoverlapping(t.b.add(steps * WORDS * NR), b.as_mut_ptr().cast(), rest * NR);
         begin::<R>(t);
         if steps > 0 {
             multiply::<R>((t.a, t.row), t.b, steps);
         }
-        if rest > 0 {
-            let (mut a, mut b) = ([[0f32; WORDS]; 2 * ROWS], [[0f32; NR]; WORDS]);
-            let kept = (1u16 << rest) - 1;
-            for (r, row) in a.iter_mut().take(R).enumerate() {
-                let from = t.a.add(steps * WORDS).byte_add(r * t.row);
-                _mm512_storeu_ps(row.as_mut_ptr(), _mm512_maskz_loadu_ps(kept, from));
-            }
-            let from = t.b.add(steps * WORDS * NR);
-            std::ptr::copy_nonoverlapping(from, b.as_mut_ptr().cast(), rest * NR);
-            multiply::<R>((a.as_ptr().cast(), 4 * WORDS), b.as_ptr().cast(), 1);
-        }
+        multiply::<R>((a.as_ptr().cast(), 4 * WORDS), b.as_ptr().cast(), 1);
         finish::<R>(t);
     }
 }
@@ -156,7 +179,8 @@ unsafe fn begin<const R: usize>(t: &Tile) {
 
 /// The accumulators += A·B over `steps` times 16 words, for rows of A the given bytes apart.
 ///
-/// B is loaded with a hint that it is not needed in L1 again: with all panels passing each strip, it is A's strip that should stay there.
+/// B is loaded with a hint that it is not needed in L1 again: with all panels passing each strip, it is A's strip that should stay there (up
+/// to 384 words of it do, of 48 KB).
 ///
 /// # Safety
 /// The registers are configured for R rows, which A has; B has 16·steps vectors of 32 words.

@@ -17,6 +17,7 @@ use super::avx512::{self, dots_bf16, dots_f32, tile_bf16, tile_f32};
 use super::pack::row_words;
 use super::portable::{self, tile_portable};
 use crate::backend::Element;
+use std::ops::Range;
 
 /// Most rows and columns of any micro-kernel's tile.
 pub(in crate::backend::cpu) const MAX_MR: usize = 32;
@@ -183,6 +184,16 @@ impl Kernel {
         Rows { bytes: bytemuck::cast_slice(strip), row: 4, step: 4 * self.mr }
     }
 
+    /// `rows` of A in strips of at most mr: even ones, as a short one takes nearly as long as a whole one; but whole ones and a rest where the
+    /// number of rows is set up anew when it changes.
+    pub(in crate::backend::cpu) fn strips(&self, rows: usize) -> impl ExactSizeIterator<Item = Range<usize>> {
+        let strips = rows.div_ceil(self.mr);
+        let (mr, whole) = (self.mr, self.a_in_rows);
+        (0..strips).map(move |i| {
+            if whole { i * mr..rows.min((i + 1) * mr) } else { i * rows / strips..(i + 1) * rows / strips }
+        })
+    }
+
     /// Words that k elements take along k.
     pub fn words(&self, k: usize) -> usize {
         if self.paired { k.div_ceil(2) } else { k }
@@ -209,7 +220,7 @@ impl Kernel {
             add,
         };
         // SAFETY: every access of the tile lies inside the slices (asserted above), and the CPU has the kernel's features
-        // (a Kernel comes from `of_f32` or `of_bf16_pairs`, whose Simd proves them).
+        // (a Kernel comes from `of_f32`, `of_bf16_products` or `of_bf16_pairs`, whose Simd proves them).
         unsafe { self.tiles[rows - 1](&tile) }
     }
 
@@ -321,5 +332,61 @@ pub(in crate::backend::cpu) fn of_bf16_pairs(simd: Simd) -> &'static Kernel {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Bf16 | Isa::Avx512Bf16Wide | Isa::Amx => &AVX512_BF16,
         isa => unreachable!("{isa} has no bf16 dot products"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a tile is made of: small whole numbers, so that every order of adding gives the same sums.
+    fn number(i: usize) -> f32 {
+        (i * 7 % 11) as f32 - 5.0
+    }
+
+    /// A word as the kernel reads it, both halves of a pair the same number.
+    fn word(kernel: &Kernel, x: f32) -> u32 {
+        let bits = x.to_bits();
+        if kernel.paired { bits >> 16 | bits & 0xffff_0000 } else { bits }
+    }
+
+    /// Tiles of every number of rows, in an order in which it changes each time, and of depths around whole registers, with rows of A and C
+    /// farther apart than they are long.
+    fn check(kernel: &Kernel) {
+        let products = if kernel.paired { 2.0 } else { 1.0 };
+        for words in [1, 2, 15, 16, 17, 31, 32, 33, 47] {
+            for turn in 0..kernel.mr {
+                let rows = 1 + turn * 5 % kernel.mr;
+                let (row, ldc) = (words + 3, kernel.nr + 5);
+                let a: Vec<f32> = (0..rows * row).map(number).collect();
+                let b: Vec<f32> = (0..words * kernel.nr).map(|i| number(i + 4)).collect();
+                let packed = |x: &[f32]| x.iter().map(|x| word(kernel, *x)).collect::<Vec<_>>();
+                let (a_words, b_words) = (packed(&a), packed(&b));
+                for add in [false, true] {
+                    let mut c = vec![100.0; (rows - 1) * ldc + kernel.nr];
+                    kernel.tile(rows, words, Rows::of_words(&a_words, row), &b_words, &mut c, ldc, add);
+                    for (i, j) in (0..rows).flat_map(|i| (0..ldc.min(c.len() - i * ldc)).map(move |j| (i, j)))
+                    {
+                        let sum: f32 =
+                            (0..words).map(|k| a[i * row + k] * b[k * kernel.nr + j % kernel.nr]).sum();
+                        let before = if add || j >= kernel.nr { 100.0 } else { 0.0 };
+                        let expected = before + if j < kernel.nr { products * sum } else { 0.0 };
+                        assert_eq!(c[i * ldc + j], expected, "{rows} x {words} words, add {add}: ({i}, {j})");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tiles_are_sums_of_products_at_every_number_of_rows() {
+        for isa in Isa::available() {
+            let simd = Simd::new(isa).unwrap();
+            check(of_f32(simd));
+            if isa.has_pairs() {
+                check(of_bf16_pairs(simd));
+                check(of_bf16_products(simd));
+            }
+        }
     }
 }

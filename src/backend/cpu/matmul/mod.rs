@@ -2,10 +2,11 @@
 //!
 //! The output is cut into *slabs*. All threads pack a slab's part of B into panels (and of A, where A cannot be read in
 //! place), then all of them draw tasks of it: some *strips* of rows of A against some panels of B, tile by tile. A task's
-//! strips stay in the L2 cache while the panels pass, so each operand is packed once and read from far away once.
+//! strips stay in the L2 cache while the panels pass, or the slab's panels while the strips pass ([`kernel::Stays`]), so each operand is packed
+//! once and read from far away once.
 //!
-//! k is cut the same way whatever the slabs and tasks are, and each sum runs along k in order: the result has the same bits
-//! for any number of threads.
+//! k is cut the same way whatever the slabs and tasks are, and each sum runs along k in an order that the micro-kernel alone decides: the
+//! result has the same bits for any number of threads.
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod amx;

@@ -3,7 +3,8 @@
 //!
 //! - [`Packer::rows`]: k-contiguous rows stay rows, [rows][words] or farther apart: for A when it cannot be read in place.
 //! - [`Packer::panels_of_rows`]: k-contiguous rows become panels [n/width][words][width]: B of an nt product.
-//! - [`Packer::panels_of_columns`]: rows along k, contiguous in n, become panels: B of nn and tn, A of tn.
+//! - [`Packer::panels_of_columns`]: rows along k, contiguous in n, become panels: B of nn and tn.
+//! - [`Packer::a_of_columns`]: the same as A of tn, panels or, turned, rows, as the micro-kernel reads A.
 
 use super::super::isa::{Simd, per_isa};
 use super::super::math::CpuFloat;
@@ -69,15 +70,19 @@ impl Packer {
         }
     }
 
-    /// Rows [n][words] of pairs, by blocks of 32 x 32 that are paired and then turned. (A kernel that wants rows has the shuffles.)
+    /// Rows [n][words] of pairs, by blocks of 32 x 32 that are paired and then turned.
     fn rows_of_columns(self, src: &[u16], stride: usize, k: usize, n: usize, out: &mut [u32]) {
         const WIDTH: usize = 32;
         let line = self.kernel.column_words(self.kernel.words(k));
+        let mut pairs = [0u32; ROWS_AT_ONCE / 2 * WIDTH];
         for k0 in (0..k).step_by(ROWS_AT_ONCE) {
+            if k - k0 < ROWS_AT_ONCE {
+                pairs.fill(0);
+            }
             for j0 in (0..n).step_by(WIDTH) {
-                let mut pairs = [0u32; ROWS_AT_ONCE / 2 * WIDTH];
                 let size = (ROWS_AT_ONCE.min(k - k0), WIDTH.min(n - j0));
-                self.kernel.pair_rows(&src[k0 * stride + j0..], stride, size, &mut pairs, WIDTH);
+                let paired = self.kernel.pair_rows(&src[k0 * stride + j0..], stride, size, &mut pairs, WIDTH);
+                debug_assert!(paired, "a kernel that wants rows has the shuffles");
                 for half in (0..size.1).step_by(16) {
                     let (from, to) = (&pairs[half..], &mut out[(j0 + half) * line + k0 / 2..]);
                     self.kernel.transpose16(bytemuck::cast_slice(from), 4 * WIDTH, to, line);

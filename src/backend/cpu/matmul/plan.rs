@@ -8,8 +8,8 @@ use super::{Operand, Size};
 
 /// Words along k up to which it is not cut, and that are multiplied at once when it is.
 const KC: Depth = Depth { whole: 1024, part: 768 };
-/// The same where panels of B stay in L2 and A is packed as they are: so short that a model's width of them stays, and no part of A is
-/// packed for a second slab.
+/// The same where panels of B stay in L2 and A is packed too: so short that panels of up to 960 columns fit in one slab, for A is packed
+/// anew for each.
 const KC_BOTH_PACKED: Depth = Depth { whole: 300, part: 272 };
 /// Bytes of a slab's packed operands, and of its sums while k is in parts: a few of them fit into a shared L3 cache.
 const SLAB_BYTES: usize = 4 << 20;
@@ -26,8 +26,9 @@ struct Depth {
 }
 
 impl Depth {
-    fn parts(&self, words: usize) -> usize {
-        if words <= self.whole { 1 } else { words.div_ceil(self.part) }
+    /// Words of a part of `all`, in parts of about even size and a multiple of `unit`.
+    fn words(&self, all: usize, unit: usize) -> usize {
+        if all <= self.whole { all } else { all.div_ceil(all.div_ceil(self.part)).next_multiple_of(unit) }
     }
 }
 
@@ -58,8 +59,8 @@ impl Plan {
         let all_words = kernel.words(size.k).max(1);
         let Pace { vector_ns, stays, tasks } = kernel.pace;
         let depth = if stays == Stays::Panels && !a.along_k { KC_BOTH_PACKED } else { KC };
-        let k_blocks = depth.parts(all_words);
-        let words = all_words.div_ceil(k_blocks);
+        let words = depth.words(all_words, if kernel.a_in_rows { 16 } else { 1 });
+        let k_blocks = all_words.div_ceil(words);
         let packs_a = !reads_in_place(packer, size, a);
         let fit = SLAB_BYTES / 4 / words;
         // While k is in parts, the slab's sums must fit as well.

@@ -47,11 +47,13 @@ impl Workers {
         let mut states = states.into_iter().take(self.threads);
         let Some(team) = self.team.as_ref().filter(|_| ns >= ALONE_NS) else {
             let Some(mut state) = states.next() else { return };
+            begin_job();
             return items.for_each(|item| task(&mut state, item));
         };
         let (states, queue) = (Mutex::new(states), Mutex::new(items));
         team.run(&|| {
             let Some(mut state) = draw(&states) else { return };
+            begin_job();
             while let Some(item) = draw(&queue) {
                 task(&mut state, item);
             }
@@ -72,6 +74,12 @@ impl Workers {
         let worth = (4000.0 / cost_ns.max(0.01)).ceil() as usize;
         fair.max(worth).max(1)
     }
+}
+
+/// What a thread does before a job's first task.
+fn begin_job() {
+    #[cfg(target_arch = "x86_64")]
+    super::matmul::amx::forget_configuration();
 }
 
 /// The next one of what several threads draw from.

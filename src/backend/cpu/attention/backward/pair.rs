@@ -36,13 +36,13 @@ pub(super) struct Pairs<'a> {
 impl Pairs<'_> {
     /// While it works on a block of queries it asks for the next one, piece by piece: L2 does not hold them all.
     pub(super) fn run(&self, p: &Pair<'_>, space: &mut Space<'_>, sum: &mut dq::Sum<'_>) {
-        let strips = p.keys.div_ceil(self.plan.packer.kernel.mr);
-        for strip in 0..strips {
+        let strips = self.plan.packer.kernel.strips(p.keys);
+        let count = strips.len();
+        for (i, keys) in strips.enumerate() {
             if let Some((queries, block)) = p.next {
-                prefetch_piece(queries, (strip, strips));
-                prefetch_piece(sum.block(&self.plan.sums(), block), (strip, strips));
+                prefetch_piece(queries, (i, count));
+                prefetch_piece(sum.block(&self.plan.sums(), block), (i, count));
             }
-            let keys = strip * p.keys / strips..(strip + 1) * p.keys / strips;
             self.strip(p, keys, space);
         }
         self.add_dq(p, space, sum);
