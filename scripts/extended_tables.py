@@ -23,7 +23,7 @@ TRAININGS = [name for name in MODELS if name not in ("before", "untrained")]
 
 
 def main(out: pathlib.Path) -> None:
-    for part in [trainings, cost, perplexity, books, passkey, claims]:
+    for part in [trainings, cost, perplexity, books, passkey, claims, owed]:
         part(out)
 
 
@@ -134,7 +134,7 @@ def retrieved(trials: list[dict], length: int) -> str:
 
 def claims(out: pathlib.Path) -> None:
     """What an extended model is judged by, where its models were measured."""
-    measured = {name: {r["window"]: r for r in of_model["results"]} for name, of_model in results(out, "ppl").items()}
+    measured = by_window(out)
     if not {"pose-yarn", "plain"} <= measured.keys():
         return
     pose, plain = measured["pose-yarn"], measured["plain"]
@@ -146,6 +146,23 @@ def claims(out: pathlib.Path) -> None:
     ]:
         ratio = ours["ppl"] / other["ppl"]
         row(claim, percent(ratio), paired(ours, other), ratio < most)
+
+
+def by_window(out: pathlib.Path) -> dict[str, dict[int, dict]]:
+    return {name: {r["window"]: r for r in of_model["results"]} for name, of_model in results(out, "ppl").items()}
+
+
+def owed(out: pathlib.Path) -> None:
+    """What the domain, the scaling and the skips do within the window that the model was made for, book by book: each training beside the one
+    without that."""
+    measured = by_window(out)
+    if not {"before", "full-8k", "plain", "pose-yarn"} <= measured.keys():
+        return
+    windows = [2048, 8192]
+    heading("perplexity that is owed to", "", *map(size, windows))
+    for what, ours, other in [("the novels", "full-8k", "before"), ("the scaling", "plain", "full-8k"), ("the skips", "pose-yarn", "plain")]:
+        of = f"{MODELS[ours]}, over {MODELS[other]}"
+        row(what, of, *(paired(measured[ours][window], measured[other][window]) for window in windows))
 
 
 def paired(ours: dict, other: dict) -> str:

@@ -139,7 +139,7 @@ impl Figure {
     }
 
     pub fn perplexity(label: &str) -> Figure {
-        Figure { axis: Axis::linear(label), text: point_text }
+        Figure { axis: Axis::by_spread(label), text: point_text }
     }
 }
 

@@ -50,7 +50,7 @@ impl Layout {
             "perplexity-by-step",
             title,
             Axis::linear("step"),
-            Axis::linear("perplexity"),
+            Axis::by_spread("perplexity"),
             evals.collect(),
         )?;
         self.bars("time", "Time of a step", "milliseconds", runs, |t| {

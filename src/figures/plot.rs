@@ -12,6 +12,9 @@ enum Scale {
     Linear,
     /// Evenly by doublings, marked at powers of two: what context lengths want.
     Doublings,
+    /// By doublings where the largest is more than four times the least, otherwise linear: for values above zero of which one may be far off
+    /// and the others should still be told apart.
+    BySpread,
 }
 
 /// One axis.
@@ -39,6 +42,22 @@ impl Axis {
         Axis { scale: Scale::Doublings, ..Axis::linear(label) }
     }
 
+    /// For perplexities, all above zero.
+    pub fn by_spread(label: &str) -> Axis {
+        Axis { scale: Scale::BySpread, ..Axis::linear(label) }
+    }
+
+    /// With the scale that these data want.
+    fn settled(&self, values: impl Iterator<Item = f64>) -> Axis {
+        let (low, high) = extremes(values.filter(|v| v.is_finite()));
+        let scale = match self.scale {
+            Scale::BySpread if low > 0.0 && high > 4.0 * low => Scale::Doublings,
+            Scale::BySpread => Scale::Linear,
+            scale => scale,
+        };
+        Axis { scale, ..self.clone() }
+    }
+
     /// Begins at zero, whatever the data.
     pub fn from_zero(self) -> Axis {
         Axis { least: Some(0.0), ..self }
@@ -47,17 +66,14 @@ impl Axis {
     /// Where a value is drawn.
     fn place(&self, value: f64) -> f64 {
         match self.scale {
-            Scale::Linear => value,
+            Scale::Linear | Scale::BySpread => value,
             Scale::Doublings => value.max(f64::MIN_POSITIVE).log2(),
         }
     }
 
     /// The places to show: all of the data and a little more.
     fn range(&self, values: impl Iterator<Item = f64>) -> Range<f64> {
-        let (low, high) = values
-            .filter(|v| v.is_finite())
-            .map(|v| self.place(v))
-            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
+        let (low, high) = extremes(values.filter(|v| v.is_finite()).map(|v| self.place(v)));
         if low > high {
             return 0.0..1.0;
         }
@@ -71,7 +87,7 @@ impl Axis {
     /// What stands at a mark.
     fn mark(&self, place: f64) -> String {
         match self.scale {
-            Scale::Linear => short(place),
+            Scale::Linear | Scale::BySpread => short(place),
             Scale::Doublings if (place - place.round()).abs() < 1e-6 => short(place.round().exp2()),
             Scale::Doublings => String::new(),
         }
@@ -80,10 +96,15 @@ impl Axis {
     /// How many marks to ask for.
     fn marks(&self, range: &Range<f64>) -> usize {
         match self.scale {
-            Scale::Linear => 8,
+            Scale::Linear | Scale::BySpread => 8,
             Scale::Doublings => (range.end - range.start).ceil() as usize + 1,
         }
     }
+}
+
+/// The least and the largest; of none, +inf and -inf.
+fn extremes(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
 }
 
 /// One curve.
@@ -172,8 +193,9 @@ impl Plot {
 
     fn curves(&self, area: &DrawingArea<SVGBackend<'_>, Shift>) -> Drawn<()> {
         let points = || self.series.iter().flat_map(|s| &s.points);
-        let (x, y) = (self.x.range(points().map(|p| p.0)), self.y.range(points().map(|p| p.1)));
-        let (x_marks, y_marks) = (self.x.marks(&x), self.y.marks(&y));
+        let (along, up) = (self.x.settled(points().map(|p| p.0)), self.y.settled(points().map(|p| p.1)));
+        let (x, y) = (along.range(points().map(|p| p.0)), up.range(points().map(|p| p.1)));
+        let (x_marks, y_marks) = (along.marks(&x), up.marks(&y));
         let mut chart = ChartBuilder::on(area)
             .caption(&self.title, ("sans-serif", 18))
             .margin(12)
@@ -189,12 +211,12 @@ impl Plot {
             .label_style(("sans-serif", 14))
             .axis_desc_style(("sans-serif", 15))
             .light_line_style(TRANSPARENT)
-            .x_label_formatter(&|v| self.x.mark(*v))
-            .y_label_formatter(&|v| self.y.mark(*v))
+            .x_label_formatter(&|v| along.mark(*v))
+            .y_label_formatter(&|v| up.mark(*v))
             .draw()?;
         for (series, style) in self.styles() {
             let points = series.points.iter().filter(|(x, y)| x.is_finite() && y.is_finite());
-            let points = points.map(|&(x, y)| (self.x.place(x), self.y.place(y)));
+            let points = points.map(|&(x, y)| (along.place(x), up.place(y)));
             chart.draw_series(LineSeries::new(points.clone(), style))?;
             if series.dots {
                 chart.draw_series(points.map(|p| Circle::new(p, 4, style.filled())))?;
@@ -219,8 +241,10 @@ pub(super) fn short(v: f64) -> String {
     if v >= 1024.0 && v % 1024.0 == 0.0 {
         format!("{}k", v / 1024.0)
     } else if v == 0.0 || (v.abs() >= 0.01 && v.abs() < 1e5) {
-        let text = format!("{v:.3}");
-        text.trim_end_matches('0').trim_end_matches('.').to_string()
+        // four digits and no more than three of them behind the point
+        let decimals = (3 - v.abs().max(1.0).log10() as i32).max(0) as usize;
+        let text = format!("{v:.decimals$}");
+        if decimals == 0 { text } else { text.trim_end_matches('0').trim_end_matches('.').to_string() }
     } else {
         format!("{v:.1e}")
     }
