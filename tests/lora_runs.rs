@@ -183,6 +183,32 @@ fn an_adapter_of_the_embedding_is_refused() {
     dir.run("eval-ppl --model a --data a.txt --windows 32").refused(1, &parts);
 }
 
+/// PEFT trains an embedding and a head that are one in the base model apart, or one of them alone.
+#[test]
+fn a_tied_embedding_without_its_head_is_refused() {
+    let dir = Dir::with_model();
+    dir.run(&format!("{RUN} --lora-train embed --out a")).ok();
+    dir.run("merge --adapter a --out merged").ok();
+    std::fs::remove_file(dir.path("a/manifest.json")).unwrap();
+    let bytes = dir.read("a/adapter_model.safetensors");
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let of = |name: &str| format!("base_model.model.{name}.weight");
+    let (embed, head) = (of("model.embed_tokens"), of("lm_head"));
+    for other in [&embed, &head] {
+        let tensors: Vec<_> = file.tensors().into_iter().filter(|(name, _)| name != other).collect();
+        assert_eq!(tensors.len() + 1, file.len(), "{other} is there");
+        dir.write("a/adapter_model.safetensors", safetensors::serialize(tensors, None).unwrap());
+        dir.run("merge --adapter a --out x").refused(1, &["embed_tokens", "lm_head", "one in this model"]);
+    }
+    let numbers = vec![0u8; file.tensor(&head).unwrap().data().len()];
+    let view = file.tensor(&head).unwrap();
+    let zero = safetensors::tensor::TensorView::new(view.dtype(), view.shape().to_vec(), &numbers).unwrap();
+    let tensors = file.tensors().into_iter().filter(|(name, _)| *name != head).chain([(head.clone(), zero)]);
+    dir.write("a/adapter_model.safetensors", safetensors::serialize(tensors, None).unwrap());
+    dir.run("merge --adapter a --out x").refused(1, &["embed_tokens", "lm_head", "one in this model"]);
+    assert!(!dir.path("x").exists());
+}
+
 #[test]
 fn adapters_that_cannot_be_trained() {
     let dir = Dir::with_model();

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
 const BASE: &str = "base_model.json";
+const HEAD: &str = "lm_head.weight";
 
 /// An opened adapter.
 #[derive(Debug)]
@@ -146,12 +147,16 @@ impl Adapter {
         }
     }
 
-    /// Whether every tensor belongs to a parameter of this table, in its shape.
-    pub fn check(&self, table: &[ParamSpec]) -> Result<()> {
+    /// Whether every tensor belongs to a parameter of this table, in its shape. `tied` is the embedding, where it is the head too.
+    pub fn check(&self, table: &[ParamSpec], tied: Option<&ParamSpec>) -> Result<()> {
         let other = |problem: String| {
             Err(Error::file(&self.dir, format!("is an adapter for another model: {problem}")))
         };
-        let mut known = HashSet::from([peft_name("lm_head.weight")]);
+        let mut known = HashSet::new();
+        if let Some(embed) = tied {
+            self.check_tied(embed)?;
+            known.insert(peft_name(HEAD));
+        }
         for spec in table {
             let mut expected = vec![(peft_name(&spec.name), spec.shape.clone())];
             if let [outputs, inputs] = spec.shape[..]
@@ -174,6 +179,33 @@ impl Adapter {
             Some(name) => other(format!("it has {}, the model has not", model_name(name).unwrap_or(name))),
             None => Ok(()),
         }
+    }
+
+    /// Over a model whose head is its embedding an adapter has both, alike, as training here writes them, or neither. PEFT lets them part.
+    fn check_tied(&self, embed: &ParamSpec) -> Result<()> {
+        let names = [peft_name(&embed.name), peft_name(HEAD)];
+        let there = names.each_ref().map(|name| self.weights.shape(name).is_some());
+        let alike = match there {
+            [true, true] => self.digest(&names[0], &embed.shape)? == self.digest(&names[1], &embed.shape)?,
+            [embed, head] => embed == head,
+        };
+        if alike {
+            return Ok(());
+        }
+        let problem = format!(
+            "has weights of its own for {} or {HEAD} (modules_to_save), which are one in this model (tie_word_embeddings); merge it with PEFT",
+            embed.name
+        );
+        Err(Error::file(&self.dir, problem))
+    }
+
+    fn digest(&self, name: &str, shape: &[usize]) -> Result<blake3::Hash> {
+        let mut hasher = blake3::Hasher::new();
+        self.weights.read_f32(name, shape, &mut |_, values: &[f32]| {
+            hasher.update(bytemuck::cast_slice(values));
+            Ok(())
+        })?;
+        Ok(hasher.finalize())
     }
 }
 

@@ -50,7 +50,8 @@ impl<B: Backend> Merge<B> {
 impl<B: Backend> Model<B> {
     /// Adds an adapter of this model's own into its weights, and takes over what was trained in full.
     pub fn merge_adapter(&mut self, b: &B, merge: &mut Merge<B>, adapter: &Adapter) -> Result<()> {
-        adapter.check(self.own_specs())?;
+        let tied = self.config.tie_word_embeddings.then(|| &self.specs[self.ids.embed.0]);
+        adapter.check(self.own_specs(), tied)?;
         let weights = &adapter.weights;
         let (mut a, mut b_matrix) = (Vec::new(), Vec::new());
         for i in 0..self.own_specs().len() {
