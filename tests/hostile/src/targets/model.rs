@@ -156,7 +156,9 @@ fn adapter(desk: &Desk, bytes: &[u8]) {
     let Ok(Some(adapter)) = Adapter::find(desk.path()) else { return };
     let _ = (adapter.base(), adapter.has_config(), adapter.check_base(&adapter.weights));
     let config = Config::from_json(LLAMA, Path::new("config.json")).expect("a config");
-    let _ = adapter.check(&params::table(&config));
+    // as one whose head is the embedding, the first of the table, and as one with a head of its own
+    let table = params::table(&config);
+    let _ = (adapter.check(&table, None), adapter.check(&table, table.first()));
     walk(&adapter.weights);
 }
 
