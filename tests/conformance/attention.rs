@@ -101,6 +101,11 @@ pub fn all<B: Backend>(t: &mut Suite<'_, B>) {
         case(1, 1, 519, (5, 1), 64),
         case(2, 1, 300, (6, 1), 96),
         case(1, 1, 139, (7, 1), 32),
+        // more heads than columns of a tile, more of them on one key than rows; a step shorter than a block
+        case(1, 1, 310, (20, 2), 32),
+        case(1, 1, 150, (40, 40), 32),
+        case(1, 1, 2000, (6, 2), 64).window(300),
+        case(3, 1, 1700, (6, 3), 64).documents(|j| j as u32 / 500),
     ];
     for case in &cases {
         one(t, case);

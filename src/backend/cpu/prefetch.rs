@@ -22,7 +22,7 @@ pub(super) fn prefetch_piece<T>(slice: &[T], (part, parts): (usize, usize)) {
 }
 
 /// Bytes of a cache line.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// `FIRST`: into the first-level cache, else the second.
 #[inline(always)]

@@ -19,7 +19,7 @@ use std::sync::OnceLock;
 
 /// Words along k of a tile register, and rows of it.
 const WORDS: usize = 16;
-const ROWS: usize = 16;
+pub(in crate::backend::cpu) const ROWS: usize = 16;
 /// Columns of B's panel.
 const NR: usize = 32;
 
@@ -90,12 +90,14 @@ pub(in crate::backend::cpu) fn forget_configuration() {
 }
 
 /// Loading a configuration costs as much as a product, and nearly every tile has the rows of the one before.
+///
+/// # Safety
+/// [`permitted`], which a Simd of this ISA proves.
 #[inline(always)]
-fn configure<const R: usize>() {
+pub(in crate::backend::cpu) unsafe fn configure<const R: usize>() {
     if CONFIGURED.get() != R {
         let config = const { &Config::of(R) };
-        // SAFETY: 64 bytes that are a valid configuration; the processor has tiles and the process may use them (a Kernel of them
-        // comes from a Simd that proves it).
+        // SAFETY: 64 bytes that are a valid configuration; the rest is the caller's.
         unsafe { asm!("ldtilecfg [{0}]", in(reg) config, options(nostack, readonly, preserves_flags)) };
         CONFIGURED.set(R);
     }
@@ -107,7 +109,8 @@ fn configure<const R: usize>() {
 /// [`permitted`]; `t` keeps to the bounds that `Kernel::tile` asserts for R rows, and A's words lie side by side.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn tile_amx<const R: usize>(t: &Tile) {
-    configure::<R>();
+    // SAFETY: the caller's.
+    unsafe { configure::<R>() };
     let (steps, rest) = (t.words / WORDS, t.words % WORDS);
     if rest > 0 {
         // SAFETY: the caller's.
@@ -257,9 +260,9 @@ unsafe fn finish<const R: usize>(t: &Tile) {
 /// # Safety
 /// [`permitted`].
 pub(in crate::backend::cpu) unsafe fn spin_amx(rounds: usize) -> usize {
-    configure::<{ 2 * ROWS }>();
-    // SAFETY: the registers are configured, and no memory is touched.
+    // SAFETY: the caller's; the registers are configured, and no memory is touched.
     unsafe {
+        configure::<{ 2 * ROWS }>();
         asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
             "tilezero tmm4", "tilezero tmm5", "tilezero tmm6", "tilezero tmm7",
             "2:",

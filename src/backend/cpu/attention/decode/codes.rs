@@ -128,7 +128,7 @@ impl<'a> Integers<'a> {
 impl<'a> Block<'a> {
     fn steps(self, s: &Shape) -> impl Iterator<Item = (usize, Lines<'a, i8>)> {
         let stride = s.kv_stride();
-        steps(self.n, STEP).map(move |(at, n)| {
+        steps(0..self.n, STEP).map(move |(at, n)| {
             let data = &self.codes.codes[self.first + at * stride..];
             (at, Lines { data, n, ahead: Ahead::of(data, STEP * stride) })
         })

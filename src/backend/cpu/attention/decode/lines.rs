@@ -2,7 +2,7 @@
 
 use super::super::super::isa::{Simd, per_isa};
 use super::super::super::math::{CpuFloat, fma, sum_products};
-use super::super::super::prefetch::{STREAM_AHEAD, prefetch};
+use super::super::super::prefetch::{LINE, STREAM_AHEAD, prefetch, prefetch_l2};
 use super::super::Shape;
 use super::KEYS;
 #[cfg(target_arch = "x86_64")]
@@ -38,7 +38,18 @@ impl Ahead {
         prefetch(self.to.wrapping_add(at * self.bytes));
     }
 
-    /// One line again and again, which costs nothing.
+    /// Asks, as far as the second-level cache, for the next n lines.
+    #[inline(always)]
+    pub fn ask_for(&mut self, n: usize) {
+        if self.bytes > 0 {
+            for _ in 0..n {
+                prefetch_l2(self.to);
+                self.to = self.to.wrapping_add(LINE);
+            }
+        }
+    }
+
+    /// One line again and again, or none, which costs nothing.
     #[inline(always)]
     pub fn nothing(self) -> Self {
         Ahead { bytes: 0, ..self }

@@ -11,10 +11,13 @@
 mod avx512;
 mod codes;
 mod lines;
+#[cfg_attr(not(target_arch = "x86_64"), path = "no_tiles.rs")]
+mod tiles;
 
 use super::super::math::CpuFloat;
 use super::super::matmul::pack::Packer;
 use super::super::pool::{Disjoint, Workers};
+use super::super::prefetch::prefetch_piece;
 use super::super::scratch::{Carver, grain};
 use super::Shape;
 use super::forward::{Forward, Out, Task};
@@ -26,14 +29,16 @@ use crate::index::DocumentId;
 use codes::{Block, Integers};
 use half::bf16;
 use lines::{Ahead, Lines, Products};
+use std::ops::Range;
+use tiles::Tiles;
 
 /// Keys of a block, and of a step of the reading.
 const KEYS: usize = 128;
 const STEP: usize = 16;
-/// Parts of a short context at least, each of at least a block, and keys of a part at most. A part's first lines come from
-/// memory unasked for, so parts should be long; there should be some for every thread.
-const PARTS: usize = 4;
-const PART: usize = 1024;
+/// Parts of a context, each of at least a block, and keys of a part at most: so many that threads have about as many keys each, so few
+/// that merging them takes little.
+const PARTS: usize = 32;
+const PART: usize = 512;
 
 /// How the work is cut.
 #[derive(Clone, Copy)]
@@ -47,6 +52,8 @@ pub(in crate::backend::cpu) struct Plan {
     /// Whether codes are read as [`Integers`], and words for these, or for a step's keys or values that must be multiplied out.
     integers: bool,
     room: usize,
+    /// Words for keys and values of bf16 as [`Tiles`]; none where they are not.
+    tiles: usize,
 }
 
 impl Plan {
@@ -55,7 +62,18 @@ impl Plan {
         let shape = Shape { columns: s.head_dim, ..Shape::new(s, packer.kernel) };
         let part = shape.keys.div_ceil(PARTS).next_multiple_of(KEYS).clamp(KEYS, PART);
         let parts = shape.keys.div_ceil(part).max(1);
-        (s.queries == 1).then_some(Plan { shape, packer, threads, part, parts, integers: false, room: 0 })
+        let in_tiles = packer.kernel.paired && tiles::takes(packer.simd, s.head_dim);
+        let tiles = if in_tiles { tiles::room_words(&shape) } else { 0 };
+        (s.queries == 1).then_some(Plan {
+            shape,
+            packer,
+            threads,
+            part,
+            parts,
+            integers: false,
+            room: 0,
+            tiles,
+        })
     }
 
     /// With the room that codes take, beside queries of E.
@@ -63,12 +81,19 @@ impl Plan {
         let s = &self.shape;
         let integers = codes::takes::<E>(self.packer.simd, s.head_dim);
         let room = if integers { codes::room_words(s) } else { room_words::<E>(STEP, s.kv_stride()) };
-        Plan { integers, room, ..self }
+        Plan { integers, room, tiles: 0, ..self }
+    }
+
+    /// Parts of a row that a thread goes over one after the other: one stretch of memory for each thread, or single parts where some
+    /// have less to read than others.
+    fn run(&self, documents: bool) -> usize {
+        let even = !documents && self.shape.window >= self.shape.keys;
+        if even { (self.shape.rows * self.parts).div_ceil(self.threads).clamp(1, self.parts) } else { 1 }
     }
 
     fn worker_words(&self) -> usize {
         let s = &self.shape;
-        2 * grain(s.heads * KEYS) + grain(self.room)
+        2 * grain(s.heads * KEYS) + grain(self.room) + grain(self.tiles)
     }
 
     /// Weighted sums and states of all heads.
@@ -90,6 +115,9 @@ struct Space<'a> {
     room: &'a mut [u32],
     /// In place of that.
     integers: Option<Integers<'a>>,
+    tiles: Option<Tiles<'a>>,
+    /// The first key behind those that the task reads: what it need not ask for.
+    end: usize,
 }
 
 impl<'a> Space<'a> {
@@ -99,7 +127,10 @@ impl<'a> Space<'a> {
         let mut room = carver.words(plan.room);
         let integers =
             plan.integers.then(|| Integers::new(plan.packer.simd, &plan.shape, std::mem::take(&mut room), q));
-        Space { scores, weights, room, integers }
+        let of_tiles = carver.words(plan.tiles);
+        let tiles =
+            (plan.tiles > 0).then(|| Tiles::new(plan.packer, &plan.shape, of_tiles, bytemuck::cast_slice(q)));
+        Space { scores, weights, room, integers, tiles, end: 0 }
     }
 }
 
@@ -109,10 +140,14 @@ pub(in crate::backend::cpu) fn forward<E: CpuFloat>(
     let s = &plan.shape;
     let (parts, scratch) = scratch.split_at_mut(s.rows * plan.parts * plan.part_words());
     let states = scratch[..plan.threads * plan.worker_words()].chunks_exact_mut(plan.worker_words());
-    let pieces = parts.chunks_exact_mut(plan.part_words()).enumerate();
     let job = Job { plan, q: x.q, k: x.k, v: x.v, documents: x.documents };
-    workers.each_with(s.ns(s.pairs(), 2.0), states, pieces, |scratch, (t, piece)| {
-        job.part(t / plan.parts, t % plan.parts, scratch, piece);
+    let run = plan.run(x.documents.is_some());
+    let runs = parts.chunks_exact_mut(plan.parts * plan.part_words()).enumerate().flat_map(|(row, parts)| {
+        let runs = parts.chunks_mut(run * plan.part_words()).enumerate();
+        runs.map(move |(i, pieces)| (row, i * run, pieces))
+    });
+    workers.each_with(s.ns(s.pairs(), 2.0), states, runs, |scratch, (row, first, pieces)| {
+        job.run(row, first, scratch, pieces);
     });
     let out = Out { o: Disjoint::new(x.o), lse: Disjoint::new(x.lse) };
     for (row, pieces) in parts.chunks_exact_mut(plan.parts * plan.part_words()).enumerate() {
@@ -134,11 +169,36 @@ struct Job<'a, E> {
 }
 
 impl<E: CpuFloat> Job<'_, E> {
-    /// Leaves weighted sums [heads][head_dim] and states [heads] of a part of a row's keys in `piece`.
-    fn part(&self, row: usize, part: usize, scratch: &mut [u32], piece: &mut [u32]) {
-        let (s, packer) = (&self.plan.shape, self.plan.packer);
+    /// A row's parts from `first` on, one for each of the pieces.
+    fn run(&self, row: usize, first: usize, scratch: &mut [u32], pieces: &mut [u32]) {
+        let (s, plan) = (&self.plan.shape, self.plan);
         let q = &self.q[s.query_at(row, 0, 0)..][..s.heads * s.head_dim];
-        let mut space = Space::carve(self.plan, scratch, q);
+        let mut space = Space::carve(plan, scratch, q);
+        let pieces = pieces.chunks_exact_mut(plan.part_words());
+        let seen = s.mask(self.documents, row).keys_of(s.past());
+        space.end = ((first + pieces.len()) * plan.part).min(seen.end);
+        let begin = (first * plan.part).max(seen.start / KEYS * KEYS);
+        if space.tiles.is_some() && begin < space.end {
+            self.ask_for_first(row, begin..space.end.min(begin + KEYS));
+        }
+        for (i, piece) in pieces.enumerate() {
+            self.part(row, q, first + i, &mut space, piece);
+        }
+    }
+
+    /// The first block, where each asks for the next one.
+    fn ask_for_first(&self, row: usize, keys: Range<usize>) {
+        let s = &self.plan.shape;
+        for source in [&self.k, &self.v] {
+            if let Source::Plain(x) = source {
+                prefetch_piece(&x[s.key_at(row, 0, keys.start)..][..keys.len() * s.kv_stride()], (0, 1));
+            }
+        }
+    }
+
+    /// Leaves weighted sums [heads][head_dim] and states [heads] of a part of a row's keys in `piece`.
+    fn part(&self, row: usize, q: &[E], part: usize, space: &mut Space<'_>, piece: &mut [u32]) {
+        let (s, packer) = (&self.plan.shape, self.plan.packer);
         let (acc, states) = piece.split_at_mut(s.heads * s.head_dim);
         let acc: &mut [f32] = bytemuck::cast_slice_mut(acc);
         let states: &mut [State] = bytemuck::cast_slice_mut(&mut states[..2 * s.heads]);
@@ -154,7 +214,7 @@ impl<E: CpuFloat> Job<'_, E> {
             if cover == Cover::Nothing {
                 continue;
             }
-            self.score(row, q, (j0, n), &mut space);
+            self.score(row, q, (j0, n), space);
             if cover == Cover::Part || n < KEYS {
                 for scores in space.scores.chunks_exact_mut(KEYS) {
                     mask.apply(&mut scores[..n], index, seen.clone(), j0..j0 + n);
@@ -166,9 +226,9 @@ impl<E: CpuFloat> Job<'_, E> {
             update.run(packer.simd, packer.kernel, space.weights);
             let keys = (j0, n);
             if packer.kernel.paired {
-                self.add_values::<bf16>(row, keys, &mut space, acc);
+                self.add_values::<bf16>(row, keys, space, acc);
             } else {
-                self.add_values::<f32>(row, keys, &mut space, acc);
+                self.add_values::<f32>(row, keys, space, acc);
             }
         }
     }
@@ -182,7 +242,14 @@ impl<E: CpuFloat> Job<'_, E> {
         if let (Source::Int8(codes), Some(integers)) = (self.k, &mut space.integers) {
             return integers.dots(space.scores, self.block(codes, row, (j0, n)));
         }
-        for (at, n) in steps(n, STEP) {
+        let mut begin = 0;
+        if let (Source::Plain(k), Some(tiles)) = (self.k, &space.tiles) {
+            begin = tiles::whole_tiles(n);
+            for (at, n) in steps(0..begin, tiles::step(&self.plan.shape)) {
+                tiles.dots(&mut space.scores[at..], self.stretch(k, row, (j0 + at, n), space.end));
+            }
+        }
+        for (at, n) in steps(begin..n, STEP) {
             let k = self.lines(&self.k, row, (j0 + at, n), space.room);
             self.products().dots(&mut space.scores[at..], q, k);
         }
@@ -196,8 +263,16 @@ impl<E: CpuFloat> Job<'_, E> {
             let weights = bytemuck::cast_slice_mut(space.weights);
             return integers.sums(acc, weights, self.block(codes, row, (j0, n)));
         }
+        let mut begin = 0;
+        if let (Source::Plain(v), Some(tiles)) = (self.v, &mut space.tiles) {
+            begin = tiles::whole_tiles(n);
+            let weights: &[bf16] = bytemuck::cast_slice(space.weights);
+            for (at, n) in steps(0..begin, tiles::step(&self.plan.shape)) {
+                tiles.sums(acc, &weights[at..], self.stretch(v, row, (j0 + at, n), space.end));
+            }
+        }
         let weights: &[W] = bytemuck::cast_slice(space.weights);
-        for (at, n) in steps(n, STEP) {
+        for (at, n) in steps(begin..n, STEP) {
             let v = self.lines(&self.v, row, (j0 + at, n), space.room);
             self.products().sums(acc, &weights[at..], v);
         }
@@ -205,6 +280,14 @@ impl<E: CpuFloat> Job<'_, E> {
 
     fn block<'s>(&self, codes: Codes<'s>, row: usize, (j, n): (usize, usize)) -> Block<'s> {
         Block { codes, first: self.plan.shape.key_at(row, 0, j), n }
+    }
+
+    /// n tokens of bf16 from j on, for tiles; asks for nothing from `end` on.
+    fn stretch<'s>(&self, x: &'s [E], row: usize, (j, n): (usize, usize), end: usize) -> Lines<'s, bf16> {
+        let (s, step) = (&self.plan.shape, tiles::step(&self.plan.shape));
+        let data: &[bf16] = bytemuck::cast_slice(&x[s.key_at(row, 0, j)..]);
+        let ahead = Ahead::of(data, step * s.kv_stride());
+        Lines { data, n, ahead: if j + step < end { ahead } else { ahead.nothing() } }
     }
 
     /// n tokens of the cache from j on.
@@ -224,7 +307,7 @@ impl<E: CpuFloat> Job<'_, E> {
     }
 }
 
-/// The steps of n keys: where each begins, and its keys.
-fn steps(n: usize, step: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..n).step_by(step).map(move |at| (at, step.min(n - at)))
+/// The steps of some keys: where each begins, and its keys.
+fn steps(keys: Range<usize>, step: usize) -> impl Iterator<Item = (usize, usize)> {
+    keys.clone().step_by(step).map(move |at| (at, step.min(keys.end - at)))
 }
