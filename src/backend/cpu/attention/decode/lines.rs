@@ -39,6 +39,7 @@ impl Ahead {
     }
 
     /// Asks, as far as the second-level cache, for the next n lines.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // for tiles
     #[inline(always)]
     pub fn ask_for(&mut self, n: usize) {
         if self.bytes > 0 {
