@@ -138,6 +138,24 @@ impl Simd {
     pub(super) fn isa(self) -> Isa {
         self.0
     }
+
+    pub(super) fn width(self) -> Width {
+        match self.0 {
+            Isa::Portable => Width::Any,
+            Isa::Avx2 => Width::Avx2,
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Avx512Bf16Wide | Isa::Amx => Width::Avx512,
+        }
+    }
+}
+
+/// What loops over vectors of f32 are compiled for.
+pub(super) enum Width {
+    /// Whatever the compilation target guarantees.
+    Any,
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    Avx2,
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    Avx512,
 }
 
 /// Compiles `body::<.., FMA>` for every ISA and makes a function that runs the one for its first argument, a [`Simd`].
@@ -162,20 +180,14 @@ macro_rules! per_isa {
             fn avx2<$($($g: $bound),*)?>($($arg: $ty),*) $(-> $ret)? {
                 $body::<$($($g,)*)? true>($($arg),*)
             }
-            match simd.isa() {
+            use $crate::backend::cpu::isa::Width;
+            match simd.width() {
                 #[cfg(target_arch = "x86_64")]
-                $crate::backend::cpu::isa::Isa::Avx512
-                | $crate::backend::cpu::isa::Isa::Avx512Bf16
-                | $crate::backend::cpu::isa::Isa::Avx512Bf16Wide
-                | $crate::backend::cpu::isa::Isa::Amx => {
-                    // SAFETY: a Simd of this ISA exists only where the CPU has these features (Simd::new).
-                    unsafe { avx512::<$($($g),*)?>($($arg),*) }
-                }
+                // SAFETY: a Simd of this width exists only where the CPU has these features (Simd::new).
+                Width::Avx512 => unsafe { avx512::<$($($g),*)?>($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
-                $crate::backend::cpu::isa::Isa::Avx2 => {
-                    // SAFETY: as above.
-                    unsafe { avx2::<$($($g),*)?>($($arg),*) }
-                }
+                // SAFETY: as above.
+                Width::Avx2 => unsafe { avx2::<$($($g),*)?>($($arg),*) },
                 _ => $body::<$($($g,)*)? false>($($arg),*),
             }
         }

@@ -12,15 +12,20 @@ use half::bf16;
 pub(super) const LANES: usize = 16;
 
 /// What [`Cpu`](super::Cpu) keeps weights and activations in.
-pub trait CpuFloat: Float + private::Product {
-    /// Exact.
-    fn widen(self) -> f32;
+pub trait CpuFloat: Float + private::Product + private::Widen {
     /// To the nearest, ties to even; NaN stays NaN.
     fn narrow(x: f32) -> Self;
 }
 
+pub(super) use private::Widen;
+
 pub(super) mod private {
     use super::*;
+    /// What is read as f32: floats, and codes without their scales.
+    pub trait Widen: Copy {
+        /// Exact.
+        fn widen(self) -> f32;
+    }
     /// Sealed: how products of this type are computed.
     pub trait Product {
         #[allow(private_interfaces)]
@@ -31,11 +36,28 @@ pub(super) mod private {
     }
 }
 
-impl CpuFloat for f32 {
+impl private::Widen for f32 {
     #[inline(always)]
     fn widen(self) -> f32 {
         self
     }
+}
+
+impl private::Widen for bf16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+}
+
+impl private::Widen for i8 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from(self)
+    }
+}
+
+impl CpuFloat for f32 {
     #[inline(always)]
     fn narrow(x: f32) -> f32 {
         x
@@ -43,10 +65,6 @@ impl CpuFloat for f32 {
 }
 
 impl CpuFloat for bf16 {
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
-    }
     #[inline(always)]
     fn narrow(x: f32) -> bf16 {
         bf16::from_bits(bf16_bits(x) as u16)

@@ -37,6 +37,7 @@ mod scratch;
 mod sinks;
 mod swiglu;
 mod unit;
+mod vectors;
 
 pub use buffer::Buf;
 pub use guard::Guard;

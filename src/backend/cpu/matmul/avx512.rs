@@ -69,53 +69,40 @@ macro_rules! tile {
     };
 }
 
-macro_rules! dots {
-    ($(#[$doc:meta])* $name:ident, $features:literal, |$acc:ident, $a:ident, $b:ident| $mul_add:expr) => {
-        $(#[$doc])*
-        ///
-        /// # Safety
-        /// The CPU has the features; `d` keeps to the bounds that `Kernel::dots` asserts for M rows of x.
-        #[target_feature(enable = $features)]
-        pub(super) unsafe fn $name<const M: usize>(d: &Dots) {
-            let mul_add = |$acc: __m512, $a: __m512, $b: __m512| $mul_add;
-            // Row after row of w, so that reading it is one stream: a core gets twice the bandwidth from it that four rows side
-            // by side would get. Two sums along the row hide the latency of the additions.
-            for j in 0..d.n {
-                let line = d.w.wrapping_byte_add(j * d.row);
-                let mut acc = [[_mm512_setzero_ps(); 2]; M];
-                for at in (0..d.words).step_by(32) {
-                    for half in 0..2 {
-                        let at = (at + 16 * half).min(d.words);
-                        let mask = if d.words - at >= 16 { 0xffff } else { (1u16 << (d.words - at)) - 1 };
-                        prefetch_l2(line.wrapping_add(at).wrapping_byte_add(STREAM_AHEAD));
-                        // SAFETY: the mask keeps loads within the d.words words of row j < n, which the caller's bounds cover.
-                        let w = unsafe { _mm512_maskz_loadu_ps(mask, line.wrapping_add(at)) };
-                        for (i, acc) in acc.iter_mut().enumerate() {
-                            // SAFETY: as above, for row i < M of x.
-                            let x = unsafe {
-                                _mm512_maskz_loadu_ps(mask, d.x.wrapping_byte_add(i * d.row).wrapping_add(at))
-                            };
-                            acc[half] = mul_add(acc[half], x, w);
-                        }
-                    }
-                }
-                for (i, [a, b]) in acc.into_iter().enumerate() {
-                    // SAFETY: out has 4 floats for each of the n rows of w, and i < M <= 4.
-                    unsafe { *d.out.add(4 * j + i) = _mm512_reduce_add_ps(_mm512_add_ps(a, b)) };
+/// Dot products of pairs along k.
+///
+/// # Safety
+/// The CPU has the features; `d` keeps to the bounds that `Kernel::dots` asserts for M rows of x.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) unsafe fn dots_bf16<const M: usize>(d: &Dots) {
+    // Row after row of w, so that reading it is one stream: a core gets twice the bandwidth from it that four rows side
+    // by side would get. Two sums along the row hide the latency of the additions.
+    for j in 0..d.n {
+        let line = d.w.wrapping_byte_add(j * d.row);
+        let mut acc = [[_mm512_setzero_ps(); 2]; M];
+        for at in (0..d.words).step_by(32) {
+            for half in 0..2 {
+                let at = (at + 16 * half).min(d.words);
+                let mask = if d.words - at >= 16 { 0xffff } else { (1u16 << (d.words - at)) - 1 };
+                prefetch_l2(line.wrapping_add(at).wrapping_byte_add(STREAM_AHEAD));
+                // SAFETY: the mask keeps loads within the d.words words of row j < n, which the caller's bounds cover.
+                let w = unsafe { _mm512_maskz_loadu_ps(mask, line.wrapping_add(at)) };
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    // SAFETY: as above, for row i < M of x.
+                    let x = unsafe {
+                        _mm512_maskz_loadu_ps(mask, d.x.wrapping_byte_add(i * d.row).wrapping_add(at))
+                    };
+                    acc[half] = _mm512_dpbf16_ps(acc[half], as_pairs(x), as_pairs(w));
                 }
             }
         }
-    };
+        for (i, [a, b]) in acc.into_iter().enumerate() {
+            // SAFETY: out has 4 floats for each of the n rows of w, and i < M <= 4.
+            unsafe { *d.out.add(4 * j + i) = _mm512_reduce_add_ps(_mm512_add_ps(a, b)) };
+        }
+    }
 }
 
-dots! {
-    /// Words are f32.
-    dots_f32, "avx512f", |acc, a, b| _mm512_fmadd_ps(a, b, acc)
-}
-dots! {
-    /// Words are pairs of bf16.
-    dots_bf16, "avx512f,avx512bf16", |acc, a, b| _mm512_dpbf16_ps(acc, as_pairs(a), as_pairs(b))
-}
 tile! {
     /// Words are f32.
     tile_f32, "avx512f", |acc, a, b| _mm512_fmadd_ps(a, b, acc)

@@ -13,7 +13,7 @@ use super::amx::tile_amx;
 #[cfg(target_arch = "x86_64")]
 use super::avx2::{self, tile_avx2};
 #[cfg(target_arch = "x86_64")]
-use super::avx512::{self, dots_bf16, dots_f32, tile_bf16, tile_f32};
+use super::avx512::{self, dots_bf16, tile_bf16, tile_f32};
 use super::pack::row_words;
 use super::portable::{self, tile_portable};
 use crate::backend::Element;
@@ -40,7 +40,7 @@ pub struct Kernel {
     transpose16: unsafe fn(&Turn),
     /// Two rows of bf16 at a time into words, where the ISA has the shuffles for it.
     pair_rows: Option<unsafe fn(&PairRows)>,
-    /// Dot products for 1, 2, 3, 4 rows of x, where the ISA has them.
+    /// Dot products of pairs for 1, 2, 3, 4 rows of x, where the ISA has them.
     dots: Option<[unsafe fn(&Dots); MAX_ROWS]>,
 }
 
@@ -278,7 +278,7 @@ static AVX512: Kernel = Kernel {
     tiles: tiles!(tile_f32 for 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
     transpose16: avx512::transpose16,
     pair_rows: None,
-    dots: Some([dots_f32::<1>, dots_f32::<2>, dots_f32::<3>, dots_f32::<4>]),
+    dots: None,
 };
 #[cfg(target_arch = "x86_64")]
 static AVX512_BF16: Kernel = Kernel {

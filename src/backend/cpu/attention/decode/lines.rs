@@ -1,12 +1,12 @@
 //! The products of decoding: the queries of all heads against a step of keys and values, token by token.
 
-use super::super::super::isa::{Simd, per_isa};
-use super::super::super::math::{CpuFloat, fma, sum_products};
+use super::super::super::isa::Simd;
+use super::super::super::math::CpuFloat;
 use super::super::super::prefetch::{LINE, STREAM_AHEAD, prefetch, prefetch_l2};
 use super::super::Shape;
-use super::KEYS;
 #[cfg(target_arch = "x86_64")]
 use super::avx512;
+use super::wide;
 
 /// n tokens of keys or values, [n][kv_heads][head_dim].
 #[derive(Clone, Copy)]
@@ -36,6 +36,14 @@ impl Ahead {
     #[inline(always)]
     pub fn ask(self, at: usize) {
         prefetch(self.to.wrapping_add(at * self.bytes));
+    }
+
+    /// Asks for the lines of n elements from `at` on.
+    #[inline(always)]
+    pub fn ask_for_all(self, at: usize, n: usize) {
+        for line in (0..n * self.bytes).step_by(LINE) {
+            prefetch(self.to.wrapping_add(at * self.bytes + line));
+        }
     }
 
     /// Asks, as far as the second-level cache, for the next n lines.
@@ -70,7 +78,7 @@ pub(super) struct Products<'a> {
 }
 
 impl Products<'_> {
-    /// scores[head·KEYS + j] = q_head·k_j for the n keys, q [heads][head_dim]; up to the next multiple of 8 something.
+    /// scores[head·[`KEYS`](super::KEYS) + j] = q_head·k_j for the n keys, q [heads][head_dim]; up to the next multiple of 8 something.
     pub(super) fn dots<E: CpuFloat>(&self, scores: &mut [f32], q: &[E], k: Lines<'_, E>) {
         #[cfg(target_arch = "x86_64")]
         if avx512::takes::<E, E>(self.simd, self.shape.head_dim) {
@@ -78,7 +86,7 @@ impl Products<'_> {
             // SAFETY: `takes` has seen that the CPU has the features.
             return unsafe { avx512::dots::<half::bf16>(scores, q, k, self.shape) };
         }
-        plain_dots(self.simd, scores, q, k, self.shape);
+        wide::dots(self.simd, scores, q, k, self.shape);
     }
 
     /// acc[head][..] += Σ_j weights[head·KEYS + j]·v_j; the weight behind an odd n must be 0.
@@ -89,7 +97,7 @@ impl Products<'_> {
             // SAFETY: `takes` has seen that the CPU has the features.
             return unsafe { avx512::sums::<half::bf16>(acc, weights, None, v, self.shape) };
         }
-        plain_sums(self.simd, acc, weights, v, self.shape);
+        wide::sums(self.simd, acc, weights, v, self.shape);
     }
 }
 
@@ -97,37 +105,5 @@ impl Products<'_> {
 impl<'a, E: CpuFloat> Lines<'a, E> {
     fn as_bf16(self) -> Lines<'a, half::bf16> {
         Lines { data: bytemuck::cast_slice(self.data), n: self.n, ahead: self.ahead }
-    }
-}
-
-per_isa! {
-    fn plain_dots[E: CpuFloat](scores: &mut [f32], q: &[E], k: Lines<'_, E>, s: &Shape) => dots_body;
-    fn plain_sums[E: CpuFloat, W: CpuFloat](
-        acc: &mut [f32], weights: &[W], v: Lines<'_, E>, s: &Shape,
-    ) => sums_body;
-}
-
-#[inline(always)]
-fn dots_body<E: CpuFloat, const FMA: bool>(scores: &mut [f32], q: &[E], k: Lines<'_, E>, s: &Shape) {
-    for (j, k) in k.data.chunks_exact(s.kv_stride()).enumerate().take(k.n) {
-        for (head, q) in q.chunks_exact(s.head_dim).enumerate() {
-            let k = &k[head / s.group * s.head_dim..][..s.head_dim];
-            scores[head * KEYS + j] = sum_products::<E, FMA, 2>([q, k]);
-        }
-    }
-}
-
-#[inline(always)]
-fn sums_body<E: CpuFloat, W: CpuFloat, const FMA: bool>(
-    acc: &mut [f32], weights: &[W], v: Lines<'_, E>, s: &Shape,
-) {
-    for (j, v) in v.data.chunks_exact(s.kv_stride()).enumerate().take(v.n) {
-        for (head, acc) in acc.chunks_exact_mut(s.head_dim).enumerate() {
-            let v = &v[head / s.group * s.head_dim..][..s.head_dim];
-            let weight = weights[head * KEYS + j].widen();
-            for (acc, x) in acc.iter_mut().zip(v) {
-                *acc = fma::<FMA>(weight, x.widen(), *acc);
-            }
-        }
     }
 }

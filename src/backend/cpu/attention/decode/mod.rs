@@ -13,6 +13,7 @@ mod codes;
 mod lines;
 #[cfg_attr(not(target_arch = "x86_64"), path = "no_tiles.rs")]
 mod tiles;
+mod wide;
 
 use super::super::math::CpuFloat;
 use super::super::matmul::pack::Packer;
@@ -23,10 +24,10 @@ use super::Shape;
 use super::forward::{Forward, Out, Task};
 use super::mask::Cover;
 use super::softmax::{State, Update, merge};
-use super::source::{Codes, Source, room_words};
+use super::source::{Codes, Source};
 use crate::backend::AttentionShape;
 use crate::index::DocumentId;
-use codes::{Block, Integers};
+use codes::{Block, Coded};
 use half::bf16;
 use lines::{Ahead, Lines, Products};
 use std::ops::Range;
@@ -40,6 +41,8 @@ const STEP: usize = 16;
 const PARTS: usize = 32;
 const PART: usize = 512;
 
+const OF_CODES: &str = "a plan for codes is one `with_room`";
+
 /// How the work is cut.
 #[derive(Clone, Copy)]
 pub(in crate::backend::cpu) struct Plan {
@@ -49,9 +52,9 @@ pub(in crate::backend::cpu) struct Plan {
     /// Keys of a part, whole blocks, and parts of a row.
     part: usize,
     parts: usize,
-    /// Whether codes are read as [`Integers`], and words for these, or for a step's keys or values that must be multiplied out.
+    /// Whether codes are multiplied with integers, and words for reading them.
     integers: bool,
-    room: usize,
+    coded: usize,
     /// Words for keys and values of bf16 as [`Tiles`]; none where they are not.
     tiles: usize,
 }
@@ -71,17 +74,15 @@ impl Plan {
             part,
             parts,
             integers: false,
-            room: 0,
+            coded: 0,
             tiles,
         })
     }
 
     /// With the room that codes take, beside queries of E.
     pub(in crate::backend::cpu) fn with_room<E>(self) -> Self {
-        let s = &self.shape;
-        let integers = codes::takes::<E>(self.packer.simd, s.head_dim);
-        let room = if integers { codes::room_words(s) } else { room_words::<E>(STEP, s.kv_stride()) };
-        Plan { integers, room, tiles: 0, ..self }
+        let integers = codes::takes::<E>(self.packer.simd, self.shape.head_dim);
+        Plan { integers, coded: codes::room_words(&self.shape, integers), tiles: 0, ..self }
     }
 
     /// Parts of a row that a thread goes over one after the other: one stretch of memory for each thread, or single parts where some
@@ -93,7 +94,7 @@ impl Plan {
 
     fn worker_words(&self) -> usize {
         let s = &self.shape;
-        2 * grain(s.heads * KEYS) + grain(self.room) + grain(self.tiles)
+        2 * grain(s.heads * KEYS) + grain(self.coded) + grain(self.tiles)
     }
 
     /// Weighted sums and states of all heads.
@@ -111,10 +112,7 @@ struct Space<'a> {
     /// [heads][KEYS].
     scores: &'a mut [f32],
     weights: &'a mut [u32],
-    /// A step's keys or values, multiplied out.
-    room: &'a mut [u32],
-    /// In place of that.
-    integers: Option<Integers<'a>>,
+    coded: Option<Coded<'a>>,
     tiles: Option<Tiles<'a>>,
     /// The first key behind those that the task reads: what it need not ask for.
     end: usize,
@@ -124,13 +122,13 @@ impl<'a> Space<'a> {
     fn carve<E: CpuFloat>(plan: &'a Plan, scratch: &'a mut [u32], q: &[E]) -> Self {
         let (mut carver, heads) = (Carver(scratch), plan.shape.heads);
         let (scores, weights) = (carver.floats(heads * KEYS), carver.words(heads * KEYS));
-        let mut room = carver.words(plan.room);
-        let integers =
-            plan.integers.then(|| Integers::new(plan.packer.simd, &plan.shape, std::mem::take(&mut room), q));
+        let of_codes = carver.words(plan.coded);
+        let coded =
+            (plan.coded > 0).then(|| Coded::new(plan.packer.simd, &plan.shape, of_codes, q, plan.integers));
         let of_tiles = carver.words(plan.tiles);
         let tiles =
             (plan.tiles > 0).then(|| Tiles::new(plan.packer, &plan.shape, of_tiles, bytemuck::cast_slice(q)));
-        Space { scores, weights, room, integers, tiles, end: 0 }
+        Space { scores, weights, coded, tiles, end: 0 }
     }
 }
 
@@ -239,19 +237,22 @@ impl<E: CpuFloat> Job<'_, E> {
 
     /// scores[head][..n] = q·k for the n keys from j0 on.
     fn score(&self, row: usize, q: &[E], (j0, n): (usize, usize), space: &mut Space<'_>) {
-        if let (Source::Int8(codes), Some(integers)) = (self.k, &mut space.integers) {
-            return integers.dots(space.scores, self.block(codes, row, (j0, n)));
-        }
+        let k = match (self.k, &mut space.coded) {
+            (Source::Plain(k), _) => k,
+            (Source::Int8(codes), coded) => {
+                let block = self.block(codes, row, (j0, n));
+                return coded.as_mut().expect(OF_CODES).dots(space.scores, q, block);
+            }
+        };
         let mut begin = 0;
-        if let (Source::Plain(k), Some(tiles)) = (self.k, &space.tiles) {
+        if let Some(tiles) = &space.tiles {
             begin = tiles::whole_tiles(n);
             for (at, n) in steps(0..begin, tiles::step(&self.plan.shape)) {
                 tiles.dots(&mut space.scores[at..], self.stretch(k, row, (j0 + at, n), space.end));
             }
         }
         for (at, n) in steps(begin..n, STEP) {
-            let k = self.lines(&self.k, row, (j0 + at, n), space.room);
-            self.products().dots(&mut space.scores[at..], q, k);
+            self.products().dots(&mut space.scores[at..], q, self.lines(k, row, (j0 + at, n)));
         }
     }
 
@@ -259,22 +260,24 @@ impl<E: CpuFloat> Job<'_, E> {
     fn add_values<W: CpuFloat>(
         &self, row: usize, (j0, n): (usize, usize), space: &mut Space<'_>, acc: &mut [f32],
     ) {
-        if let (Source::Int8(codes), Some(integers)) = (self.v, &mut space.integers) {
-            let weights = bytemuck::cast_slice_mut(space.weights);
-            return integers.sums(acc, weights, self.block(codes, row, (j0, n)));
-        }
+        let weights: &mut [W] = bytemuck::cast_slice_mut(space.weights);
+        let v = match (self.v, &mut space.coded) {
+            (Source::Plain(v), _) => v,
+            (Source::Int8(codes), coded) => {
+                let block = self.block(codes, row, (j0, n));
+                return coded.as_mut().expect(OF_CODES).sums(acc, weights, block);
+            }
+        };
         let mut begin = 0;
-        if let (Source::Plain(v), Some(tiles)) = (self.v, &mut space.tiles) {
+        if let Some(tiles) = &mut space.tiles {
             begin = tiles::whole_tiles(n);
-            let weights: &[bf16] = bytemuck::cast_slice(space.weights);
+            let weights: &[bf16] = bytemuck::cast_slice(weights);
             for (at, n) in steps(0..begin, tiles::step(&self.plan.shape)) {
                 tiles.sums(acc, &weights[at..], self.stretch(v, row, (j0 + at, n), space.end));
             }
         }
-        let weights: &[W] = bytemuck::cast_slice(space.weights);
         for (at, n) in steps(begin..n, STEP) {
-            let v = self.lines(&self.v, row, (j0 + at, n), space.room);
-            self.products().sums(acc, &weights[at..], v);
+            self.products().sums(acc, &weights[at..], self.lines(v, row, (j0 + at, n)));
         }
     }
 
@@ -291,19 +294,10 @@ impl<E: CpuFloat> Job<'_, E> {
     }
 
     /// n tokens of the cache from j on.
-    fn lines<'s>(
-        &self, from: &'s Source<'_, E>, row: usize, (j, n): (usize, usize), room: &'s mut [u32],
-    ) -> Lines<'s, E> {
+    fn lines<'s>(&self, x: &'s [E], row: usize, (j, n): (usize, usize)) -> Lines<'s, E> {
         let s = &self.plan.shape;
-        // All heads of all n tokens, one after the other.
-        let (first, heads) = (s.key_at(row, 0, j), n * s.kv_heads);
-        let step = STEP * s.kv_stride();
-        let ahead = match from {
-            Source::Plain(x) => Ahead::of(&x[first..], step),
-            Source::Int8(x) => Ahead::of(&x.codes[first..], step),
-        };
-        let (data, _) = from.rows(self.plan.packer.simd, (first, s.head_dim), (heads, s.head_dim), room);
-        Lines { data, n, ahead }
+        let data = &x[s.key_at(row, 0, j)..];
+        Lines { data, n, ahead: Ahead::of(data, STEP * s.kv_stride()) }
     }
 }
 
