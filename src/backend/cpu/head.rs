@@ -9,6 +9,7 @@ use super::math::{CpuFloat, LANES, exp, larger, max_lanes, sum_lanes};
 use super::matmul::{self, Operand, Size};
 use super::norm::add_rows;
 use super::pool::Disjoint;
+use super::prefetch::{STREAM_AHEAD, prefetch_l2};
 use super::products::{columns, lines};
 use super::scratch::{Carver, grain};
 use super::sinks::{AddExact, Rounded, StoreExact};
@@ -240,6 +241,8 @@ fn max_and_sum_body<const FMA: bool>(logits: &[f32]) -> (f32, f32) {
     let (chunks, _) = logits.as_chunks::<LANES>();
     let mut top = [f32::NEG_INFINITY; LANES];
     for chunk in chunks {
+        // The row comes from memory; for the passes after this one it is near.
+        prefetch_l2(chunk.as_ptr().wrapping_byte_add(STREAM_AHEAD));
         for l in 0..LANES {
             top[l] = larger(chunk[l], top[l]);
         }

@@ -48,12 +48,20 @@ impl<E: CpuFloat> Sink for Rounded<'_, E> {
         prefetch_rows(self.out.as_ptr(), self.ld, row, col, rows, cols);
     }
     fn store(&self, tile: Tile<'_>) {
-        match (self.bias, self.residual) {
-            (None, None) => store_rounded(self.simd, &self.out, self.ld, tile),
-            (Some(bias), None) => store_with_bias(self.simd, &self.out, self.ld, tile, bias),
-            (None, Some(residual)) => store_with_residual(self.simd, &self.out, self.ld, tile, residual),
-            (Some(b), Some(r)) => store_with_both(self.simd, &self.out, self.ld, tile, b, r),
+        write(self.simd, &self.out, self.ld, tile, self);
+    }
+}
+
+impl<E: CpuFloat> Becomes<E> for Rounded<'_, E> {
+    #[inline(always)]
+    fn becomes(&self, _: [E; WIDE], mut sums: [f32; WIDE], place: Place) -> [E; WIDE] {
+        if let Some(bias) = self.bias {
+            sums = plus(sums, padded(&bias[place.column..][..place.columns]));
         }
+        if let Some(residual) = self.residual {
+            sums = plus(sums, padded(&residual[place.at..][..place.columns]));
+        }
+        rounded(sums)
     }
 }
 
@@ -62,7 +70,14 @@ impl<E: CpuFloat> Sink for AddRounded<'_, E> {
         prefetch_rows(self.out.as_ptr(), self.ld, row, col, rows, cols);
     }
     fn store(&self, tile: Tile<'_>) {
-        add_rounded(self.simd, &self.out, self.ld, tile);
+        write(self.simd, &self.out, self.ld, tile, self);
+    }
+}
+
+impl<E: CpuFloat> Becomes<E> for AddRounded<'_, E> {
+    #[inline(always)]
+    fn becomes(&self, was: [E; WIDE], sums: [f32; WIDE], _: Place) -> [E; WIDE] {
+        rounded(plus(sums, was))
     }
 }
 
@@ -71,13 +86,30 @@ impl Sink for AddExact<'_> {
         prefetch_rows(self.out.as_ptr(), self.ld, row, col, rows, cols);
     }
     fn store(&self, tile: Tile<'_>) {
-        add_exact(self.simd, &self.out, self.ld, tile);
+        write(self.simd, &self.out, self.ld, tile, self);
+    }
+}
+
+impl Becomes<f32> for AddExact<'_> {
+    #[inline(always)]
+    fn becomes(&self, was: [f32; WIDE], sums: [f32; WIDE], _: Place) -> [f32; WIDE] {
+        plus(sums, was)
     }
 }
 
 impl Sink for StoreExact<'_> {
+    fn prefetch(&self, row: usize, col: usize, rows: usize, cols: usize) {
+        prefetch_rows(self.out.as_ptr(), self.ld, row, col, rows, cols);
+    }
     fn store(&self, tile: Tile<'_>) {
-        store_exact(self.simd, &self.out, self.ld, tile);
+        write(self.simd, &self.out, self.ld, tile, self);
+    }
+}
+
+impl Becomes<f32> for StoreExact<'_> {
+    #[inline(always)]
+    fn becomes(&self, _: [f32; WIDE], sums: [f32; WIDE], _: Place) -> [f32; WIDE] {
+        sums
     }
 }
 
@@ -90,84 +122,88 @@ fn prefetch_rows<T>(data: *const T, ld: usize, row: usize, col: usize, rows: usi
     }
 }
 
-per_isa! {
-    fn store_rounded[E: CpuFloat](out: &Disjoint<'_, E>, ld: usize, tile: Tile<'_>) => store_rounded_body;
-    fn store_with_bias[E: CpuFloat](
-        out: &Disjoint<'_, E>, ld: usize, tile: Tile<'_>, bias: &[E],
-    ) => store_with_bias_body;
-    fn store_with_residual[E: CpuFloat](
-        out: &Disjoint<'_, E>, ld: usize, tile: Tile<'_>, residual: &[E],
-    ) => store_with_residual_body;
-    fn store_with_both[E: CpuFloat](
-        out: &Disjoint<'_, E>, ld: usize, tile: Tile<'_>, bias: &[E], residual: &[E],
-    ) => store_with_both_body;
-    fn add_rounded[E: CpuFloat](out: &Disjoint<'_, E>, ld: usize, tile: Tile<'_>) => add_rounded_body;
-    fn add_exact(out: &Disjoint<'_, f32>, ld: usize, tile: Tile<'_>) => add_exact_body;
-    fn store_exact(out: &Disjoint<'_, f32>, ld: usize, tile: Tile<'_>) => store_exact_body;
+/// Columns that are taken at a time.
+const WIDE: usize = MAX_NR;
+
+/// Some columns of a row: the first one in the matrix, its place in the output, how many.
+#[derive(Clone, Copy)]
+struct Place {
+    column: usize,
+    at: usize,
+    columns: usize,
 }
 
-/// Calls `f` with every element of the output that the tile covers: (element, sum, column in the matrix, place in it).
+/// What some columns of the output become, of what was there and the sums; zeros stand where there are fewer columns. To be inlined, like a
+/// body of `per_isa`: a closure as large as this would not be.
+trait Becomes<T>: Sync {
+    fn becomes(&self, was: [T; WIDE], sums: [f32; WIDE], place: Place) -> [T; WIDE];
+}
+
+per_isa! {
+    fn write[T: CpuFloat, B: Becomes<T>](
+        out: &Disjoint<'_, T>, ld: usize, tile: Tile<'_>, to: &B,
+    ) => write_body;
+}
+
+/// All of a row's columns are read before any is written, so that the compiler makes vectors of them whatever it knows of the pointers.
+/// Whole rows apart from others: their arrays are registers, those of others memory.
 #[inline(always)]
-fn each<T>(out: &Disjoint<'_, T>, ld: usize, tile: &Tile<'_>, f: impl Fn(&mut T, f32, usize, usize)) {
+fn write_body<T: CpuFloat, B: Becomes<T>, const FMA: bool>(
+    out: &Disjoint<'_, T>, ld: usize, tile: Tile<'_>, to: &B,
+) {
+    if tile.cols != WIDE {
+        return write_some(out, ld, tile, to);
+    }
     for r in 0..tile.rows {
-        let at = (tile.row + r) * ld + tile.col;
+        let place = Place { column: tile.col, at: (tile.row + r) * ld + tile.col, columns: WIDE };
         // SAFETY: `product` hands out every element of C in one tile, once.
-        let row = unsafe { out.range(at, tile.cols) };
-        let sums = &tile.data[r * tile.ld..][..tile.cols];
-        // A full row has a length that the compiler knows, and becomes a few vectors.
-        if let (Ok(row), Ok(sums)) =
-            (<&mut [T; MAX_NR]>::try_from(&mut *row), <&[f32; MAX_NR]>::try_from(sums))
-        {
-            for i in 0..MAX_NR {
-                f(&mut row[i], sums[i], tile.col + i, at + i);
-            }
-        } else {
-            for (i, (out, sum)) in row.iter_mut().zip(sums).enumerate() {
-                f(out, *sum, tile.col + i, at + i);
-            }
+        let row = unsafe { out.range(place.at, WIDE) };
+        let row: &mut [T; WIDE] = row.try_into().expect("as long as asked for");
+        let sums = tile.data[r * tile.ld..].first_chunk().expect("a row of the tile");
+        *row = to.becomes(*row, *sums, place);
+    }
+}
+
+/// [`write_body`] for any number of columns.
+#[inline(never)]
+fn write_some<T: CpuFloat, B: Becomes<T>>(out: &Disjoint<'_, T>, ld: usize, tile: Tile<'_>, to: &B) {
+    for r in 0..tile.rows {
+        for first in (0..tile.cols).step_by(WIDE) {
+            let columns = WIDE.min(tile.cols - first);
+            let column = tile.col + first;
+            let place = Place { column, at: (tile.row + r) * ld + column, columns };
+            // SAFETY: as above.
+            let row = unsafe { out.range(place.at, columns) };
+            let sums = &tile.data[r * tile.ld + first..][..columns];
+            row.copy_from_slice(&to.becomes(padded(row), padded(sums), place)[..columns]);
         }
     }
 }
 
+/// Up to [`WIDE`] elements, and zeros behind them.
 #[inline(always)]
-fn store_rounded_body<E: CpuFloat, const FMA: bool>(out: &Disjoint<'_, E>, ld: usize, tile: Tile<'_>) {
-    each(out, ld, &tile, |out, sum, _, _| *out = E::narrow(sum));
+fn padded<T: CpuFloat>(x: &[T]) -> [T; WIDE] {
+    if let Ok(whole) = <&[T; WIDE]>::try_from(x) {
+        return *whole;
+    }
+    let mut out = [T::default(); WIDE];
+    out[..x.len()].copy_from_slice(x);
+    out
 }
 
 #[inline(always)]
-fn store_with_bias_body<E: CpuFloat, const FMA: bool>(
-    out: &Disjoint<'_, E>, ld: usize, tile: Tile<'_>, bias: &[E],
-) {
-    each(out, ld, &tile, |out, sum, col, _| *out = E::narrow(sum + bias[col].widen()));
+fn rounded<E: CpuFloat>(sums: [f32; WIDE]) -> [E; WIDE] {
+    let mut out = [E::default(); WIDE];
+    for i in 0..WIDE {
+        out[i] = E::narrow(sums[i]);
+    }
+    out
 }
 
 #[inline(always)]
-fn store_with_residual_body<E: CpuFloat, const FMA: bool>(
-    out: &Disjoint<'_, E>, ld: usize, tile: Tile<'_>, residual: &[E],
-) {
-    each(out, ld, &tile, |out, sum, _, at| *out = E::narrow(sum + residual[at].widen()));
-}
-
-#[inline(always)]
-fn store_with_both_body<E: CpuFloat, const FMA: bool>(
-    out: &Disjoint<'_, E>, ld: usize, tile: Tile<'_>, bias: &[E], residual: &[E],
-) {
-    each(out, ld, &tile, |out, sum, col, at| {
-        *out = E::narrow(sum + bias[col].widen() + residual[at].widen())
-    });
-}
-
-#[inline(always)]
-fn add_rounded_body<E: CpuFloat, const FMA: bool>(out: &Disjoint<'_, E>, ld: usize, tile: Tile<'_>) {
-    each(out, ld, &tile, |out, sum, _, _| *out = E::narrow(out.widen() + sum));
-}
-
-#[inline(always)]
-fn add_exact_body<const FMA: bool>(out: &Disjoint<'_, f32>, ld: usize, tile: Tile<'_>) {
-    each(out, ld, &tile, |out, sum, _, _| *out += sum);
-}
-
-#[inline(always)]
-fn store_exact_body<const FMA: bool>(out: &Disjoint<'_, f32>, ld: usize, tile: Tile<'_>) {
-    each(out, ld, &tile, |out, sum, _, _| *out = sum);
+fn plus<E: CpuFloat>(mut sums: [f32; WIDE], x: [E; WIDE]) -> [f32; WIDE] {
+    for i in 0..WIDE {
+        sums[i] += x[i].widen();
+    }
+    sums
 }
