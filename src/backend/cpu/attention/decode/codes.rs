@@ -6,6 +6,9 @@
 //! it, where bf16 rounds a product of scale and code by 2^-9. Sums of integers are exact. A row with an element that is no finite
 //! number has a unit that is none, and so has what it is a factor of.
 
+// There are no products of integers elsewhere: `takes` is false.
+#![cfg_attr(not(target_arch = "x86_64"), allow(unused))]
+
 use super::super::super::isa::{Simd, per_isa};
 use super::super::super::math::{CpuFloat, ROUND};
 use super::super::super::prefetch::prefetch_piece;

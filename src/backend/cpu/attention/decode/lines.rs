@@ -33,6 +33,7 @@ impl Ahead {
     }
 
     /// Asks for the line of element `at`.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // for pairs and integers
     #[inline(always)]
     pub fn ask(self, at: usize) {
         prefetch(self.to.wrapping_add(at * self.bytes));

@@ -41,6 +41,7 @@ const STEP: usize = 16;
 const PARTS: usize = 32;
 const PART: usize = 512;
 
+/// Why there is a [`Coded`] wherever there are codes.
 const OF_CODES: &str = "a plan for codes is one `with_room`";
 
 /// How the work is cut.
