@@ -30,8 +30,8 @@ impl<E: CpuFloat> Cpu<E> {
         Ok(())
     }
 
-    /// A few keys or values at a time are multiplied out, to E, and from there on all is as if they had been stored so; or codes are
-    /// multiplied as they lie (`attention/decode/codes.rs`).
+    /// For one query a row codes are multiplied as they lie (`attention/decode/codes.rs`). For more, some keys or values at a time are
+    /// multiplied out, to E, and from there on all is as if they had been stored so.
     pub(super) fn attention_int8(
         &self, o: &mut Buf<E>, lse: &mut Buf<f32>, q: &Buf<E>, k: Quantised<'_, Self>,
         v: Quantised<'_, Self>, documents: Option<&Buf<DocumentId>>, s: AttentionShape,

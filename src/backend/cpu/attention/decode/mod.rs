@@ -1,8 +1,8 @@
 //! Forward for a single query a row, as in decoding: keys and values are read once, in the order they lie in.
 //!
 //! A task has parts of a row's keys that follow one another, and all heads. It goes over blocks of keys: scores of all heads, online
-//! softmax, weighted values; in tiles ([`tiles`]), in vectors, or of codes ([`codes`]). What it takes is the time to read, so reading must be one stream: all key/value heads of a token before the next
-//! token. (Head by head, a stride apart, a core of a Zen 4 gets 9 to 12 GB/s; in a stream 22 to 26.) So that memory is busy
+//! softmax, weighted values; in tiles ([`tiles`]), in vectors of pairs or of f32 ([`lines`], [`wide`]), or of codes ([`codes`]). What it takes
+//! is the time to read, so reading must be one stream: all key/value heads of a token before the next token. (Head by head, a stride apart, a core of a Zen 4 gets 9 to 12 GB/s; in a stream 22 to 26.) So that memory is busy
 //! while there is something to compute, each line that is read asks for one some kilobytes further on, in the order of the addresses.
 //! (Asking for the other of keys and values, 48 KB away, a core of a Zen 5 took 39 ns a token of 768 bytes; 8 KB further on in the same
 //! stream it takes 24.) Parts begin at places that the shape alone decides and are merged in order.
