@@ -143,7 +143,8 @@ impl Simd {
         match self.0 {
             Isa::Portable => Width::Any,
             Isa::Avx2 => Width::Avx2,
-            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Avx512Bf16Wide | Isa::Amx => Width::Avx512,
+            Isa::Avx512 => Width::Avx512,
+            Isa::Avx512Bf16 | Isa::Avx512Bf16Wide | Isa::Amx => Width::Avx512Bf16,
         }
     }
 }
@@ -156,6 +157,9 @@ pub(super) enum Width {
     Avx2,
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     Avx512,
+    /// AVX-512 that rounds to bf16.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    Avx512Bf16,
 }
 
 /// Compiles `body::<.., FMA>` for every ISA and makes a function that runs the one for its first argument, a [`Simd`].
@@ -184,7 +188,7 @@ macro_rules! per_isa {
             match simd.width() {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: a Simd of this width exists only where the CPU has these features (Simd::new).
-                Width::Avx512 => unsafe { avx512::<$($($g),*)?>($($arg),*) },
+                Width::Avx512 | Width::Avx512Bf16 => unsafe { avx512::<$($($g),*)?>($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
                 Width::Avx2 => unsafe { avx2::<$($($g),*)?>($($arg),*) },

@@ -1,7 +1,5 @@
 //! Attention in blocks, forward and backward, over the micro-kernels of the products: nothing of size T x T exists.
 
-#[cfg(target_arch = "x86_64")]
-mod avx512;
 pub(super) mod backward;
 pub(super) mod decode;
 pub(super) mod forward;

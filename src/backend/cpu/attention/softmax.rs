@@ -1,33 +1,44 @@
 //! The online softmax: what a query knows of the keys that it has met so far.
+//!
+//! Weights are relative to a *base*, `p = 2^(score·log2(e) − base)`, and any base gives the same output and the same log-sum-exp, as the sum of
+//! the weights is relative to it too. So a row's base need not be the largest score so far, as long as nothing overflows: it is the
+//! largest score when it was last moved, and it moves when the weights of a block sum to more than [`MOST`]. Most blocks are so read once, not
+//! once for their maximum and once for the weights. (FlashAttention-4 leaves its sums as they are for small rises in the same way, but
+//! asks for the maximum first.)
 
-use super::super::isa::{Simd, per_isa};
-use super::super::math::{CpuFloat, LANES, exp, larger, max_lanes, sum_lanes};
+use super::super::isa::Simd;
+use super::super::math::{CpuFloat, larger};
 use super::super::matmul::kernel::{Kernel, Rows};
-use half::bf16;
+use super::super::vectors::{ACROSS, Arrays, Vectors, per_width};
+use std::f32::consts::{LN_2, LOG2_E};
 
-/// The largest score so far and Σ exp(score − max).
+/// What weights are relative to, in units of log 2, and Σ 2^(score·log2(e) − base).
 ///
-/// Before the first visible key, max is −inf and sum 0; a query that never meets one keeps them, its output is 0 and its
-/// log-sum-exp −inf. A NaN among the scores makes the sum NaN.
+/// Before the first visible key, base is −inf and sum 0; a query that never meets one keeps them, its output is 0 and its log-sum-exp
+/// −inf. A NaN among the scores makes the sum NaN.
 #[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub(super) struct State {
-    pub max: f32,
-    pub sum: f32,
+    base: f32,
+    sum: f32,
 }
 
-impl State {
-    pub(super) const EMPTY: State = State { max: f32::NEG_INFINITY, sum: 0.0 };
+/// The largest sum of a block's weights for which the base stays. A weight of this size has as many digits as a smaller one, in bf16 too,
+/// and sums are far from overflowing.
+const MOST: f32 = 65536.0;
 
-    /// What scores are taken relative to: the maximum, or 0 while there is none (−inf − −inf would be NaN).
+impl State {
+    pub(super) const EMPTY: State = State { base: f32::NEG_INFINITY, sum: 0.0 };
+
+    /// What is added to scores: −base, or 0 while there is none (−inf − −inf would be NaN).
     #[inline(always)]
-    pub(super) fn base(max: f32) -> f32 {
-        if max == f32::NEG_INFINITY { 0.0 } else { max }
+    fn offset(base: f32) -> f32 {
+        if base == f32::NEG_INFINITY { 0.0 } else { -base }
     }
 
     /// log Σ exp(score).
     pub(super) fn log_sum_exp(self) -> f32 {
-        self.max + self.sum.ln()
+        self.base * LN_2 + self.sum.ln()
     }
 
     /// What the weighted sum of values is multiplied by at the end.
@@ -50,10 +61,10 @@ pub(super) fn merge(
         let other_acc: &[f32] = bytemuck::cast_slice(other_acc);
         let other_states: &[State] = bytemuck::cast_slice(&other_states[..2 * rows]);
         for (r, (state, other)) in states.iter_mut().zip(other_states).enumerate() {
-            let max = larger(state.max, other.max);
-            let base = State::base(max);
-            let (a, b) = (exp::<false>(state.max - base), exp::<false>(other.max - base));
-            *state = State { max, sum: state.sum * a + other.sum * b };
+            let base = larger(state.base, other.base);
+            let offset = State::offset(base);
+            let [a, b, ..] = Arrays.exp2([state.base + offset, other.base + offset, 0.0, 0.0]);
+            *state = State { base, sum: state.sum * a + other.sum * b };
             let row = &mut acc[r * columns..][..columns];
             for (x, y) in row.iter_mut().zip(&other_acc[r * columns..]) {
                 *x = *x * a + y * b;
@@ -71,7 +82,7 @@ pub(super) const PADDED: usize = 32;
 pub(super) struct Update<'a> {
     pub states: &'a mut [State],
     pub scores: &'a [f32],
-    /// The weighted sums of values, a row for each state: rescaled where the maximum rises.
+    /// The weighted sums of values, a row for each state: rescaled where the base moves.
     pub acc: &'a mut [f32],
     pub ld: usize,
     pub n: usize,
@@ -79,59 +90,141 @@ pub(super) struct Update<'a> {
 }
 
 impl Update<'_> {
-    /// Writes p = exp(scale·score − max) to weights[r·ld ..], in the precision of the products: rows of A.
+    /// Writes p = 2^(scale·log2(e)·score − base) to weights[r·ld ..], in the precision of the products: rows of A.
     pub(super) fn run<'w>(self, simd: Simd, kernel: &Kernel, weights: &'w mut [u32]) -> Rows<'w> {
         let row = self.ld * if kernel.paired { 2 } else { 4 };
         if kernel.paired {
-            self.run_paired(simd, bytemuck::cast_slice_mut(weights));
+            update::<half::bf16>(simd, self, bytemuck::cast_slice_mut(weights));
         } else {
             update::<f32>(simd, self, bytemuck::cast_slice_mut(weights));
         }
         Rows { bytes: bytemuck::cast_slice(weights), row, step: 4 }
     }
-
-    fn run_paired(self, simd: Simd, weights: &mut [bf16]) {
-        #[cfg(target_arch = "x86_64")]
-        if simd.isa().has_pairs() && self.scale > 0.0 {
-            let Update { states, scores, acc, ld, n, scale } = self;
-            // SAFETY: a Simd of this ISA exists only where the CPU has its features.
-            return unsafe { super::avx512::update(states, scores, weights, acc, ld, n, scale) };
-        }
-        update(simd, self, weights);
-    }
 }
 
-per_isa! {
+per_width! {
     fn update[W: CpuFloat](x: Update<'_>, weights: &mut [W]) => update_body;
 }
 
 #[inline(always)]
-fn update_body<W: CpuFloat, const FMA: bool>(x: Update<'_>, weights: &mut [W]) {
+fn update_body<V: Vectors, W: CpuFloat>(v: V, x: Update<'_>, weights: &mut [W]) {
     let Update { states, scores, acc, ld, n, scale } = x;
+    assert!(n.is_multiple_of(2 * V::LANES) && n <= ld && !states.is_empty());
+    assert!((states.len() - 1) * ld + n <= scores.len().min(weights.len()));
     let width = acc.len() / states.len();
-    for (r, state) in states.iter_mut().enumerate() {
-        let (scores, _) = scores[r * ld..][..n].as_chunks::<LANES>();
-        let (weights, _) = weights[r * ld..][..n].as_chunks_mut::<LANES>();
-        let mut lanes = [f32::NEG_INFINITY; LANES];
-        for chunk in scores {
-            for (top, s) in lanes.iter_mut().zip(chunk) {
-                *top = larger(*s * scale, *top);
+    for (i, states) in states.chunks_mut(ACROSS).enumerate() {
+        let r = i * ACROSS;
+        let (scores, weights) = (scores[r * ld..].as_ptr(), weights[r * ld..].as_mut_ptr());
+        let strip = Strip { v, slope: v.splat(scale * LOG2_E), scores, weights, ld, n };
+        // SAFETY: as many rows as there are states, of n scores and weights, n whole pairs of vectors (asserted).
+        unsafe { strip.update(states, &mut acc[r * width..], width) };
+    }
+}
+
+/// At most [`ACROSS`] rows of n scores and of the weights that are written, `ld` apart.
+struct Strip<V: Vectors, W> {
+    v: V,
+    slope: V::Vector,
+    scores: *const f32,
+    weights: *mut W,
+    ld: usize,
+    n: usize,
+}
+
+impl<V: Vectors, W: CpuFloat> Strip<V, W> {
+    /// # Safety
+    /// As many rows as states, and n is a multiple of two vectors: so of all functions here.
+    #[inline(always)]
+    unsafe fn update(&self, states: &mut [State], acc: &mut [f32], width: usize) {
+        let mut sums = [self.v.splat(f32::INFINITY); ACROSS];
+        for (r, state) in states.iter().enumerate() {
+            if state.base != f32::NEG_INFINITY {
+                // SAFETY: the caller's promise.
+                sums[r] = unsafe { self.weigh(r, state.base) };
             }
         }
-        let max = larger(max_lanes(lanes), state.max);
-        let base = State::base(max);
-        let factor = exp::<FMA>(state.max - base);
-        let mut lanes = [0f32; LANES];
-        for (chunk, weights) in scores.iter().zip(weights) {
-            for l in 0..LANES {
-                let p = exp::<FMA>(chunk[l] * scale - base);
-                lanes[l] += p;
-                weights[l] = W::narrow(p);
+        let sums = self.v.sums(sums);
+        let mut stays = [true; ACROSS];
+        for (r, state) in states.iter_mut().enumerate() {
+            // Not of NaN.
+            stays[r] = sums[r] <= MOST;
+            state.sum += if stays[r] { sums[r] } else { 0.0 };
+        }
+        if stays != [true; ACROSS] {
+            // SAFETY: the caller's promise.
+            unsafe { self.rebase(states, stays, acc, width) }
+        }
+    }
+
+    /// Moves the bases of the rows that do not stay to their largest score.
+    ///
+    /// # Safety
+    /// As of `update`.
+    #[inline(always)]
+    unsafe fn rebase(&self, states: &mut [State], stays: [bool; ACROSS], acc: &mut [f32], width: usize) {
+        let (mut tops, mut moved) = ([self.v.splat(f32::NEG_INFINITY); ACROSS], [self.v.splat(0.0); ACROSS]);
+        for r in 0..states.len() {
+            if !stays[r] {
+                // SAFETY: the caller's promise.
+                tops[r] = unsafe { self.top(r) };
             }
         }
-        *state = State { max, sum: state.sum * factor + sum_lanes(lanes) };
-        if factor != 1.0 {
-            acc[r * width..][..width].iter_mut().for_each(|x| *x *= factor);
+        let tops = self.v.largest(tops);
+        for r in 0..states.len() {
+            if !stays[r] {
+                // SAFETY: the caller's promise.
+                moved[r] = unsafe { self.weigh(r, larger(tops[r], states[r].base)) };
+            }
         }
+        let moved = self.v.sums(moved);
+        for (r, state) in states.iter_mut().enumerate() {
+            if !stays[r] {
+                let base = larger(tops[r], state.base);
+                let [factor, ..] = Arrays.exp2([state.base + State::offset(base); 4]);
+                *state = State { base, sum: state.sum * factor + moved[r] };
+                acc[r * width..][..width].iter_mut().for_each(|x| *x *= factor);
+            }
+        }
+    }
+
+    /// Writes a row's weights relative to `base`, and returns the lanes of their sum.
+    ///
+    /// # Safety
+    /// As of `update`.
+    #[inline(always)]
+    unsafe fn weigh(&self, r: usize, base: f32) -> V::Vector {
+        let (v, slope, offset) = (self.v, self.slope, self.v.splat(State::offset(base)));
+        let mut sums = [v.splat(0.0); 2];
+        for at in (0..self.n).step_by(2 * V::LANES) {
+            // SAFETY: two vectors of row r from `at` on.
+            unsafe {
+                let from = self.scores.add(r * self.ld + at);
+                let (low, high) = (v.load(from), v.load(from.add(V::LANES)));
+                let p =
+                    [v.exp2(v.multiply_add(low, slope, offset)), v.exp2(v.multiply_add(high, slope, offset))];
+                sums = [v.add(sums[0], p[0]), v.add(sums[1], p[1])];
+                v.store_two(self.weights.add(r * self.ld + at), p);
+            }
+        }
+        v.add(sums[0], sums[1])
+    }
+
+    /// The lanes of a row's largest score that is not NaN, times the slope.
+    ///
+    /// # Safety
+    /// As of `update`.
+    #[inline(always)]
+    unsafe fn top(&self, r: usize) -> V::Vector {
+        let (v, slope) = (self.v, self.slope);
+        let mut tops = [v.splat(f32::NEG_INFINITY); 2];
+        for at in (0..self.n).step_by(2 * V::LANES) {
+            // SAFETY: two vectors of row r from `at` on.
+            unsafe {
+                let from = self.scores.add(r * self.ld + at);
+                tops[0] = v.larger(v.multiply(v.load(from), slope), tops[0]);
+                tops[1] = v.larger(v.multiply(v.load(from.add(V::LANES)), slope), tops[1]);
+            }
+        }
+        v.larger(tops[0], tops[1])
     }
 }

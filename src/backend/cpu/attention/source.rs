@@ -1,8 +1,9 @@
 //! Where a block of keys or values comes from: the cache as it lies, or 8-bit codes that are multiplied out.
 
 use super::super::Cpu;
-use super::super::isa::{Simd, per_isa};
-use super::super::math::CpuFloat;
+use super::super::isa::Simd;
+use super::super::math::{CpuFloat, Widen};
+use super::super::vectors::{Vectors, per_width};
 use crate::backend::Quantised;
 
 /// Codes, and one scale for each head of a token.
@@ -48,35 +49,32 @@ pub(in crate::backend::cpu) fn room_words<E>(n: usize, width: usize) -> usize {
     (n * width * std::mem::size_of::<E>()).div_ceil(4)
 }
 
-/// rows[i][c] = scale·code, rounded to E, for codes of `width` from `first` on, `stride` apart.
-fn multiply_out<E: CpuFloat>(
-    simd: Simd, rows: &mut [E], x: Codes<'_>, (first, stride): (usize, usize), width: usize,
-) {
-    #[cfg(target_arch = "x86_64")]
-    if simd.isa().has_pairs() && std::mem::size_of::<E>() == 2 && width.is_multiple_of(32) {
-        let rows: &mut [half::bf16] = bytemuck::cast_slice_mut(rows);
-        // SAFETY: a Simd of this ISA exists only where the CPU has its features.
-        unsafe { super::avx512::multiply_out(rows, x, (first, stride), width) };
-        return;
-    }
-    dequantise(simd, rows, x, first, stride, width);
-}
-
-per_isa! {
-    fn dequantise[E: CpuFloat](
-        rows: &mut [E], x: Codes<'_>, first: usize, stride: usize, width: usize,
-    ) => dequantise_body;
+per_width! {
+    /// rows[i][c] = scale·code, rounded to E, for codes of `width` from `first` on, `stride` apart.
+    fn multiply_out[E: CpuFloat](
+        rows: &mut [E], x: Codes<'_>, at: (usize, usize), width: usize,
+    ) => multiply_out_body;
 }
 
 #[inline(always)]
-fn dequantise_body<E: CpuFloat, const FMA: bool>(
-    rows: &mut [E], x: Codes<'_>, first: usize, stride: usize, width: usize,
+fn multiply_out_body<V: Vectors, E: CpuFloat>(
+    v: V, rows: &mut [E], x: Codes<'_>, (first, stride): (usize, usize), width: usize,
 ) {
+    let whole = width / (2 * V::LANES) * (2 * V::LANES);
     for (i, row) in rows.chunks_exact_mut(width).enumerate() {
         let at = first + i * stride;
-        let scale = x.scales[at / width];
-        for (out, code) in row.iter_mut().zip(&x.codes[at..at + width]) {
-            *out = E::narrow(f32::from(*code) * scale);
+        let (scale, codes) = (x.scales[at / width], &x.codes[at..at + width]);
+        for c in (0..whole).step_by(2 * V::LANES) {
+            // SAFETY: two vectors of codes from c on, and as many elements of the row.
+            unsafe {
+                let from = codes.as_ptr().add(c);
+                let low = v.multiply(v.load(from), v.splat(scale));
+                let high = v.multiply(v.load(from.add(V::LANES)), v.splat(scale));
+                v.store_two(row.as_mut_ptr().add(c), [low, high]);
+            }
+        }
+        for (out, code) in row[whole..].iter_mut().zip(&codes[whole..]) {
+            *out = E::narrow(code.widen() * scale);
         }
     }
 }

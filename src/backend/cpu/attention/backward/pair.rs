@@ -1,15 +1,17 @@
 //! One block of queries against one block of keys, strip by strip of keys: Pᵀ and dSᵀ, and what they add to dV, dK and dQ.
 
-use super::super::super::isa::{Simd, per_isa};
-use super::super::super::math::{CpuFloat, exp};
+use super::super::super::isa::Simd;
+use super::super::super::math::CpuFloat;
 use super::super::super::matmul::kernel::{Kernel, Rows};
 use super::super::super::prefetch::prefetch_piece;
+use super::super::super::vectors::{Vectors, per_width};
 use super::super::mask::Mask;
 use super::super::softmax::PADDED;
 use super::dq;
 use super::plan::{Plan, Space};
 use super::queries::{QUERIES, QueryBlock};
 use half::bf16;
+use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
 /// A block of n queries of one head, from i0 on, against a block of keys, from j0 on.
@@ -61,7 +63,7 @@ impl Pairs<'_> {
         let strip = Strip {
             scores: space.scores,
             slopes: space.slopes,
-            lse: p.queries.lse,
+            offsets: p.queries.offsets,
             delta: p.queries.delta,
             columns: skipped..p.n.next_multiple_of(PADDED),
             scale: s.scale,
@@ -118,7 +120,7 @@ impl Pairs<'_> {
     }
 }
 
-per_isa! {
+per_width! {
     /// Pᵀ and dSᵀ, [rows][QUERIES], from scores and slopes of the strip.
     fn strip_of[W: CpuFloat](strip: Strip<'_>, rows: usize, weights: &mut [W], ds: &mut [W]) => strip_body;
 }
@@ -128,8 +130,8 @@ struct Strip<'a> {
     /// [rows][QUERIES]: Sᵀ (hidden pairs −inf) and dPᵀ.
     scores: &'a [f32],
     slopes: &'a [f32],
-    /// For each query.
-    lse: &'a [f32],
+    /// For each query: see [`QueryBlock`].
+    offsets: &'a [f32],
     delta: &'a [f32],
     /// The queries in question, both ends multiples of the kernel's width.
     columns: Range<usize>,
@@ -141,44 +143,60 @@ fn weights_and_slopes<'a>(
     simd: Simd, kernel: &Kernel, strip: Strip<'_>, rows: usize, weights: &'a mut [u32], ds: &'a mut [u32],
 ) -> (Rows<'a>, Rows<'a>) {
     if kernel.paired {
-        strip_of_pairs(simd, strip, rows, bytemuck::cast_slice_mut(weights), bytemuck::cast_slice_mut(ds));
+        strip_of::<bf16>(simd, strip, rows, bytemuck::cast_slice_mut(weights), bytemuck::cast_slice_mut(ds));
     } else {
         strip_of::<f32>(simd, strip, rows, bytemuck::cast_slice_mut(weights), bytemuck::cast_slice_mut(ds));
     }
     (Rows::of_words(weights, kernel.words(QUERIES)), Rows::of_words(ds, kernel.words(QUERIES)))
 }
 
-fn strip_of_pairs(simd: Simd, s: Strip<'_>, rows: usize, weights: &mut [bf16], ds: &mut [bf16]) {
-    #[cfg(target_arch = "x86_64")]
-    if simd.isa().has_pairs() {
-        let (queries, n) = (s.columns.clone(), s.columns.len());
-        let of_queries = (&s.lse[queries.clone()], &s.delta[queries.clone()]);
-        for r in 0..rows {
-            let at = r * QUERIES + queries.start;
-            ds[r * QUERIES..at].fill(bf16::ZERO);
-            let of_pairs = (&s.scores[at..][..n], &s.slopes[at..][..n]);
-            let (weights, ds) = (&mut weights[at..][..n], &mut ds[at..][..n]);
-            // SAFETY: a Simd of this ISA exists only where the CPU has its features.
-            unsafe { super::super::avx512::weights_and_slopes(of_pairs, of_queries, s.scale, weights, ds) };
+#[inline(always)]
+fn strip_body<V: Vectors, W: CpuFloat>(v: V, s: Strip<'_>, rows: usize, weights: &mut [W], ds: &mut [W]) {
+    let (start, n) = (s.columns.start, s.columns.len());
+    let (offsets, delta) = (&s.offsets[start..][..n], &s.delta[start..][..n]);
+    assert!(n.is_multiple_of(2 * V::LANES));
+    for r in 0..rows {
+        let at = r * QUERIES + start;
+        ds[r * QUERIES..at].fill(W::default());
+        let row = Row {
+            of_pairs: [s.scores[at..][..n].as_ptr(), s.slopes[at..][..n].as_ptr()],
+            of_queries: [offsets.as_ptr(), delta.as_ptr()],
+            out: [weights[at..][..n].as_mut_ptr(), ds[at..][..n].as_mut_ptr()],
+        };
+        for i in (0..n).step_by(2 * V::LANES) {
+            // SAFETY: n elements of each, n whole pairs of vectors (asserted).
+            unsafe { row.weights_and_slopes(v, v.splat(s.scale * LOG2_E), i) };
         }
-        return;
     }
-    strip_of(simd, s, rows, weights, ds);
 }
 
-#[inline(always)]
-fn strip_body<W: CpuFloat, const FMA: bool>(s: Strip<'_>, rows: usize, weights: &mut [W], ds: &mut [W]) {
-    let n = s.columns.len();
-    let (lse, delta) = (&s.lse[s.columns.clone()][..n], &s.delta[s.columns.clone()][..n]);
-    for r in 0..rows {
-        let at = r * QUERIES + s.columns.start;
-        ds[r * QUERIES..at].fill(W::default());
-        let (scores, slopes) = (&s.scores[at..][..n], &s.slopes[at..][..n]);
-        let (weights, ds) = (&mut weights[at..][..n], &mut ds[at..][..n]);
-        for i in 0..n {
-            let p = exp::<FMA>(scores[i] * s.scale - lse[i]);
-            weights[i] = W::narrow(p);
-            ds[i] = W::narrow(p * (slopes[i] - delta[i]));
+/// A key's scores and slopes, the queries' offsets and δ, and where the key's weights and dS go: of one length.
+struct Row<W> {
+    of_pairs: [*const f32; 2],
+    of_queries: [*const f32; 2],
+    out: [*mut W; 2],
+}
+
+impl<W: CpuFloat> Row<W> {
+    /// p = 2^(slope·score + offset), dS = p·(dP − δ), for two vectors from i on.
+    ///
+    /// # Safety
+    /// They are there.
+    #[inline(always)]
+    unsafe fn weights_and_slopes<V: Vectors>(&self, v: V, slope: V::Vector, i: usize) {
+        let [scores, slopes] = self.of_pairs;
+        let [offsets, deltas] = self.of_queries;
+        let (mut p, mut ds) = ([v.splat(0.0); 2], [v.splat(0.0); 2]);
+        // SAFETY: the caller's promise.
+        unsafe {
+            for j in 0..2 {
+                let at = i + j * V::LANES;
+                let x = v.multiply_add(v.load(scores.add(at)), slope, v.load(offsets.add(at)));
+                p[j] = v.exp2(x);
+                ds[j] = v.multiply(p[j], v.subtract(v.load(slopes.add(at)), v.load(deltas.add(at))));
+            }
+            v.store_two(self.out[0].add(i), p);
+            v.store_two(self.out[1].add(i), ds);
         }
     }
 }

@@ -6,19 +6,20 @@ use super::super::super::matmul::pack::Packer;
 use super::super::super::pool::Workers;
 use super::super::super::scratch::{Carver, grain};
 use super::super::{Shape, panel_words};
+use std::f32::consts::LOG2_E;
 
 /// Queries of a block.
 pub(super) const QUERIES: usize = 128;
 
-/// A block of queries, read by the products. Beyond the last query everything is zero but lse, which is +inf.
+/// A block of queries, read by the products. Beyond the last query everything is zero but the offset, which is −inf.
 pub(super) struct QueryBlock<'a> {
     /// Qᵀ and dOᵀ as B of Sᵀ and dPᵀ; Q and dO as B of dK and dV.
     pub q_turned: &'a [u32],
     pub do_turned: &'a [u32],
     pub q_panels: &'a [u32],
     pub do_panels: &'a [u32],
-    /// Log-sum-exp and δ = dO·O of each query, [`QUERIES`] of both.
-    pub lse: &'a [f32],
+    /// What is added to scores in units of log 2, −log2(e)·lse, and δ = dO·O of each query, [`QUERIES`] of both.
+    pub offsets: &'a [f32],
     pub delta: &'a [f32],
 }
 
@@ -77,7 +78,7 @@ impl Layout {
             do_turned: next(self.turned),
             q_panels: next(self.panels),
             do_panels: next(self.panels),
-            lse: bytemuck::cast_slice(next(QUERIES)),
+            offsets: bytemuck::cast_slice(next(QUERIES)),
             delta: bytemuck::cast_slice(next(QUERIES)),
         }
     }
@@ -105,11 +106,11 @@ impl Layout {
         packer.panels_of_rows(d_o, stride, n, width, carver.words(self.turned));
         packer.panels_of_columns(q, stride, n, width, nr, carver.words(self.panels));
         packer.panels_of_columns(d_o, stride, n, width, nr, carver.words(self.panels));
-        let (lse, delta) = (carver.floats(QUERIES), carver.floats(QUERIES));
-        // A query that sees nothing (lse −inf), and the places after the last one: relative to +inf every p is 0.
-        lse.fill(f32::INFINITY);
-        for (to, from) in lse.iter_mut().zip(&x.lse[s.row_head(row, head) * s.queries + i0..][..n]) {
-            *to = if *from == f32::NEG_INFINITY { f32::INFINITY } else { *from };
+        let (offsets, delta) = (carver.floats(QUERIES), carver.floats(QUERIES));
+        // A query that sees nothing (lse −inf), and the places after the last one: with −inf every p is 0.
+        offsets.fill(f32::NEG_INFINITY);
+        for (to, lse) in offsets.iter_mut().zip(&x.lse[s.row_head(row, head) * s.queries + i0..][..n]) {
+            *to = if *lse == f32::NEG_INFINITY { *lse } else { -LOG2_E * lse };
         }
         delta.fill(0.0);
         deltas(packer.simd, &mut delta[..n], d_o, &x.o[first..], stride, width);
