@@ -1,7 +1,7 @@
 //! Every operation at the shapes of SmolLM2-135M, LLaMA-7B and Llama-3-8B:
 //! `cargo bench --bench kernels [-- NAME] [--shape SHAPE] [--device cuda:0] [--threads N] [--json]`.
 //!
-//! NAME picks groups: matmul, attention, kv, head, elementwise; SHAPE is a part of a shape's name. On a GPU a call is timed by
+//! NAME picks groups: matmul, attention, kv, head, elementwise, limits (on a CPU: what products and decoding can reach at most); SHAPE is a part of a shape's name. On a GPU a call is timed by
 //! events, after its second-level cache was overwritten, and the peaks are those of cuda/peak.cu and of a copy in the same
 //! run. `--features bench-cublas` times cuBLAS beside this engine's products. `--json` prints an object a row.
 
@@ -10,10 +10,11 @@ mod elementwise;
 mod harness;
 mod heavy;
 mod kv;
+mod limits;
 
 use harness::{Bench, Stopwatch, Table, run_on};
 use pose_engine::backend::Element;
-use pose_engine::backend::device::Device;
+use pose_engine::backend::device::{Device, threads_or_all};
 
 /// Sizes of a model whose operations are timed.
 pub struct Shape {
@@ -56,7 +57,7 @@ const SHAPES: [Shape; 3] = [
     },
 ];
 
-const GROUPS: [&str; 5] = ["matmul", "attention", "kv", "head", "elementwise"];
+const GROUPS: [&str; 6] = ["matmul", "attention", "kv", "head", "elementwise", "limits"];
 
 /// The command line; cargo adds --bench to it.
 struct Flags {
@@ -146,5 +147,11 @@ impl Bench for Flags {
 
 fn main() {
     let flags = Flags::parse();
-    run_on(flags.device, flags.threads, true, &flags);
+    if GROUPS[..5].iter().any(|group| flags.wants(group)) {
+        run_on(flags.device, flags.threads, true, &flags);
+    }
+    if flags.wants("limits") && flags.device == Device::Cpu {
+        limits::all::<half::bf16>(&SHAPES[0], threads_or_all(flags.threads));
+        limits::all::<f32>(&SHAPES[0], threads_or_all(flags.threads));
+    }
 }

@@ -175,11 +175,10 @@ impl<E: CpuFloat> Cpu<E> {
         &self, grad: &mut HeadGrad<'_, Self>, dz: &[E], scratch: &mut [u32], rows: Range<usize>, x: &[E],
         w: &[E], s: HeadShape,
     ) {
-        let cx = (self.packer, &self.workers);
         let out = Disjoint::new(&mut grad.dx.as_mut_slice()[rows.start * s.width..]);
         let dx = Rounded { simd: self.simd, out, ld: s.width, bias: None, residual: None };
         let size = Size { m: rows.len(), n: s.width, k: s.vocab };
-        matmul::product(cx, scratch, dz_lines(dz, s.vocab), columns(w, s.width), size, &dx);
+        matmul::product(self.means(), scratch, dz_lines(dz, s.vocab), columns(w, s.width), size, &dx);
         if let Some(db) = &mut grad.db {
             let (stride, run) =
                 (row_stride(s.vocab) * 4 / std::mem::size_of::<E>(), self.columns_at_a_time(s.vocab));
@@ -191,7 +190,7 @@ impl<E: CpuFloat> Cpu<E> {
         let Some(dw) = &mut grad.dw else { return };
         let dw = AddExact { simd: self.simd, out: Disjoint::new(dw.as_mut_slice()), ld: s.width };
         let size = Size { m: s.vocab, n: s.width, k: rows.len() };
-        matmul::product(cx, scratch, dz_columns(dz, s.vocab), columns(x, s.width), size, &dw);
+        matmul::product(self.means(), scratch, dz_columns(dz, s.vocab), columns(x, s.width), size, &dw);
     }
 }
 

@@ -43,6 +43,7 @@ pub use buffer::Buf;
 pub use guard::Guard;
 pub use isa::Isa;
 pub use math::CpuFloat;
+pub use matmul::Part;
 
 use crate::backend::{
     Adam8Tensor, AdamStep, AdamTensor, AttentionShape, Backend, Buffer, Direction, Element, HeadGrad,
@@ -69,6 +70,8 @@ pub struct Cpu<E> {
     arena: Arena,
     /// For tests: where a forbidden page lies beside each buffer.
     guard: Option<Guard>,
+    /// For benchmarks: what is done of products.
+    part: Part,
     kind: PhantomData<E>,
 }
 
@@ -83,13 +86,26 @@ impl<E: CpuFloat> Cpu<E> {
         let simd = Simd::new(isa)?;
         let workers = Workers::new(threads)?;
         let packer = Packer::of::<E>(simd);
-        Ok(Cpu { simd, packer, workers, arena: Arena::new(), guard: None, kind: PhantomData })
+        Ok(Cpu {
+            simd,
+            packer,
+            workers,
+            arena: Arena::new(),
+            guard: None,
+            part: Part::Whole,
+            kind: PhantomData,
+        })
     }
 
     /// The same with every buffer, and the scratch memory, against a page that may not be touched: what reads or writes beyond the
     /// end ends the process. For tests; an allocation takes two system calls more.
     pub fn guarded(self, guard: Guard) -> Self {
         Cpu { arena: Arena::guarded(guard), guard: Some(guard), ..self }
+    }
+
+    /// From now on nothing but that part of each product is done, and what they leave is no result. For benchmarks.
+    pub fn only(&mut self, part: Part) {
+        self.part = part;
     }
 
     pub fn isa(&self) -> Isa {
@@ -103,6 +119,11 @@ impl<E: CpuFloat> Cpu<E> {
     /// Measures what the machine can do at most, for about a second.
     pub fn measure_peak(&self) -> Peaks {
         peak::measure(self.simd, &self.workers)
+    }
+
+    /// GFLOP/s of the multiply-adds that products are made of, on registers alone, measured for a tenth of a second.
+    pub fn measure_multiply_adds(&self) -> f64 {
+        peak::multiply_adds(self.simd, &self.workers, self.packer.kernel.paired)
     }
 
     /// GB/s that all threads together read from memory, at the best in a few tens of milliseconds.

@@ -10,14 +10,20 @@ use std::time::{Duration, Instant};
 
 /// Rates of all threads together.
 pub(super) fn measure(simd: Simd, workers: &Workers) -> Peaks {
-    let f32_gflops = spin(workers, |rounds| spin_f32(simd, rounds));
+    let f32_gflops = multiply_adds(simd, workers, false);
     // Products of bf16 may be computed in f32 as well, whichever is the faster.
-    let bf16_gflops = if simd.isa().has_pairs() {
-        spin(workers, |rounds| spin_bf16(simd, rounds)).max(f32_gflops)
-    } else {
-        f32_gflops
-    };
+    let bf16_gflops =
+        if simd.isa().has_pairs() { multiply_adds(simd, workers, true).max(f32_gflops) } else { f32_gflops };
     Peaks { bf16_gflops, f32_gflops, bandwidth_gbs: bandwidth(simd, workers) }
+}
+
+/// GFLOP/s of multiply-adds on registers: of f32, or of pairs of bf16 where the ISA has them.
+pub(super) fn multiply_adds(simd: Simd, workers: &Workers, pairs: bool) -> f64 {
+    if pairs {
+        spin(workers, |rounds| spin_bf16(simd, rounds))
+    } else {
+        spin(workers, |rounds| spin_f32(simd, rounds))
+    }
 }
 
 /// Best of several rounds of about 20 ms. `f` returns FLOPs done.

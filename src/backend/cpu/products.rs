@@ -6,7 +6,7 @@ use super::check;
 use super::math::CpuFloat;
 use super::matmul::pack::Packer;
 use super::matmul::skinny::{self, MAX_ROWS};
-use super::matmul::{self, Operand, Plan, Sink, Size, Tile};
+use super::matmul::{self, Means, Operand, Plan, Sink, Size, Tile};
 use super::norm::add_rows;
 use super::pool::Disjoint;
 use super::sinks::{AddExact, AddRounded, Rounded};
@@ -27,6 +27,10 @@ pub(super) fn columns<E>(data: &[E], stride: usize) -> Operand<'_, E> {
 }
 
 impl<E: CpuFloat> Cpu<E> {
+    pub(super) fn means(&self) -> Means<'_> {
+        Means { packer: self.packer, workers: &self.workers, part: self.part }
+    }
+
     /// Words of scratch for A·B with an A like this one (its data is not looked at).
     pub(super) fn product_words(&self, m: usize, n: usize, k: usize, a: Operand<'_, E>) -> usize {
         Plan::new(self.packer, self.workers.threads(), Size { m, n, k }, &a).scratch_words()
@@ -37,14 +41,7 @@ impl<E: CpuFloat> Cpu<E> {
         let MatmulShape { m, n, k } = s;
         if m == 0 || m > MAX_ROWS {
             let size = Size { m, n, k };
-            return matmul::product(
-                (self.packer, &self.workers),
-                scratch,
-                lines(x, k),
-                lines(w, k),
-                size,
-                sink,
-            );
+            return matmul::product(self.means(), scratch, lines(x, k), lines(w, k), size, sink);
         }
         let ns = 0.05 * (n * k) as f64;
         // One stretch of w for each thread: memory gives most to few long streams.
@@ -91,12 +88,11 @@ impl<E: CpuFloat> Cpu<E> {
         let mut scratch = self.arena.take(words);
         let out = Disjoint::new(dx.as_mut_slice());
         let size = Size { m, n: k, k: n };
-        let cx = (self.packer, &self.workers);
         let sink: &dyn Sink = match write {
             Write::Overwrite => &Rounded { simd: self.simd, out, ld: k, bias: None, residual: None },
             Write::Accumulate => &AddRounded { simd: self.simd, out, ld: k },
         };
-        matmul::product(cx, scratch.words(words), a, b, size, sink);
+        matmul::product(self.means(), scratch.words(words), a, b, size, sink);
         Ok(())
     }
 
@@ -108,7 +104,7 @@ impl<E: CpuFloat> Cpu<E> {
         let mut scratch = self.arena.take(words);
         let sink = AddExact { simd: self.simd, out: Disjoint::new(dw.as_mut_slice()), ld: k };
         let size = Size { m: n, n: k, k: m };
-        matmul::product((self.packer, &self.workers), scratch.words(words), a, b, size, &sink);
+        matmul::product(self.means(), scratch.words(words), a, b, size, &sink);
         Ok(())
     }
 

@@ -62,10 +62,34 @@ pub(super) trait Sink: Sync {
     fn store(&self, tile: Tile<'_>);
 }
 
+/// What is done of a product: all of it; or, for a benchmark that asks what the most is that a product can reach, one part alone, of
+/// which no result is any good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Part {
+    #[default]
+    Whole,
+    /// Operands become panels.
+    Packing,
+    /// As many tiles as the product has, of a task's strips and one panel, which stay in the caches next to the core: what the last product
+    /// left in the scratch memory.
+    Tiles,
+    /// Finished tiles go where they go, one and the same for all.
+    Stores,
+    /// What an operation does beside its products.
+    Nothing,
+}
+
+/// What a product is computed with.
+pub(super) struct Means<'a> {
+    pub packer: Packer,
+    pub workers: &'a Workers,
+    pub part: Part,
+}
+
 /// Computes A·B and hands every finished tile of it to `sink`, each element exactly once.
 pub(super) fn product<E: CpuFloat>(
-    (packer, workers): (Packer, &Workers), scratch: &mut [u32], a: Operand<'_, E>, b: Operand<'_, E>,
-    size: Size, sink: &dyn Sink,
+    Means { packer, workers, part: only }: Means<'_>, scratch: &mut [u32], a: Operand<'_, E>,
+    b: Operand<'_, E>, size: Size, sink: &dyn Sink,
 ) {
     if size.m == 0 || size.n == 0 {
         return;
@@ -76,17 +100,21 @@ pub(super) fn product<E: CpuFloat>(
     let plan = Plan::new(packer, workers.threads(), size, &a);
     let mut carver = Carver(scratch);
     let [panels, packed, sums] = plan.pieces().map(|words| carver.words(words));
-    let job = Job { packer, workers, plan, a, b, sink };
+    let job = Job { packer, workers, plan, a, b, sink, only };
     for j0 in (0..size.n).step_by(plan.cols) {
         for i0 in (0..size.m).step_by(plan.rows) {
             let (rows, cols) = ((size.m - i0).min(plan.rows), (size.n - j0).min(plan.cols));
             let slab = Slab { i0, j0, rows, cols };
             for part in 0..plan.k_blocks {
-                if i0 == 0 || plan.k_blocks > 1 {
+                if job.does(Part::Packing) && (i0 == 0 || plan.k_blocks > 1) {
                     job.pack_b(&slab, part, panels);
                 }
-                job.pack_a(&slab, part, packed);
-                job.multiply(&slab, part, panels, packed, bytemuck::cast_slice_mut(sums));
+                if job.does(Part::Packing) {
+                    job.pack_a(&slab, part, packed);
+                }
+                if job.does(Part::Tiles) || job.does(Part::Stores) {
+                    job.multiply(&slab, part, panels, packed, bytemuck::cast_slice_mut(sums));
+                }
             }
         }
     }
@@ -116,6 +144,7 @@ struct Job<'a, E> {
     a: Operand<'a, E>,
     b: Operand<'a, E>,
     sink: &'a dyn Sink,
+    only: Part,
 }
 
 const TILE: usize = MAX_MR * MAX_NR;
@@ -125,6 +154,10 @@ const PACK_NS: f64 = 0.2;
 const PACK_TASKS: usize = 4;
 
 impl<E: CpuFloat> Job<'_, E> {
+    fn does(&self, part: Part) -> bool {
+        self.only == Part::Whole || self.only == part
+    }
+
     /// Where the part of k begins, and how many elements it has.
     fn part(&self, part: usize) -> (usize, usize) {
         let k0 = part * self.plan.kc;
@@ -232,7 +265,7 @@ impl<E: CpuFloat> Job<'_, E> {
         let (row, col) = (s * kernel.mr, p * kernel.nr);
         let (rows, cols) = ((slab.rows - row).min(kernel.mr), (slab.cols - col).min(kernel.nr));
         let (i, j) = (slab.i0 + row, slab.j0 + col);
-        let last = part + 1 == plan.k_blocks;
+        let last = part + 1 == plan.k_blocks && self.does(Part::Stores);
         if last {
             self.sink.prefetch(i, j, rows, cols);
         }
@@ -244,9 +277,13 @@ impl<E: CpuFloat> Job<'_, E> {
         } else {
             &mut one_tile[..]
         };
-        let panel = &panels[p * kernel.nr * words..][..kernel.nr * words];
-        let lines = self.strip(slab, part, row, words, packed);
-        kernel.tile(rows, words, lines, panel, data, kernel.nr, part > 0);
+        if self.does(Part::Tiles) {
+            let near = self.only == Part::Tiles;
+            let (p, row) = if near { (0, s % plan.strips * kernel.mr) } else { (p, row) };
+            let panel = &panels[p * kernel.nr * words..][..kernel.nr * words];
+            let lines = self.strip(slab, part, row, words, packed);
+            kernel.tile(rows, words, lines, panel, data, kernel.nr, part > 0);
+        }
         if last {
             self.sink.store(Tile { row: i, col: j, rows, cols, data, ld: kernel.nr });
         }
