@@ -8,11 +8,10 @@ use super::isa::{Simd, per_isa};
 use super::math::{CpuFloat, LANES, exp, larger, max_lanes, sum_lanes};
 use super::matmul::{self, Operand, Size};
 use super::norm::add_rows;
-use super::pool::Disjoint;
 use super::prefetch::{STREAM_AHEAD, prefetch_l2};
 use super::products::{columns, lines};
 use super::scratch::{Carver, grain};
-use super::sinks::{AddExact, Rounded, StoreExact};
+use super::sinks::Output;
 use crate::backend::{HeadGrad, HeadShape, MatmulShape, operands};
 use crate::error::Result;
 use crate::index::TokenId;
@@ -149,7 +148,7 @@ impl<E: CpuFloat> Cpu<E> {
     pub(super) fn logits(
         &self, out: &mut [f32], ld: usize, scratch: &mut [u32], x: &[E], w: &[E], s: HeadShape,
     ) {
-        let sink = StoreExact { simd: self.simd, out: Disjoint::new(out), ld };
+        let sink = Output::new(self.simd, out, ld);
         let shape = MatmulShape { m: s.tokens, n: s.vocab, k: s.width };
         self.nt(scratch, x, w, shape, &sink);
     }
@@ -175,8 +174,7 @@ impl<E: CpuFloat> Cpu<E> {
         &self, grad: &mut HeadGrad<'_, Self>, dz: &[E], scratch: &mut [u32], rows: Range<usize>, x: &[E],
         w: &[E], s: HeadShape,
     ) {
-        let out = Disjoint::new(&mut grad.dx.as_mut_slice()[rows.start * s.width..]);
-        let dx = Rounded { simd: self.simd, out, ld: s.width, bias: None, residual: None };
+        let dx = Output::new(self.simd, &mut grad.dx.as_mut_slice()[rows.start * s.width..], s.width);
         let size = Size { m: rows.len(), n: s.width, k: s.vocab };
         matmul::product(self.means(), scratch, dz_lines(dz, s.vocab), columns(w, s.width), size, &dx);
         if let Some(db) = &mut grad.db {
@@ -188,7 +186,7 @@ impl<E: CpuFloat> Cpu<E> {
             });
         }
         let Some(dw) = &mut grad.dw else { return };
-        let dw = AddExact { simd: self.simd, out: Disjoint::new(dw.as_mut_slice()), ld: s.width };
+        let dw = Output::new(self.simd, dw.as_mut_slice(), s.width).added();
         let size = Size { m: s.vocab, n: s.width, k: rows.len() };
         matmul::product(self.means(), scratch, dz_columns(dz, s.vocab), columns(x, s.width), size, &dw);
     }

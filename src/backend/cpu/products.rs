@@ -8,8 +8,7 @@ use super::matmul::pack::Packer;
 use super::matmul::skinny::{self, MAX_ROWS};
 use super::matmul::{self, Means, Operand, Plan, Sink, Size, Tile};
 use super::norm::add_rows;
-use super::pool::Disjoint;
-use super::sinks::{AddExact, AddRounded, Rounded};
+use super::sinks::Output;
 use crate::backend::{MatmulShape, Write, operands};
 use crate::error::Result;
 
@@ -73,7 +72,7 @@ impl<E: CpuFloat> Cpu<E> {
         let words = self.nt_words(s);
         let mut scratch = self.arena.take(words);
         let (bias, residual) = (bias.map(|b| b.as_slice()), residual.map(|r| r.as_slice()));
-        let sink = Rounded { simd: self.simd, out: Disjoint::new(y.as_mut_slice()), ld: s.n, bias, residual };
+        let sink = Output::new(self.simd, y.as_mut_slice(), s.n).with(bias, residual);
         self.nt(scratch.words(words), x.as_slice(), w.as_slice(), s, &sink);
         Ok(())
     }
@@ -86,13 +85,10 @@ impl<E: CpuFloat> Cpu<E> {
         let (a, b) = (lines(dy.as_slice(), n), columns(w.as_slice(), k));
         let words = self.product_words(m, k, n, a);
         let mut scratch = self.arena.take(words);
-        let out = Disjoint::new(dx.as_mut_slice());
         let size = Size { m, n: k, k: n };
-        let sink: &dyn Sink = match write {
-            Write::Overwrite => &Rounded { simd: self.simd, out, ld: k, bias: None, residual: None },
-            Write::Accumulate => &AddRounded { simd: self.simd, out, ld: k },
-        };
-        matmul::product(self.means(), scratch.words(words), a, b, size, sink);
+        let sink = Output::new(self.simd, dx.as_mut_slice(), k);
+        let sink = if write == Write::Accumulate { sink.added() } else { sink };
+        matmul::product(self.means(), scratch.words(words), a, b, size, &sink);
         Ok(())
     }
 
@@ -102,7 +98,7 @@ impl<E: CpuFloat> Cpu<E> {
         let (a, b) = (columns(dy.as_slice(), n), columns(x.as_slice(), k));
         let words = self.product_words(n, k, m, a);
         let mut scratch = self.arena.take(words);
-        let sink = AddExact { simd: self.simd, out: Disjoint::new(dw.as_mut_slice()), ld: k };
+        let sink = Output::new(self.simd, dw.as_mut_slice(), k).added();
         let size = Size { m: n, n: k, k: m };
         matmul::product(self.means(), scratch.words(words), a, b, size, &sink);
         Ok(())

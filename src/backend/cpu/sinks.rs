@@ -1,209 +1,127 @@
-//! What becomes of the sums of a product: rounded and stored, added to what is there, or kept as they are.
+//! What becomes of the sums of a product: stored, with a bias, a residual or what was there before, and rounded once.
 
-use super::isa::{Simd, per_isa};
+use super::isa::Simd;
 use super::math::CpuFloat;
-use super::matmul::kernel::MAX_NR;
 use super::matmul::{Sink, Tile};
 use super::pool::Disjoint;
-use super::prefetch::prefetch;
+use super::prefetch::{LINE, prefetch};
+use super::vectors::{Vectors, per_width};
 
-/// out = tile + bias + residual, rounded once.
-pub(super) struct Rounded<'a, E> {
-    pub simd: Simd,
-    pub out: Disjoint<'a, E>,
+/// out = sums + bias + residual, or out += sums, in T.
+pub(super) struct Output<'a, T> {
+    simd: Simd,
+    out: Disjoint<'a, T>,
     /// Elements from row to row of the output.
-    pub ld: usize,
-    /// One for each column.
-    pub bias: Option<&'a [E]>,
-    /// Of the output's shape.
-    pub residual: Option<&'a [E]>,
+    ld: usize,
+    bias: Option<&'a [T]>,
+    residual: Option<&'a [T]>,
+    adds: bool,
 }
 
-/// out += tile, rounded once.
-pub(super) struct AddRounded<'a, E> {
-    pub simd: Simd,
-    pub out: Disjoint<'a, E>,
-    pub ld: usize,
+impl<'a, T> Output<'a, T> {
+    /// out = sums, rows of the output `ld` elements apart.
+    pub fn new(simd: Simd, out: &'a mut [T], ld: usize) -> Self {
+        Output { simd, out: Disjoint::new(out), ld, bias: None, residual: None, adds: false }
+    }
+
+    /// With a bias, one for each column, and a residual of the output's shape.
+    pub fn with(self, bias: Option<&'a [T]>, residual: Option<&'a [T]>) -> Self {
+        Output { bias, residual, ..self }
+    }
+
+    /// Added to what is there.
+    pub fn added(self) -> Self {
+        Output { adds: true, ..self }
+    }
 }
 
-/// out += tile in f32.
-pub(super) struct AddExact<'a> {
-    pub simd: Simd,
-    pub out: Disjoint<'a, f32>,
-    pub ld: usize,
-}
-
-/// out = tile in f32.
-pub(super) struct StoreExact<'a> {
-    pub simd: Simd,
-    pub out: Disjoint<'a, f32>,
-    pub ld: usize,
-}
-
-impl<E: CpuFloat> Sink for Rounded<'_, E> {
+impl<T: CpuFloat> Sink for Output<'_, T> {
+    /// A product takes longer than the lines of a tile's rows take to come.
     fn prefetch(&self, row: usize, col: usize, rows: usize, cols: usize) {
-        if let Some(residual) = self.residual {
-            prefetch_rows(residual.as_ptr(), self.ld, row, col, rows, cols);
-        }
-        prefetch_rows(self.out.as_ptr(), self.ld, row, col, rows, cols);
-    }
-    fn store(&self, tile: Tile<'_>) {
-        write(self.simd, &self.out, self.ld, tile, self);
-    }
-}
-
-impl<E: CpuFloat> Becomes<E> for Rounded<'_, E> {
-    #[inline(always)]
-    fn becomes(&self, _: [E; WIDE], mut sums: [f32; WIDE], place: Place) -> [E; WIDE] {
-        if let Some(bias) = self.bias {
-            sums = plus(sums, padded(&bias[place.column..][..place.columns]));
-        }
-        if let Some(residual) = self.residual {
-            sums = plus(sums, padded(&residual[place.at..][..place.columns]));
-        }
-        rounded(sums)
-    }
-}
-
-impl<E: CpuFloat> Sink for AddRounded<'_, E> {
-    fn prefetch(&self, row: usize, col: usize, rows: usize, cols: usize) {
-        prefetch_rows(self.out.as_ptr(), self.ld, row, col, rows, cols);
-    }
-    fn store(&self, tile: Tile<'_>) {
-        write(self.simd, &self.out, self.ld, tile, self);
-    }
-}
-
-impl<E: CpuFloat> Becomes<E> for AddRounded<'_, E> {
-    #[inline(always)]
-    fn becomes(&self, was: [E; WIDE], sums: [f32; WIDE], _: Place) -> [E; WIDE] {
-        rounded(plus(sums, was))
-    }
-}
-
-impl Sink for AddExact<'_> {
-    fn prefetch(&self, row: usize, col: usize, rows: usize, cols: usize) {
-        prefetch_rows(self.out.as_ptr(), self.ld, row, col, rows, cols);
-    }
-    fn store(&self, tile: Tile<'_>) {
-        write(self.simd, &self.out, self.ld, tile, self);
-    }
-}
-
-impl Becomes<f32> for AddExact<'_> {
-    #[inline(always)]
-    fn becomes(&self, was: [f32; WIDE], sums: [f32; WIDE], _: Place) -> [f32; WIDE] {
-        plus(sums, was)
-    }
-}
-
-impl Sink for StoreExact<'_> {
-    fn prefetch(&self, row: usize, col: usize, rows: usize, cols: usize) {
-        prefetch_rows(self.out.as_ptr(), self.ld, row, col, rows, cols);
-    }
-    fn store(&self, tile: Tile<'_>) {
-        write(self.simd, &self.out, self.ld, tile, self);
-    }
-}
-
-impl Becomes<f32> for StoreExact<'_> {
-    #[inline(always)]
-    fn becomes(&self, _: [f32; WIDE], sums: [f32; WIDE], _: Place) -> [f32; WIDE] {
-        sums
-    }
-}
-
-/// Asks for the lines of a tile's rows: a product takes longer than they take to come.
-fn prefetch_rows<T>(data: *const T, ld: usize, row: usize, col: usize, rows: usize, cols: usize) {
-    for r in row..row + rows {
-        for at in (0..cols).step_by(64 / std::mem::size_of::<T>()) {
-            prefetch(data.wrapping_add(r * ld + col + at));
+        let residual = self.residual.map(|residual| residual.as_ptr());
+        for data in residual.into_iter().chain([self.out.as_ptr()]) {
+            for r in row..row + rows {
+                for at in (0..cols).step_by(LINE / std::mem::size_of::<T>()) {
+                    prefetch(data.wrapping_add(r * self.ld + col + at));
+                }
+            }
         }
     }
+
+    fn store(&self, tile: Tile<'_>) {
+        write(self.simd, self, tile);
+    }
 }
 
-/// Columns that are taken at a time.
-const WIDE: usize = MAX_NR;
+per_width! {
+    fn write[T: CpuFloat](to: &Output<'_, T>, tile: Tile<'_>) => write_body;
+}
 
-/// Some columns of a row: the first one in the matrix, its place in the output, how many.
+#[inline(always)]
+fn write_body<V: Vectors, T: CpuFloat>(v: V, to: &Output<'_, T>, tile: Tile<'_>) {
+    let bias = to.bias.map(|bias| Addend { data: bias[tile.col..][..tile.cols].as_ptr(), row: 0 });
+    let residual = to.residual.map(|residual| {
+        let all = &residual[tile.row * to.ld + tile.col..][..(tile.rows - 1) * to.ld + tile.cols];
+        Addend { data: all.as_ptr(), row: to.ld }
+    });
+    match (bias, residual) {
+        (None, None) if to.adds => write_rows::<V, T, 0, true>(v, to, tile, []),
+        (None, None) => write_rows::<V, T, 0, false>(v, to, tile, []),
+        (Some(one), None) | (None, Some(one)) => write_rows::<V, T, 1, false>(v, to, tile, [one]),
+        (Some(bias), Some(residual)) => write_rows::<V, T, 2, false>(v, to, tile, [bias, residual]),
+    }
+}
+
+/// What is added to a tile, `row` elements from row to row; as many as the tile has can be read.
 #[derive(Clone, Copy)]
-struct Place {
-    column: usize,
-    at: usize,
-    columns: usize,
+struct Addend<T> {
+    data: *const T,
+    row: usize,
 }
 
-/// What some columns of the output become, of what was there and the sums; zeros stand where there are fewer columns. To be inlined, like a
-/// body of `per_isa`: a closure as large as this would not be.
-trait Becomes<T>: Sync {
-    fn becomes(&self, was: [T; WIDE], sums: [f32; WIDE], place: Place) -> [T; WIDE];
-}
-
-per_isa! {
-    fn write[T: CpuFloat, B: Becomes<T>](
-        out: &Disjoint<'_, T>, ld: usize, tile: Tile<'_>, to: &B,
-    ) => write_body;
-}
-
-/// All of a row's columns are read before any is written, so that the compiler makes vectors of them whatever it knows of the pointers.
-/// Whole rows apart from others: their arrays are registers, those of others memory.
 #[inline(always)]
-fn write_body<T: CpuFloat, B: Becomes<T>, const FMA: bool>(
-    out: &Disjoint<'_, T>, ld: usize, tile: Tile<'_>, to: &B,
+fn write_rows<V: Vectors, T: CpuFloat, const N: usize, const ADDS: bool>(
+    v: V, to: &Output<'_, T>, tile: Tile<'_>, addends: [Addend<T>; N],
 ) {
-    if tile.cols != WIDE {
-        return write_some(out, ld, tile, to);
-    }
+    let whole = tile.cols / (2 * V::LANES) * (2 * V::LANES);
     for r in 0..tile.rows {
-        let place = Place { column: tile.col, at: (tile.row + r) * ld + tile.col, columns: WIDE };
+        let sums = &tile.data[r * tile.ld..][..tile.cols];
         // SAFETY: `product` hands out every element of C in one tile, once.
-        let row = unsafe { out.range(place.at, WIDE) };
-        let row: &mut [T; WIDE] = row.try_into().expect("as long as asked for");
-        let sums = tile.data[r * tile.ld..].first_chunk().expect("a row of the tile");
-        *row = to.becomes(*row, *sums, place);
-    }
-}
-
-/// [`write_body`] for any number of columns.
-#[inline(never)]
-fn write_some<T: CpuFloat, B: Becomes<T>>(out: &Disjoint<'_, T>, ld: usize, tile: Tile<'_>, to: &B) {
-    for r in 0..tile.rows {
-        for first in (0..tile.cols).step_by(WIDE) {
-            let columns = WIDE.min(tile.cols - first);
-            let column = tile.col + first;
-            let place = Place { column, at: (tile.row + r) * ld + column, columns };
-            // SAFETY: as above.
-            let row = unsafe { out.range(place.at, columns) };
-            let sums = &tile.data[r * tile.ld + first..][..columns];
-            row.copy_from_slice(&to.becomes(padded(row), padded(sums), place)[..columns]);
+        let out = unsafe { to.out.range((tile.row + r) * to.ld + tile.col, tile.cols) };
+        for c in (0..whole).step_by(2 * V::LANES) {
+            let out = out[c..].as_mut_ptr();
+            // SAFETY: two vectors of the row from column c on, of sums, output and addends.
+            unsafe {
+                let mut x = load_two(v, sums[c..].as_ptr());
+                for addend in addends {
+                    x = plus(v, x, load_two(v, addend.data.add(r * addend.row + c)));
+                }
+                if ADDS {
+                    x = plus(v, x, load_two(v, out.cast_const()));
+                }
+                v.store_two(out, x);
+            }
+        }
+        for c in whole..tile.cols {
+            let mut x = sums[c];
+            for addend in addends {
+                // SAFETY: the addend has column c of the row.
+                x += unsafe { addend.data.add(r * addend.row + c).read() }.widen();
+            }
+            out[c] = T::narrow(if ADDS { x + out[c].widen() } else { x });
         }
     }
 }
 
-/// Up to [`WIDE`] elements, and zeros behind them.
+/// # Safety
+/// Two vectors can be read.
 #[inline(always)]
-fn padded<T: CpuFloat>(x: &[T]) -> [T; WIDE] {
-    if let Ok(whole) = <&[T; WIDE]>::try_from(x) {
-        return *whole;
-    }
-    let mut out = [T::default(); WIDE];
-    out[..x.len()].copy_from_slice(x);
-    out
+unsafe fn load_two<V: Vectors, T: CpuFloat>(v: V, from: *const T) -> [V::Vector; 2] {
+    // SAFETY: the caller's promise.
+    unsafe { [v.load(from), v.load(from.add(V::LANES))] }
 }
 
 #[inline(always)]
-fn rounded<E: CpuFloat>(sums: [f32; WIDE]) -> [E; WIDE] {
-    let mut out = [E::default(); WIDE];
-    for i in 0..WIDE {
-        out[i] = E::narrow(sums[i]);
-    }
-    out
-}
-
-#[inline(always)]
-fn plus<E: CpuFloat>(mut sums: [f32; WIDE], x: [E; WIDE]) -> [f32; WIDE] {
-    for i in 0..WIDE {
-        sums[i] += x[i].widen();
-    }
-    sums
+fn plus<V: Vectors>(v: V, a: [V::Vector; 2], b: [V::Vector; 2]) -> [V::Vector; 2] {
+    [v.add(a[0], b[0]), v.add(a[1], b[1])]
 }
