@@ -1,9 +1,10 @@
 //! Every operation at the shapes of SmolLM2-135M, LLaMA-7B and Llama-3-8B:
 //! `cargo bench --bench kernels [-- NAME] [--shape SHAPE] [--device cuda:0] [--threads N] [--json]`.
 //!
-//! NAME picks groups: matmul, attention, kv, head, elementwise, limits (on a CPU: what products and decoding can reach at most); SHAPE is a part of a shape's name. On a GPU a call is timed by
-//! events, after its second-level cache was overwritten, and the peaks are those of cuda/peak.cu and of a copy in the same
-//! run. `--features bench-cublas` times cuBLAS beside this engine's products. `--json` prints an object a row.
+//! NAME picks groups: matmul, attention, kv, head, elementwise, and on a CPU limits (what products and decoding can reach at most, of
+//! the first shape, for people alone); SHAPE is a part of a shape's name. On a GPU a call is timed by events, after its second-level
+//! cache was overwritten, and the peaks are those of cuda/peak.cu and of a copy in the same run. `--features bench-cublas` times
+//! cuBLAS beside this engine's products. `--json` prints an object a row.
 
 mod elementwise;
 #[path = "../harness.rs"]

@@ -1,8 +1,9 @@
 //! The operations in Rust with SIMD: AMX, AVX-512 with bf16 dot products, AVX-512, AVX2 or plain, picked at run time.
 //!
-//! Products and attention run on hand-written micro-kernels (`matmul`); what a token reads once, the softmax of attention and what becomes of sums on
-//! vectors of each width (`vectors`); everything else is one generic body for each operation that the compiler vectorises for each ISA (`isa`). Work is cut by output, never along a sum, or along it
-//! in places that the shape alone decides: the same bits for any number of threads.
+//! Products and attention run on hand-written micro-kernels (`matmul`); what a token reads once, the softmax of attention and what
+//! becomes of sums on vectors of each width (`vectors`); everything else is one generic body for each operation that the compiler
+//! vectorises for each ISA (`isa`). Work is cut by output, never along a sum, or along it in places that the shape alone decides: the
+//! same bits for any number of threads.
 //!
 //! Parallel sums over tokens, as in the gradients of norms, are taken over fixed blocks and added in order.
 
