@@ -15,7 +15,7 @@ use super::super::matmul::kernel::Rows;
 use super::super::matmul::pack::Packer;
 use super::super::pool::{Disjoint, Workers};
 use super::super::scratch::{Carver, grain};
-use super::super::vectors::{Vectors, per_width};
+use super::super::vectors::{Vectors, per_width, scaled};
 use super::mask::Cover;
 use super::softmax::{PADDED, State, Update, merge};
 use super::source::{Source, room_words};
@@ -323,23 +323,10 @@ per_width! {
 fn write_body<V: Vectors, E: CpuFloat>(
     v: V, o: &Disjoint<'_, E>, acc: &[f32], states: &[State], s: &Shape, t: Task,
 ) {
-    let whole = s.head_dim / (2 * V::LANES) * (2 * V::LANES);
     for (r, (state, acc)) in states.iter().zip(acc.chunks_exact(s.columns)).enumerate() {
         let first = s.query_at(t.row, t.kv * s.group + r % s.group, t.i0 + r / s.group);
         // SAFETY: only this task writes its queries of its heads.
         let out = unsafe { o.range(first, s.head_dim) };
-        let factor = state.normalizer();
-        for c in (0..whole).step_by(2 * V::LANES) {
-            // SAFETY: two vectors of the row from c on; its columns are no fewer than the head's.
-            unsafe {
-                let from = acc[..s.head_dim].as_ptr().add(c);
-                let low = v.multiply(v.load(from), v.splat(factor));
-                let high = v.multiply(v.load(from.add(V::LANES)), v.splat(factor));
-                v.store_two(out.as_mut_ptr().add(c), [low, high]);
-            }
-        }
-        for (out, x) in out[whole..].iter_mut().zip(&acc[whole..]) {
-            *out = E::narrow(x * factor);
-        }
+        scaled(v, out, acc, state.normalizer());
     }
 }

@@ -2,8 +2,8 @@
 
 use super::super::Cpu;
 use super::super::isa::Simd;
-use super::super::math::{CpuFloat, Widen};
-use super::super::vectors::{Vectors, per_width};
+use super::super::math::CpuFloat;
+use super::super::vectors::{Vectors, per_width, scaled};
 use crate::backend::Quantised;
 
 /// Codes, and one scale for each head of a token.
@@ -60,21 +60,8 @@ per_width! {
 fn multiply_out_body<V: Vectors, E: CpuFloat>(
     v: V, rows: &mut [E], x: Codes<'_>, (first, stride): (usize, usize), width: usize,
 ) {
-    let whole = width / (2 * V::LANES) * (2 * V::LANES);
     for (i, row) in rows.chunks_exact_mut(width).enumerate() {
         let at = first + i * stride;
-        let (scale, codes) = (x.scales[at / width], &x.codes[at..at + width]);
-        for c in (0..whole).step_by(2 * V::LANES) {
-            // SAFETY: two vectors of codes from c on, and as many elements of the row.
-            unsafe {
-                let from = codes.as_ptr().add(c);
-                let low = v.multiply(v.load(from), v.splat(scale));
-                let high = v.multiply(v.load(from.add(V::LANES)), v.splat(scale));
-                v.store_two(row.as_mut_ptr().add(c), [low, high]);
-            }
-        }
-        for (out, code) in row[whole..].iter_mut().zip(&codes[whole..]) {
-            *out = E::narrow(code.widen() * scale);
-        }
+        scaled(v, row, &x.codes[at..at + width], x.scales[at / width]);
     }
 }

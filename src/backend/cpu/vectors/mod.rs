@@ -92,6 +92,25 @@ pub(super) trait Vectors: Copy {
     }
 }
 
+/// out[i] = x[i]·factor, rounded to E, for all of out. Inlined, so that it is compiled as the body that calls it is.
+#[inline(always)]
+pub(super) fn scaled<V: Vectors, X: Widen, E: CpuFloat>(v: V, out: &mut [E], x: &[X], factor: f32) {
+    let x = &x[..out.len()];
+    let whole = x.len() / (2 * V::LANES) * (2 * V::LANES);
+    for at in (0..whole).step_by(2 * V::LANES) {
+        // SAFETY: two vectors from `at` on, of both slices, which are of one length.
+        unsafe {
+            let from = x.as_ptr().add(at);
+            let low = v.multiply(v.load(from), v.splat(factor));
+            let high = v.multiply(v.load(from.add(V::LANES)), v.splat(factor));
+            v.store_two(out.as_mut_ptr().add(at), [low, high]);
+        }
+    }
+    for (out, x) in out[whole..].iter_mut().zip(&x[whole..]) {
+        *out = E::narrow(x.widen() * factor);
+    }
+}
+
 /// Methods of [`Vectors`] that are one instruction each.
 #[cfg(target_arch = "x86_64")]
 macro_rules! instructions {
