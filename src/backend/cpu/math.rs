@@ -140,12 +140,33 @@ pub(super) fn exp<const FMA: bool>(x: f32) -> f32 {
 }
 
 /// 2^r on [-1/2, 1/2], highest power first, within 2e-9 of itself but for the roundings (Cephes, exp2f.c).
-pub(super) const EXP2_NEAREST: [f32; 7] =
+const EXP2_NEAREST: [f32; 7] =
     [1.535_336_2e-4, 1.339_887_4e-3, 9.618_437e-3, 5.550_332_3e-2, 2.402_264_8e-1, 6.931_472e-1, 1.0];
-/// 2^r on [0, 1], likewise (least squares of the relative error, weighted until it was even; exact at 0).
+/// Within 9e-8 (the least largest relative error of a polynomial that is exact at 0).
+const EXP2_NEAREST_SHORT: [f32; 6] =
+    [1.327_457_4e-3, 9.671_872e-3, 5.550_671e-2, 2.402_223_7e-1, 6.931_470_6e-1, 1.0];
+/// 2^r on [0, 1], as both above.
 #[cfg(target_arch = "x86_64")]
-pub(super) const EXP2_FLOOR: [f32; 7] =
+const EXP2_FLOOR: [f32; 7] =
     [2.161_291_5e-4, 1.246_784_7e-3, 9.675_452e-3, 5.548_528_2e-2, 2.402_293_1e-1, 6.931_470_6e-1, 1.0];
+#[cfg(target_arch = "x86_64")]
+const EXP2_FLOOR_SHORT: [f32; 6] =
+    [1.868_960_1e-3, 9.014_932e-3, 5.579_926e-2, 2.401_656_5e-1, 6.931_510_6e-1, 1.0];
+
+/// The coefficients of 2^r, r what exceeds the nearest whole number: fewer for a power that is going to be rounded to an E of 16 bits, of whose
+/// last digit they leave out a ten thousandth. (What is summed before it is rounded, as weights are, does not allow for much more: the
+/// log-sum-exp is in f32.)
+#[inline(always)]
+pub(super) const fn exp2_nearest<E>() -> &'static [f32] {
+    if size_of::<E>() < 4 { &EXP2_NEAREST_SHORT } else { &EXP2_NEAREST }
+}
+
+/// The same for r what exceeds the whole number below.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) const fn exp2_floor<E>() -> &'static [f32] {
+    if size_of::<E>() < 4 { &EXP2_FLOOR_SHORT } else { &EXP2_FLOOR }
+}
 
 /// (cos, sin) of 2π·phase/2^32, within 1.2e-7.
 #[inline(always)]

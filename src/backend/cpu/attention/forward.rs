@@ -17,7 +17,7 @@ use super::super::pool::{Disjoint, Workers};
 use super::super::scratch::{Carver, grain};
 use super::super::vectors::{Vectors, per_width, scaled};
 use super::mask::Cover;
-use super::softmax::{PADDED, State, Update, merge};
+use super::softmax::{PADDED, ROOM, State, Update, merge, weights};
 use super::source::{Source, room_words};
 use super::{KEYS, Shape, panel_words};
 use crate::backend::AttentionShape;
@@ -90,7 +90,7 @@ impl Plan {
             + grain(rows * s.words)
             + grain(rows * s.columns)
             + grain(2 * rows)
-            + 2 * grain(kernel.mr * KEYS)
+            + grain((ROOM + kernel.mr) * KEYS)
             + grain(self.room)
     }
 
@@ -119,9 +119,8 @@ struct Space<'a> {
     /// [rows][columns].
     acc: &'a mut [f32],
     states: &'a mut [State],
-    /// [mr][KEYS]: scores and weights of a strip.
-    scores: &'a mut [f32],
-    weights: &'a mut [u32],
+    /// [ROOM + mr][KEYS]: scores of some rows, and then their weights.
+    strip: &'a mut [f32],
     /// A block of keys or values that is multiplied out.
     room: &'a mut [u32],
 }
@@ -136,8 +135,7 @@ impl<'a> Space<'a> {
             q: carver.words(rows * s.words),
             acc: carver.floats(rows * s.columns),
             states: bytemuck::cast_slice_mut(carver.words(2 * rows)),
-            scores: carver.floats(kernel.mr * KEYS),
-            weights: carver.words(kernel.mr * KEYS),
+            strip: carver.floats((ROOM + kernel.mr) * KEYS),
             room: carver.words(plan.room),
         }
     }
@@ -274,23 +272,25 @@ impl<E: CpuFloat> Job<'_, E> {
             return;
         }
         let rows = r1 - r0;
+        let scores = &mut space.strip[ROOM * KEYS..];
         let q = Rows::of_words(&space.q[r0 * s.words..], s.words);
         for (p, panel) in
             space.k_panels.chunks_exact(kernel.nr * s.words).take(n.div_ceil(kernel.nr)).enumerate()
         {
-            kernel.tile(rows, s.words, q, panel, &mut space.scores[p * kernel.nr..], KEYS, false);
+            kernel.tile(rows, s.words, q, panel, &mut scores[p * kernel.nr..], KEYS, false);
         }
         let padded = n.next_multiple_of(PADDED);
         if cover == Cover::Part || padded != n {
-            for (r, scores) in (r0..r1).zip(space.scores.chunks_exact_mut(KEYS)) {
+            for (r, scores) in (r0..r1).zip(scores.chunks_exact_mut(KEYS)) {
                 mask.apply(&mut scores[..n], index(r), mask.keys_of(index(r)), j0..j0 + n);
                 scores[n..padded].fill(f32::NEG_INFINITY);
             }
         }
         let acc = &mut space.acc[r0 * s.columns..r1 * s.columns];
         let states = &mut space.states[r0..r1];
-        let update = Update { states, scores: space.scores, acc, ld: KEYS, n: padded, scale: s.scale };
-        let weights = update.run(self.simd, kernel, space.weights);
+        Update { states, strip: space.strip, acc, ld: KEYS, n: padded, scale: s.scale }
+            .run(self.simd, kernel);
+        let weights = weights(kernel, space.strip, KEYS);
         for (p, panel) in
             space.v_panels.chunks_exact(kernel.nr * block_words).take(s.columns / kernel.nr).enumerate()
         {

@@ -11,6 +11,7 @@ use super::super::math::{CpuFloat, larger};
 use super::super::matmul::kernel::{Kernel, Rows};
 use super::super::vectors::{ACROSS, Arrays, Vectors, per_width};
 use std::f32::consts::{LN_2, LOG2_E};
+use std::marker::PhantomData;
 
 /// What weights are relative to, in units of log 2, and Σ 2^(score·log2(e) − base).
 ///
@@ -63,7 +64,7 @@ pub(super) fn merge(
         for (r, (state, other)) in states.iter_mut().zip(other_states).enumerate() {
             let base = larger(state.base, other.base);
             let offset = State::offset(base);
-            let [a, b, ..] = Arrays.exp2([state.base + offset, other.base + offset, 0.0, 0.0]);
+            let [a, b, ..] = Arrays.exp2::<f32>([state.base + offset, other.base + offset, 0.0, 0.0]);
             *state = State { base, sum: state.sum * a + other.sum * b };
             let row = &mut acc[r * columns..][..columns];
             for (x, y) in row.iter_mut().zip(&other_acc[r * columns..]) {
@@ -77,11 +78,15 @@ pub(super) fn merge(
 /// Scores are taken into account in runs of this many.
 pub(super) const PADDED: usize = 32;
 
-/// A strip of scores to take into account: scores[r·ld ..][..n] for every state r, n a multiple of [`PADDED`], hidden ones
-/// −inf.
+/// Rows of room before a strip's scores.
+pub(super) const ROOM: usize = ACROSS;
+
+/// A strip of scores to take into account. They become weights in their own memory, which so stays in the first-level cache: weights are
+/// written from the strip's beginning on, [`ROOM`] rows behind the scores, that a row may be read again where its base moves.
 pub(super) struct Update<'a> {
     pub states: &'a mut [State],
-    pub scores: &'a [f32],
+    /// [`ROOM`] rows of `ld`, and the scores: strip[(ROOM + r)·ld ..][..n] for every state r, n a multiple of [`PADDED`], hidden ones −inf.
+    pub strip: &'a mut [f32],
     /// The weighted sums of values, a row for each state: rescaled where the base moves.
     pub acc: &'a mut [f32],
     pub ld: usize,
@@ -90,33 +95,40 @@ pub(super) struct Update<'a> {
 }
 
 impl Update<'_> {
-    /// Writes p = 2^(scale·log2(e)·score − base) to weights[r·ld ..], in the precision of the products: rows of A.
-    pub(super) fn run<'w>(self, simd: Simd, kernel: &Kernel, weights: &'w mut [u32]) -> Rows<'w> {
-        let row = self.ld * if kernel.paired { 2 } else { 4 };
+    /// Leaves p = 2^(scale·log2(e)·score − base) in the strip as a matrix [rows][ld] in the precision of the products.
+    pub(super) fn run(&mut self, simd: Simd, kernel: &Kernel) {
         if kernel.paired {
-            update::<half::bf16>(simd, self, bytemuck::cast_slice_mut(weights));
+            update(simd, self, PhantomData::<half::bf16>);
         } else {
-            update::<f32>(simd, self, bytemuck::cast_slice_mut(weights));
+            update(simd, self, PhantomData::<f32>);
         }
-        Rows { bytes: bytemuck::cast_slice(weights), row, step: 4 }
     }
 }
 
+/// The weights that [`Update::run`] left in a strip, as rows of A.
+pub(super) fn weights<'a>(kernel: &Kernel, strip: &'a [f32], ld: usize) -> Rows<'a> {
+    Rows { bytes: bytemuck::cast_slice(strip), row: ld * if kernel.paired { 2 } else { 4 }, step: 4 }
+}
+
 per_width! {
-    fn update[W: CpuFloat](x: Update<'_>, weights: &mut [W]) => update_body;
+    fn update[W: CpuFloat](x: &mut Update<'_>, precision: PhantomData<W>) => update_body;
 }
 
 #[inline(always)]
-fn update_body<V: Vectors, W: CpuFloat>(v: V, x: Update<'_>, weights: &mut [W]) {
-    let Update { states, scores, acc, ld, n, scale } = x;
-    assert!(n.is_multiple_of(2 * V::LANES) && n <= ld && !states.is_empty());
-    assert!((states.len() - 1) * ld + n <= scores.len().min(weights.len()));
+fn update_body<V: Vectors, W: CpuFloat>(v: V, x: &mut Update<'_>, _: PhantomData<W>) {
+    let Update { states, strip, acc, ld, n, scale } = x;
+    let (ld, n) = (*ld, *n);
+    assert!(n.is_multiple_of(2 * V::LANES) && n <= ld && !states.is_empty() && size_of::<W>() <= 4);
+    assert!((ROOM + states.len() - 1) * ld + n <= strip.len());
     let width = acc.len() / states.len();
+    let start = strip.as_mut_ptr();
     for (i, states) in states.chunks_mut(ACROSS).enumerate() {
         let r = i * ACROSS;
-        let (scores, weights) = (scores[r * ld..].as_ptr(), weights[r * ld..].as_mut_ptr());
-        let strip = Strip { v, slope: v.splat(scale * LOG2_E), scores, weights, ld, n };
-        // SAFETY: as many rows as there are states, of n scores and weights, n whole pairs of vectors (asserted).
+        // SAFETY: row r of weights begins no later than row r of the strip, ROOM rows before its scores.
+        let (scores, weights) = unsafe { (start.add((ROOM + r) * ld), start.cast::<W>().add(r * ld)) };
+        let strip = Strip { v, slope: v.splat(*scale * LOG2_E), scores, weights, ld, n };
+        // SAFETY: as many rows as there are states, of n scores and weights, n whole pairs of vectors (asserted). The weights of ACROSS rows
+        // end where the scores of the first of them begin, at the latest.
         unsafe { strip.update(states, &mut acc[r * width..], width) };
     }
 }
@@ -180,7 +192,7 @@ impl<V: Vectors, W: CpuFloat> Strip<V, W> {
         for (r, state) in states.iter_mut().enumerate() {
             if !stays[r] {
                 let base = larger(tops[r], state.base);
-                let [factor, ..] = Arrays.exp2([state.base + State::offset(base); 4]);
+                let [factor, ..] = Arrays.exp2::<f32>([state.base + State::offset(base); 4]);
                 *state = State { base, sum: state.sum * factor + moved[r] };
                 acc[r * width..][..width].iter_mut().for_each(|x| *x *= factor);
             }
@@ -200,8 +212,10 @@ impl<V: Vectors, W: CpuFloat> Strip<V, W> {
             unsafe {
                 let from = self.scores.add(r * self.ld + at);
                 let (low, high) = (v.load(from), v.load(from.add(V::LANES)));
-                let p =
-                    [v.exp2(v.multiply_add(low, slope, offset)), v.exp2(v.multiply_add(high, slope, offset))];
+                let p = [
+                    v.exp2::<W>(v.multiply_add(low, slope, offset)),
+                    v.exp2::<W>(v.multiply_add(high, slope, offset)),
+                ];
                 sums = [v.add(sums[0], p[0]), v.add(sums[1], p[1])];
                 v.store_two(self.weights.add(r * self.ld + at), p);
             }

@@ -1,6 +1,6 @@
 //! Arrays as wide as the registers that most machines have: what the compiler makes of them, on any target.
 
-use super::super::math::{CpuFloat, EXP2_NEAREST, ROUND, Widen, larger};
+use super::super::math::{CpuFloat, ROUND, Widen, exp2_nearest, larger};
 use super::{ACROSS, Vectors};
 
 #[derive(Clone, Copy)]
@@ -35,7 +35,7 @@ impl Vectors for Arrays {
         [larger(a[0], b[0]), larger(a[1], b[1]), larger(a[2], b[2]), larger(a[3], b[3])]
     }
     #[inline(always)]
-    fn exp2(self, x: [f32; 4]) -> [f32; 4] {
+    fn exp2<E: CpuFloat>(self, x: [f32; 4]) -> [f32; 4] {
         const HIGHEST: f32 = 127.49;
         let (mut inside, mut n, mut power) = ([0.0; 4], [0.0; 4], [0.0; 4]);
         for i in 0..4 {
@@ -51,8 +51,9 @@ impl Vectors for Arrays {
             n[i] -= ROUND;
         }
         let r = self.subtract(inside, n);
-        let mut p = self.splat(EXP2_NEAREST[0]);
-        for c in &EXP2_NEAREST[1..] {
+        let coefficients = exp2_nearest::<E>();
+        let mut p = self.splat(coefficients[0]);
+        for c in &coefficients[1..] {
             p = self.multiply_add(p, r, self.splat(*c));
         }
         p = self.multiply(p, power);

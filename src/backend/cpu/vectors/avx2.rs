@@ -1,6 +1,6 @@
 //! AVX2 and FMA.
 
-use super::super::math::{CpuFloat, EXP2_NEAREST, Widen};
+use super::super::math::{CpuFloat, Widen, exp2_nearest};
 use super::{ACROSS, Vectors, instructions};
 use std::arch::x86_64::*;
 
@@ -32,7 +32,7 @@ impl Vectors for Avx2 {
     }
     /// The power goes into the exponent's bits, which an argument of at most 127.49 leaves finite.
     #[inline(always)]
-    fn exp2(self, x: __m256) -> __m256 {
+    fn exp2<E: CpuFloat>(self, x: __m256) -> __m256 {
         const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
         // SAFETY: self proves the instructions.
         unsafe {
@@ -40,8 +40,9 @@ impl Vectors for Avx2 {
             let inside = _mm256_min_ps(self.splat(127.49), x);
             let n = _mm256_round_ps::<NEAREST>(inside);
             let r = _mm256_sub_ps(inside, n);
-            let mut p = self.splat(EXP2_NEAREST[0]);
-            for c in &EXP2_NEAREST[1..] {
+            let coefficients = exp2_nearest::<E>();
+            let mut p = self.splat(coefficients[0]);
+            for c in &coefficients[1..] {
                 p = _mm256_fmadd_ps(p, r, self.splat(*c));
             }
             let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));

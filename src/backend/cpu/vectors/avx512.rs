@@ -1,6 +1,6 @@
 //! AVX-512 F, BW, DQ, VL, and the conversion to bf16 where the CPU has it.
 
-use super::super::math::{CpuFloat, EXP2_FLOOR, Widen};
+use super::super::math::{CpuFloat, Widen, exp2_floor};
 use super::{ACROSS, Avx2, Vectors, instructions};
 use std::arch::x86_64::*;
 
@@ -42,13 +42,14 @@ impl<const BF16: bool> Vectors for Avx512<BF16> {
     }
     /// x less its floor in one instruction, and 2^floor(x) in another. (A power below 2^-126 would take it some sixty times as long.)
     #[inline(always)]
-    fn exp2(self, x: __m512) -> __m512 {
+    fn exp2<E: CpuFloat>(self, x: __m512) -> __m512 {
         const FLOOR: i32 = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
         // SAFETY: self proves the instructions.
         unsafe {
             let r = _mm512_reduce_ps::<FLOOR>(x);
-            let mut p = _mm512_set1_ps(EXP2_FLOOR[0]);
-            for c in &EXP2_FLOOR[1..] {
+            let coefficients = exp2_floor::<E>();
+            let mut p = _mm512_set1_ps(coefficients[0]);
+            for c in &coefficients[1..] {
                 p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(*c));
             }
             // Not less: NaN is kept.

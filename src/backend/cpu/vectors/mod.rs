@@ -31,8 +31,9 @@ pub(super) trait Vectors: Copy {
     fn multiply_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
     /// The larger; b where a is NaN.
     fn larger(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    /// 2^x within 1e-7 of itself (2e-7 in arrays). 0 below 2^-126 (and at -inf), 2^127 or more from 127.5 on, NaN for NaN.
-    fn exp2(self, x: Self::Vector) -> Self::Vector;
+    /// 2^x within 1e-7 of itself, or 2e-7 in arrays and where it is going to be rounded to an E of 16 bits. 0 below 2^-126 (and at -inf), 2^127
+    /// or more from 127.5 on, NaN for NaN.
+    fn exp2<E: CpuFloat>(self, x: Self::Vector) -> Self::Vector;
     /// The sum of each vector's lanes.
     fn sums(self, x: [Self::Vector; ACROSS]) -> [f32; ACROSS];
     /// The largest of each vector's lanes, of which none is NaN.
@@ -174,19 +175,20 @@ mod tests {
     use super::super::isa::{Isa, Simd};
     use super::*;
     use half::bf16;
+    use std::marker::PhantomData;
 
     per_width! {
-        fn exp2_of[](out: &mut [f32], x: &[f32]) => exp2_body;
+        fn exp2_of[E: CpuFloat](out: &mut [f32], x: &[f32], precision: PhantomData<E>) => exp2_body;
         fn across_of[](sums: &mut [f32], largest: &mut [f32], x: &[f32]) => across_body;
         fn rounded_of[E: CpuFloat](out: &mut [E], x: &[f32]) => rounded_body;
     }
 
     #[inline(always)]
-    fn exp2_body<V: Vectors>(v: V, out: &mut [f32], x: &[f32]) {
+    fn exp2_body<V: Vectors, E: CpuFloat>(v: V, out: &mut [f32], x: &[f32], _: PhantomData<E>) {
         assert!(x.len() == out.len() && x.len().is_multiple_of(V::LANES));
         for at in (0..x.len()).step_by(V::LANES) {
             // SAFETY: whole vectors of both slices (asserted).
-            unsafe { v.store(out.as_mut_ptr().add(at), v.exp2(v.load(x.as_ptr().add(at)))) };
+            unsafe { v.store(out.as_mut_ptr().add(at), v.exp2::<E>(v.load(x.as_ptr().add(at)))) };
         }
     }
 
@@ -227,9 +229,10 @@ mod tests {
         let x: Vec<f32> = (-1_260_000..1_275_000).step_by(10).map(|i| i as f32 * 1e-4).collect();
         let x = &x[..x.len() / 16 * 16];
         for simd in simds() {
-            let mut y = vec![0f32; x.len()];
-            exp2_of(simd, &mut y, x);
-            for (x, y) in x.iter().zip(&y) {
+            let mut both = [vec![0f32; x.len()], vec![0f32; x.len()]];
+            exp2_of(simd, &mut both[0], x, PhantomData::<f32>);
+            exp2_of(simd, &mut both[1], x, PhantomData::<bf16>);
+            for (x, y) in both.iter().flat_map(|y| x.iter().zip(y)) {
                 let want = f64::from(*x).exp2();
                 assert!((f64::from(*y) - want).abs() < 2e-7 * want, "2^{x} = {y} in {}", simd.isa());
             }
@@ -239,14 +242,17 @@ mod tests {
     #[test]
     fn powers_of_two_end_in_zero_infinity_and_nan() {
         let x = [f32::NEG_INFINITY, -1e30, -150.0, -126.5, 0.0, -0.0, 1.0, -3.0, 127.6, 1e30, f32::INFINITY];
+        let mut all = [f32::NAN; 16];
+        all[..x.len()].copy_from_slice(&x);
         for simd in simds() {
-            let mut y = [0f32; 16];
-            let mut all = [f32::NAN; 16];
-            all[..x.len()].copy_from_slice(&x);
-            exp2_of(simd, &mut y, &all);
-            assert_eq!(y[..8], [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 2.0, 0.125], "{}", simd.isa());
-            assert!(y[8..11].iter().all(|y| *y >= 2f32.powi(127)), "{y:?} in {}", simd.isa());
-            assert!(y[11..].iter().all(|y| y.is_nan()), "{y:?} in {}", simd.isa());
+            let mut both = [[0f32; 16]; 2];
+            exp2_of(simd, &mut both[0], &all, PhantomData::<f32>);
+            exp2_of(simd, &mut both[1], &all, PhantomData::<bf16>);
+            for y in both {
+                assert_eq!(y[..8], [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 2.0, 0.125], "{}", simd.isa());
+                assert!(y[8..11].iter().all(|y| *y >= 2f32.powi(127)), "{y:?} in {}", simd.isa());
+                assert!(y[11..].iter().all(|y| y.is_nan()), "{y:?} in {}", simd.isa());
+            }
         }
     }
 

@@ -16,9 +16,9 @@ mod pair;
 mod plan;
 mod queries;
 
-use super::super::isa::per_isa;
 use super::super::math::CpuFloat;
 use super::super::pool::{Disjoint, Workers};
+use super::super::vectors::{Vectors, per_width, scaled};
 use super::mask::Cover;
 use super::{KEYS, Shape};
 use crate::index::DocumentId;
@@ -169,7 +169,7 @@ impl<E: CpuFloat> Job<'_, E> {
     }
 }
 
-per_isa! {
+per_width! {
     /// out = factor·acc for the rows of a block of keys, the first of them at `first`.
     fn write_kv[E: CpuFloat](
         out: &Disjoint<'_, E>, acc: &[f32], factor: f32, s: &Shape, first: usize,
@@ -177,14 +177,12 @@ per_isa! {
 }
 
 #[inline(always)]
-fn write_kv_body<E: CpuFloat, const FMA: bool>(
-    out: &Disjoint<'_, E>, acc: &[f32], factor: f32, s: &Shape, first: usize,
+fn write_kv_body<V: Vectors, E: CpuFloat>(
+    v: V, out: &Disjoint<'_, E>, acc: &[f32], factor: f32, s: &Shape, first: usize,
 ) {
     for (j, acc) in acc.chunks_exact(s.columns).enumerate() {
         // SAFETY: only one task has this block of keys of this key/value head.
         let out = unsafe { out.range(first + j * s.kv_stride(), s.head_dim) };
-        for (out, x) in out.iter_mut().zip(acc) {
-            *out = E::narrow(x * factor);
-        }
+        scaled(v, out, acc, factor);
     }
 }

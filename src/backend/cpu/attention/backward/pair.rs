@@ -69,7 +69,7 @@ impl Pairs<'_> {
             scale: s.scale,
         };
         let ds = &mut space.ds[keys.start * all..keys.end * all];
-        let (weights, slopes) = weights_and_slopes(self.simd, kernel, strip, keys.len(), space.weights, ds);
+        let (weights, slopes) = weights_and_slopes(self.simd, kernel, strip, keys.len(), ds);
         let (first, words) = (kernel.words(skipped), kernel.words(p.n) - kernel.words(skipped));
         let block = kernel.words(p.n) * kernel.nr;
         let (weights, slopes) = (weights.from(0, first), slopes.from(0, first));
@@ -122,13 +122,13 @@ impl Pairs<'_> {
 
 per_width! {
     /// Pᵀ and dSᵀ, [rows][QUERIES], from scores and slopes of the strip.
-    fn strip_of[W: CpuFloat](strip: Strip<'_>, rows: usize, weights: &mut [W], ds: &mut [W]) => strip_body;
+    fn strip_of[W: CpuFloat](strip: &mut Strip<'_>, rows: usize, ds: &mut [W]) => strip_body;
 }
 
 /// What Pᵀ and dSᵀ are computed from.
 struct Strip<'a> {
-    /// [rows][QUERIES]: Sᵀ (hidden pairs −inf) and dPᵀ.
-    scores: &'a [f32],
+    /// [rows][QUERIES]: Sᵀ (hidden pairs −inf), which Pᵀ replaces from its beginning on, and dPᵀ.
+    scores: &'a mut [f32],
     slopes: &'a [f32],
     /// For each query: see [`QueryBlock`].
     offsets: &'a [f32],
@@ -140,31 +140,35 @@ struct Strip<'a> {
 
 /// [`strip_of`] in the precision of the products; both results as rows of A.
 fn weights_and_slopes<'a>(
-    simd: Simd, kernel: &Kernel, strip: Strip<'_>, rows: usize, weights: &'a mut [u32], ds: &'a mut [u32],
+    simd: Simd, kernel: &Kernel, mut strip: Strip<'a>, rows: usize, ds: &'a mut [u32],
 ) -> (Rows<'a>, Rows<'a>) {
     if kernel.paired {
-        strip_of::<bf16>(simd, strip, rows, bytemuck::cast_slice_mut(weights), bytemuck::cast_slice_mut(ds));
+        strip_of::<bf16>(simd, &mut strip, rows, bytemuck::cast_slice_mut(ds));
     } else {
-        strip_of::<f32>(simd, strip, rows, bytemuck::cast_slice_mut(weights), bytemuck::cast_slice_mut(ds));
+        strip_of::<f32>(simd, &mut strip, rows, bytemuck::cast_slice_mut(ds));
     }
-    (Rows::of_words(weights, kernel.words(QUERIES)), Rows::of_words(ds, kernel.words(QUERIES)))
+    let words = kernel.words(QUERIES);
+    (Rows::of_words(bytemuck::cast_slice(strip.scores), words), Rows::of_words(ds, words))
 }
 
 #[inline(always)]
-fn strip_body<V: Vectors, W: CpuFloat>(v: V, s: Strip<'_>, rows: usize, weights: &mut [W], ds: &mut [W]) {
+fn strip_body<V: Vectors, W: CpuFloat>(v: V, s: &mut Strip<'_>, rows: usize, ds: &mut [W]) {
     let (start, n) = (s.columns.start, s.columns.len());
     let (offsets, delta) = (&s.offsets[start..][..n], &s.delta[start..][..n]);
-    assert!(n.is_multiple_of(2 * V::LANES));
+    assert!(n.is_multiple_of(2 * V::LANES) && size_of::<W>() <= 4 && rows * QUERIES <= s.scores.len());
+    let all = s.scores.as_mut_ptr();
     for r in 0..rows {
         let at = r * QUERIES + start;
         ds[r * QUERIES..at].fill(W::default());
+        let (scores, weights) = (all.wrapping_add(at), all.cast::<W>().wrapping_add(at));
         let row = Row {
-            of_pairs: [s.scores[at..][..n].as_ptr(), s.slopes[at..][..n].as_ptr()],
+            of_pairs: [scores.cast_const(), s.slopes[at..][..n].as_ptr()],
             of_queries: [offsets.as_ptr(), delta.as_ptr()],
-            out: [weights[at..][..n].as_mut_ptr(), ds[at..][..n].as_mut_ptr()],
+            out: [weights, ds[at..][..n].as_mut_ptr()],
         };
         for i in (0..n).step_by(2 * V::LANES) {
-            // SAFETY: n elements of each, n whole pairs of vectors (asserted).
+            // SAFETY: n elements of each, n whole pairs of vectors (asserted). A weight is no longer than a score: it is written where one
+            // was that has been read.
             unsafe { row.weights_and_slopes(v, v.splat(s.scale * LOG2_E), i) };
         }
     }
@@ -192,7 +196,7 @@ impl<W: CpuFloat> Row<W> {
             for j in 0..2 {
                 let at = i + j * V::LANES;
                 let x = v.multiply_add(v.load(scores.add(at)), slope, v.load(offsets.add(at)));
-                p[j] = v.exp2(x);
+                p[j] = v.exp2::<W>(x);
                 ds[j] = v.multiply(p[j], v.subtract(v.load(slopes.add(at)), v.load(deltas.add(at))));
             }
             v.store_two(self.out[0].add(i), p);

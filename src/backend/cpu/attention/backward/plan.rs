@@ -41,7 +41,7 @@ impl Plan {
         2 * grain(KEYS * s.words)
             + grain(self.sums().k_words())
             + 2 * grain(KEYS * s.columns)
-            + 3 * grain(kernel.mr * QUERIES)
+            + 2 * grain(kernel.mr * QUERIES)
             + grain(KEYS * kernel.words(QUERIES))
             + grain(self.sums().ds_words())
             + if self.parts == 1 { self.sums().words() } else { 0 }
@@ -70,10 +70,9 @@ pub(super) struct Space<'a> {
     /// [KEYS][columns].
     pub dk: &'a mut [f32],
     pub dv: &'a mut [f32],
-    /// [mr][QUERIES]: Sᵀ, dPᵀ and Pᵀ of a strip of keys.
+    /// [mr][QUERIES]: Sᵀ, then Pᵀ, and dPᵀ of a strip of keys.
     pub scores: &'a mut [f32],
     pub slopes: &'a mut [f32],
-    pub weights: &'a mut [u32],
     /// dSᵀ, [KEYS][QUERIES], and as B of dQᵀ.
     pub ds: &'a mut [u32],
     pub ds_panels: &'a mut [u32],
@@ -92,7 +91,6 @@ impl<'a> Space<'a> {
             dv: carver.floats(KEYS * s.columns),
             scores: carver.floats(kernel.mr * QUERIES),
             slopes: carver.floats(kernel.mr * QUERIES),
-            weights: carver.words(kernel.mr * QUERIES),
             ds: carver.words(KEYS * kernel.words(QUERIES)),
             ds_panels: carver.words(sums.ds_words()),
         };

@@ -23,7 +23,7 @@ use super::super::scratch::{Carver, grain};
 use super::Shape;
 use super::forward::{Forward, Out, Task};
 use super::mask::Cover;
-use super::softmax::{State, Update, merge};
+use super::softmax::{ROOM, State, Update, merge};
 use super::source::{Codes, Source};
 use crate::backend::AttentionShape;
 use crate::index::DocumentId;
@@ -95,7 +95,7 @@ impl Plan {
 
     fn worker_words(&self) -> usize {
         let s = &self.shape;
-        2 * grain(s.heads * KEYS) + grain(self.coded) + grain(self.tiles)
+        grain((ROOM + s.heads) * KEYS) + grain(self.coded) + grain(self.tiles)
     }
 
     /// Weighted sums and states of all heads.
@@ -110,9 +110,8 @@ impl Plan {
 
 /// One worker's memory.
 struct Space<'a> {
-    /// [heads][KEYS].
-    scores: &'a mut [f32],
-    weights: &'a mut [u32],
+    /// [ROOM + heads][KEYS]: scores, and then weights.
+    strip: &'a mut [f32],
     coded: Option<Coded<'a>>,
     tiles: Option<Tiles<'a>>,
     /// The first key behind those that the task reads: what it need not ask for.
@@ -122,14 +121,14 @@ struct Space<'a> {
 impl<'a> Space<'a> {
     fn carve<E: CpuFloat>(plan: &'a Plan, scratch: &'a mut [u32], q: &[E]) -> Self {
         let (mut carver, heads) = (Carver(scratch), plan.shape.heads);
-        let (scores, weights) = (carver.floats(heads * KEYS), carver.words(heads * KEYS));
+        let strip = carver.floats((ROOM + heads) * KEYS);
         let of_codes = carver.words(plan.coded);
         let coded =
             (plan.coded > 0).then(|| Coded::new(plan.packer.simd, &plan.shape, of_codes, q, plan.integers));
         let of_tiles = carver.words(plan.tiles);
         let tiles =
             (plan.tiles > 0).then(|| Tiles::new(plan.packer, &plan.shape, of_tiles, bytemuck::cast_slice(q)));
-        Space { scores, weights, coded, tiles, end: 0 }
+        Space { strip, coded, tiles, end: 0 }
     }
 }
 
@@ -215,14 +214,13 @@ impl<E: CpuFloat> Job<'_, E> {
             }
             self.score(row, q, (j0, n), space);
             if cover == Cover::Part || n < KEYS {
-                for scores in space.scores.chunks_exact_mut(KEYS) {
+                for scores in space.strip[ROOM * KEYS..].chunks_exact_mut(KEYS) {
                     mask.apply(&mut scores[..n], index, seen.clone(), j0..j0 + n);
                     scores[n..].fill(f32::NEG_INFINITY);
                 }
             }
-            let scores = &*space.scores;
-            let update = Update { states, scores, acc, ld: KEYS, n: KEYS, scale: s.scale };
-            update.run(packer.simd, packer.kernel, space.weights);
+            let strip = &mut *space.strip;
+            Update { states, strip, acc, ld: KEYS, n: KEYS, scale: s.scale }.run(packer.simd, packer.kernel);
             let keys = (j0, n);
             if packer.kernel.paired {
                 self.add_values::<bf16>(row, keys, space, acc);
@@ -236,24 +234,25 @@ impl<E: CpuFloat> Job<'_, E> {
         Products { simd: self.plan.packer.simd, shape: &self.plan.shape }
     }
 
-    /// scores[head][..n] = q·k for the n keys from j0 on.
+    /// Scores [head][..n] = q·k for the n keys from j0 on.
     fn score(&self, row: usize, q: &[E], (j0, n): (usize, usize), space: &mut Space<'_>) {
+        let scores = &mut space.strip[ROOM * KEYS..];
         let k = match (self.k, &mut space.coded) {
             (Source::Plain(k), _) => k,
             (Source::Int8(codes), coded) => {
                 let block = self.block(codes, row, (j0, n));
-                return coded.as_mut().expect(OF_CODES).dots(space.scores, q, block);
+                return coded.as_mut().expect(OF_CODES).dots(scores, q, block);
             }
         };
         let mut begin = 0;
         if let Some(tiles) = &space.tiles {
             begin = tiles::whole_tiles(n);
             for (at, n) in steps(0..begin, tiles::step(&self.plan.shape)) {
-                tiles.dots(&mut space.scores[at..], self.stretch(k, row, (j0 + at, n), space.end));
+                tiles.dots(&mut scores[at..], self.stretch(k, row, (j0 + at, n), space.end));
             }
         }
         for (at, n) in steps(begin..n, STEP) {
-            self.products().dots(&mut space.scores[at..], q, self.lines(k, row, (j0 + at, n)));
+            self.products().dots(&mut scores[at..], q, self.lines(k, row, (j0 + at, n)));
         }
     }
 
@@ -261,7 +260,7 @@ impl<E: CpuFloat> Job<'_, E> {
     fn add_values<W: CpuFloat>(
         &self, row: usize, (j0, n): (usize, usize), space: &mut Space<'_>, acc: &mut [f32],
     ) {
-        let weights: &mut [W] = bytemuck::cast_slice_mut(space.weights);
+        let weights: &mut [W] = bytemuck::cast_slice_mut(space.strip);
         let v = match (self.v, &mut space.coded) {
             (Source::Plain(v), _) => v,
             (Source::Int8(codes), coded) => {
