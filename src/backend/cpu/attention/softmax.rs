@@ -2,16 +2,20 @@
 //!
 //! Weights are relative to a *base*, `p = 2^(score·log2(e) − base)`, and any base gives the same output and the same log-sum-exp, as the sum of
 //! the weights is relative to it too. So a row's base need not be the largest score so far, as long as nothing overflows: it is the
-//! largest score when it was last moved, and it moves when the weights of a block sum to more than [`MOST`]. Most blocks are so read once, not
-//! once for their maximum and once for the weights. (FlashAttention-4 leaves its sums as they are for small rises in the same way, but
+//! largest score when it was last moved, and it moves when a lane's sum of new weights is more than [`MOST`]. Most scores are so read once,
+//! not once for their maximum and once for the weights. (FlashAttention-4 leaves its sums as they are for small rises in the same way, but
 //! asks for the maximum first.)
+//!
+//! A block of keys, whose weights are then multiplied with values at once, is weighed some keys at a time, that their scores lie in the
+//! first-level cache when they are read.
 
 use super::super::isa::Simd;
-use super::super::math::{CpuFloat, larger};
-use super::super::matmul::kernel::{Kernel, Rows};
+use super::super::math::{CpuFloat, LANES, larger};
+use super::super::matmul::kernel::Kernel;
 use super::super::vectors::{ACROSS, Arrays, Vectors, per_width};
 use std::f32::consts::{LN_2, LOG2_E};
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// What weights are relative to, in units of log 2, and Σ 2^(score·log2(e) − base).
 ///
@@ -24,9 +28,9 @@ pub(super) struct State {
     sum: f32,
 }
 
-/// The largest sum of a block's weights for which the base stays. A weight of this size has as many digits as a smaller one, in bf16 too,
+/// The largest sum of a lane's new weights for which the base stays. A weight of this size has as many digits as a smaller one, in bf16 too,
 /// and sums are far from overflowing.
-const MOST: f32 = 65536.0;
+const MOST: f32 = 4096.0;
 
 impl State {
     pub(super) const EMPTY: State = State { base: f32::NEG_INFINITY, sum: 0.0 };
@@ -35,6 +39,14 @@ impl State {
     #[inline(always)]
     fn offset(base: f32) -> f32 {
         if base == f32::NEG_INFINITY { 0.0 } else { -base }
+    }
+
+    /// Raises the base to `top`, if it is lower; returns what is left of a weight that was relative to it.
+    fn rise(&mut self, top: f32) -> f32 {
+        let base = larger(top, self.base);
+        let [factor, ..] = Arrays.exp2::<f32>([self.base + State::offset(base); 4]);
+        *self = State { base, sum: self.sum * factor };
+        factor
     }
 
     /// log Σ exp(score).
@@ -78,167 +90,155 @@ pub(super) fn merge(
 /// Scores are taken into account in runs of this many.
 pub(super) const PADDED: usize = 32;
 
-/// Rows of room before a strip's scores.
-pub(super) const ROOM: usize = ACROSS;
-
-/// A strip of scores to take into account. They become weights in their own memory, which so stays in the first-level cache: weights are
-/// written from the strip's beginning on, [`ROOM`] rows behind the scores, that a row may be read again where its base moves.
+/// Rows that take a block of keys into account, some of them at a time.
 pub(super) struct Update<'a> {
     pub states: &'a mut [State],
-    /// [`ROOM`] rows of `ld`, and the scores: strip[(ROOM + r)·ld ..][..n] for every state r, n a multiple of [`PADDED`], hidden ones −inf.
-    pub strip: &'a mut [f32],
-    /// The weighted sums of values, a row for each state: rescaled where the base moves.
+    /// The weighted sums of values, a row for each state: rescaled where the base rises.
     pub acc: &'a mut [f32],
+    /// [rows][ld] in the precision of the products: the block's weights, rows of A.
+    pub weights: &'a mut [u32],
     pub ld: usize,
-    pub n: usize,
+    /// [rows][[`LANES`]]: sums of the block's weights, until its last keys.
+    pub sums: &'a mut [f32],
     pub scale: f32,
 }
 
-impl Update<'_> {
-    /// Leaves p = 2^(scale·log2(e)·score − base) in the strip as a matrix [rows][ld] in the precision of the products.
-    pub(super) fn run(&mut self, simd: Simd, kernel: &Kernel) {
-        if kernel.paired {
-            update(simd, self, PhantomData::<half::bf16>);
-        } else {
-            update(simd, self, PhantomData::<f32>);
-        }
-    }
+/// Scores of some keys of a block.
+pub(super) struct Scores<'a> {
+    /// rows[r·ld ..][..keys.len()] for every state r, hidden ones −inf.
+    pub rows: &'a [f32],
+    pub ld: usize,
+    /// Which of the block they are: from its beginning on, in order, multiples of [`PADDED`].
+    pub keys: Range<usize>,
+    /// Whether no more of the block follow.
+    pub last: bool,
 }
 
-/// The weights that [`Update::run`] left in a strip, as rows of A.
-pub(super) fn weights<'a>(kernel: &Kernel, strip: &'a [f32], ld: usize) -> Rows<'a> {
-    Rows { bytes: bytemuck::cast_slice(strip), row: ld * if kernel.paired { 2 } else { 4 }, step: 4 }
+impl Update<'_> {
+    /// Writes p = 2^(scale·log2(e)·score − base) to weights[r·ld + keys.start ..].
+    pub(super) fn take(&mut self, simd: Simd, kernel: &Kernel, scores: &Scores<'_>) {
+        if kernel.paired {
+            take(simd, self, scores, PhantomData::<half::bf16>);
+        } else {
+            take(simd, self, scores, PhantomData::<f32>);
+        }
+    }
 }
 
 per_width! {
-    fn update[W: CpuFloat](x: &mut Update<'_>, precision: PhantomData<W>) => update_body;
+    fn take[W: CpuFloat](x: &mut Update<'_>, scores: &Scores<'_>, precision: PhantomData<W>) => take_body;
 }
 
 #[inline(always)]
-fn update_body<V: Vectors, W: CpuFloat>(v: V, x: &mut Update<'_>, _: PhantomData<W>) {
-    let Update { states, strip, acc, ld, n, scale } = x;
-    let (ld, n) = (*ld, *n);
-    assert!(n.is_multiple_of(2 * V::LANES) && n <= ld && !states.is_empty() && size_of::<W>() <= 4);
-    assert!((ROOM + states.len() - 1) * ld + n <= strip.len());
-    let width = acc.len() / states.len();
-    let start = strip.as_mut_ptr();
-    for (i, states) in states.chunks_mut(ACROSS).enumerate() {
-        let r = i * ACROSS;
-        // SAFETY: row r of weights begins no later than row r of the strip, ROOM rows before its scores.
-        let (scores, weights) = unsafe { (start.add((ROOM + r) * ld), start.cast::<W>().add(r * ld)) };
-        let strip = Strip { v, slope: v.splat(*scale * LOG2_E), scores, weights, ld, n };
-        // SAFETY: as many rows as there are states, of n scores and weights, n whole pairs of vectors (asserted). The weights of ACROSS rows
-        // end where the scores of the first of them begin, at the latest.
-        unsafe { strip.update(states, &mut acc[r * width..], width) };
+fn take_body<V: Vectors, W: CpuFloat>(v: V, x: &mut Update<'_>, scores: &Scores<'_>, _: PhantomData<W>) {
+    let (rows, n, ld) = (x.states.len(), scores.keys.len(), x.ld);
+    let weights: &mut [W] = bytemuck::cast_slice_mut(x.weights);
+    assert!(n.is_multiple_of(2 * V::LANES) && n <= scores.ld && scores.keys.end <= ld && rows > 0);
+    assert!(
+        (rows - 1) * scores.ld + n <= scores.rows.len() && (rows - 1) * ld + scores.keys.end <= weights.len()
+    );
+    assert!(rows * LANES <= x.sums.len() && V::LANES <= LANES);
+    let (from, to) = (scores.rows.as_ptr(), weights[scores.keys.start..].as_mut_ptr());
+    let mut row =
+        Row { scores: from, weights: to, sums: x.sums.as_mut_ptr(), n, slope: v.splat(x.scale * LOG2_E) };
+    for (r, state) in x.states.iter_mut().enumerate() {
+        // SAFETY: a row has n scores and n weights, n whole pairs of vectors; no vector is wider than a row of sums (asserted).
+        unsafe {
+            let mut sum = v.splat(f32::INFINITY);
+            if state.base != f32::NEG_INFINITY {
+                sum = row.weigh(v, state.base);
+            }
+            if v.exceeds(sum, MOST) {
+                let factor = state.rise(row.top(v));
+                rescale(x.acc, r, rows, factor);
+                if scores.keys.start > 0 {
+                    v.store(row.sums, v.multiply(v.load(row.sums), v.splat(factor)));
+                    rescale(&mut weights[r * ld..][..scores.keys.start], 0, 1, factor);
+                }
+                sum = row.weigh(v, state.base);
+            }
+            if scores.keys.start > 0 {
+                sum = v.add(sum, v.load(row.sums));
+            }
+            v.store(row.sums, sum);
+        }
+        row.scores = row.scores.wrapping_add(scores.ld);
+        row.weights = row.weights.wrapping_add(ld);
+        row.sums = row.sums.wrapping_add(LANES);
+    }
+    if scores.last {
+        add_sums(v, x.states, x.sums);
     }
 }
 
-/// At most [`ACROSS`] rows of n scores and of the weights that are written, `ld` apart.
-struct Strip<V: Vectors, W> {
-    v: V,
-    slope: V::Vector,
+/// Row r of `rows`, times the factor.
+#[cold]
+#[inline(never)]
+fn rescale<W: CpuFloat>(x: &mut [W], r: usize, rows: usize, factor: f32) {
+    let width = x.len() / rows;
+    x[r * width..][..width].iter_mut().for_each(|x| *x = W::narrow(x.widen() * factor));
+}
+
+/// What the lanes of each row's sum are together, to the row's state.
+#[inline(always)]
+fn add_sums<V: Vectors>(v: V, states: &mut [State], sums: &[f32]) {
+    let (states, sums) = (states.chunks_mut(ACROSS), sums.chunks(ACROSS * LANES));
+    for (states, sums) in states.zip(sums) {
+        let mut rows = [v.splat(0.0); ACROSS];
+        for r in 0..states.len() {
+            // SAFETY: no vector is wider than LANES.
+            rows[r] = unsafe { v.load(sums[r * LANES..][..LANES].as_ptr()) };
+        }
+        for (state, sum) in states.iter_mut().zip(v.sums(rows)) {
+            state.sum += sum;
+        }
+    }
+}
+
+/// n scores of a row, the weights that are written, and the row's sums.
+struct Row<S, W> {
     scores: *const f32,
     weights: *mut W,
-    ld: usize,
+    sums: *mut f32,
     n: usize,
+    /// scale·log2(e) in each lane.
+    slope: S,
 }
 
-impl<V: Vectors, W: CpuFloat> Strip<V, W> {
-    /// # Safety
-    /// As many rows as states, and n is a multiple of two vectors: so of all functions here.
-    #[inline(always)]
-    unsafe fn update(&self, states: &mut [State], acc: &mut [f32], width: usize) {
-        let mut sums = [self.v.splat(f32::INFINITY); ACROSS];
-        for (r, state) in states.iter().enumerate() {
-            if state.base != f32::NEG_INFINITY {
-                // SAFETY: the caller's promise.
-                sums[r] = unsafe { self.weigh(r, state.base) };
-            }
-        }
-        let sums = self.v.sums(sums);
-        let mut stays = [true; ACROSS];
-        for (r, state) in states.iter_mut().enumerate() {
-            // Not of NaN.
-            stays[r] = sums[r] <= MOST;
-            state.sum += if stays[r] { sums[r] } else { 0.0 };
-        }
-        if stays != [true; ACROSS] {
-            // SAFETY: the caller's promise.
-            unsafe { self.rebase(states, stays, acc, width) }
-        }
-    }
-
-    /// Moves the bases of the rows that do not stay to their largest score.
+impl<S: Copy, W: CpuFloat> Row<S, W> {
+    /// Writes the weights relative to `base`, and returns the lanes of their sum.
     ///
     /// # Safety
-    /// As of `update`.
+    /// There are n scores and weights, n whole pairs of vectors: so of both functions here.
     #[inline(always)]
-    unsafe fn rebase(&self, states: &mut [State], stays: [bool; ACROSS], acc: &mut [f32], width: usize) {
-        let (mut tops, mut moved) = ([self.v.splat(f32::NEG_INFINITY); ACROSS], [self.v.splat(0.0); ACROSS]);
-        for r in 0..states.len() {
-            if !stays[r] {
-                // SAFETY: the caller's promise.
-                tops[r] = unsafe { self.top(r) };
-            }
-        }
-        let tops = self.v.largest(tops);
-        for r in 0..states.len() {
-            if !stays[r] {
-                // SAFETY: the caller's promise.
-                moved[r] = unsafe { self.weigh(r, larger(tops[r], states[r].base)) };
-            }
-        }
-        let moved = self.v.sums(moved);
-        for (r, state) in states.iter_mut().enumerate() {
-            if !stays[r] {
-                let base = larger(tops[r], state.base);
-                let [factor, ..] = Arrays.exp2::<f32>([state.base + State::offset(base); 4]);
-                *state = State { base, sum: state.sum * factor + moved[r] };
-                acc[r * width..][..width].iter_mut().for_each(|x| *x *= factor);
-            }
-        }
-    }
-
-    /// Writes a row's weights relative to `base`, and returns the lanes of their sum.
-    ///
-    /// # Safety
-    /// As of `update`.
-    #[inline(always)]
-    unsafe fn weigh(&self, r: usize, base: f32) -> V::Vector {
-        let (v, slope, offset) = (self.v, self.slope, self.v.splat(State::offset(base)));
+    unsafe fn weigh<V: Vectors<Vector = S>>(&self, v: V, base: f32) -> S {
+        let (slope, offset) = (self.slope, v.splat(State::offset(base)));
         let mut sums = [v.splat(0.0); 2];
         for at in (0..self.n).step_by(2 * V::LANES) {
-            // SAFETY: two vectors of row r from `at` on.
+            // SAFETY: two vectors from `at` on.
             unsafe {
-                let from = self.scores.add(r * self.ld + at);
+                let from = self.scores.add(at);
                 let (low, high) = (v.load(from), v.load(from.add(V::LANES)));
-                let p = [
-                    v.exp2::<W>(v.multiply_add(low, slope, offset)),
-                    v.exp2::<W>(v.multiply_add(high, slope, offset)),
-                ];
-                sums = [v.add(sums[0], p[0]), v.add(sums[1], p[1])];
-                v.store_two(self.weights.add(r * self.ld + at), p);
+                let low = v.exp2::<W>(v.multiply_add(low, slope, offset));
+                let high = v.exp2::<W>(v.multiply_add(high, slope, offset));
+                sums = [v.add(sums[0], low), v.add(sums[1], high)];
+                v.store_two(self.weights.add(at), [low, high]);
             }
         }
         v.add(sums[0], sums[1])
     }
 
-    /// The lanes of a row's largest score that is not NaN, times the slope.
+    /// The largest score that is not NaN, times the slope.
     ///
     /// # Safety
-    /// As of `update`.
+    /// As of `weigh`.
     #[inline(always)]
-    unsafe fn top(&self, r: usize) -> V::Vector {
-        let (v, slope) = (self.v, self.slope);
-        let mut tops = [v.splat(f32::NEG_INFINITY); 2];
-        for at in (0..self.n).step_by(2 * V::LANES) {
-            // SAFETY: two vectors of row r from `at` on.
-            unsafe {
-                let from = self.scores.add(r * self.ld + at);
-                tops[0] = v.larger(v.multiply(v.load(from), slope), tops[0]);
-                tops[1] = v.larger(v.multiply(v.load(from.add(V::LANES)), slope), tops[1]);
-            }
+    unsafe fn top<V: Vectors<Vector = S>>(&self, v: V) -> f32 {
+        let mut tops = [v.splat(f32::NEG_INFINITY); ACROSS];
+        for at in (0..self.n).step_by(V::LANES) {
+            // SAFETY: a vector from `at` on.
+            unsafe { tops[0] = v.larger(v.multiply(v.load(self.scores.add(at)), self.slope), tops[0]) };
         }
-        v.larger(tops[0], tops[1])
+        v.largest(tops)[0]
     }
 }

@@ -71,6 +71,10 @@ impl Vectors for Arrays {
         x.map(|x| larger(larger(x[0], x[2]), larger(x[1], x[3])))
     }
     #[inline(always)]
+    fn exceeds(self, x: [f32; 4], limit: f32) -> bool {
+        !(x[0] <= limit && x[1] <= limit && x[2] <= limit && x[3] <= limit)
+    }
+    #[inline(always)]
     unsafe fn load<E: Widen>(self, from: *const E) -> [f32; 4] {
         // SAFETY: the caller's LANES elements; an array has no more alignment than its elements.
         let x = unsafe { from.cast::<[E; 4]>().read() };

@@ -76,6 +76,11 @@ impl Vectors for Avx2 {
         }
     }
     #[inline(always)]
+    fn exceeds(self, x: __m256, limit: f32) -> bool {
+        // SAFETY: self proves the instructions.
+        unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_NLE_UQ>(x, self.splat(limit))) != 0 }
+    }
+    #[inline(always)]
     unsafe fn load<E: Widen>(self, from: *const E) -> __m256 {
         // SAFETY: self proves the instructions, the caller answers for LANES elements.
         unsafe {

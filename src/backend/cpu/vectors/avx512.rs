@@ -76,6 +76,11 @@ impl<const BF16: bool> Vectors for Avx512<BF16> {
         self.half.largest(halves)
     }
     #[inline(always)]
+    fn exceeds(self, x: __m512, limit: f32) -> bool {
+        // SAFETY: self proves the instructions.
+        unsafe { _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(x, self.splat(limit)) != 0 }
+    }
+    #[inline(always)]
     unsafe fn load<E: Widen>(self, from: *const E) -> __m512 {
         // SAFETY: self proves the instructions, the caller answers for LANES elements.
         unsafe {

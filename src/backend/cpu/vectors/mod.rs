@@ -39,6 +39,9 @@ pub(super) trait Vectors: Copy {
     /// The largest of each vector's lanes, of which none is NaN.
     fn largest(self, x: [Self::Vector; ACROSS]) -> [f32; ACROSS];
 
+    /// Whether some lane is more than the limit, or NaN.
+    fn exceeds(self, x: Self::Vector, limit: f32) -> bool;
+
     /// Elements as f32.
     ///
     /// # Safety

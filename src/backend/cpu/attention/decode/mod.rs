@@ -15,7 +15,7 @@ mod lines;
 mod tiles;
 mod wide;
 
-use super::super::math::CpuFloat;
+use super::super::math::{CpuFloat, LANES};
 use super::super::matmul::pack::Packer;
 use super::super::pool::{Disjoint, Workers};
 use super::super::prefetch::prefetch_piece;
@@ -23,7 +23,7 @@ use super::super::scratch::{Carver, grain};
 use super::Shape;
 use super::forward::{Forward, Out, Task};
 use super::mask::Cover;
-use super::softmax::{ROOM, State, Update, merge};
+use super::softmax::{Scores, State, Update, merge};
 use super::source::{Codes, Source};
 use crate::backend::AttentionShape;
 use crate::index::DocumentId;
@@ -95,7 +95,7 @@ impl Plan {
 
     fn worker_words(&self) -> usize {
         let s = &self.shape;
-        grain((ROOM + s.heads) * KEYS) + grain(self.coded) + grain(self.tiles)
+        2 * grain(s.heads * KEYS) + grain(s.heads * LANES) + grain(self.coded) + grain(self.tiles)
     }
 
     /// Weighted sums and states of all heads.
@@ -110,8 +110,10 @@ impl Plan {
 
 /// One worker's memory.
 struct Space<'a> {
-    /// [ROOM + heads][KEYS]: scores, and then weights.
-    strip: &'a mut [f32],
+    /// [heads][KEYS], and [heads][LANES]: sums of weights.
+    scores: &'a mut [f32],
+    weights: &'a mut [u32],
+    sums: &'a mut [f32],
     coded: Option<Coded<'a>>,
     tiles: Option<Tiles<'a>>,
     /// The first key behind those that the task reads: what it need not ask for.
@@ -121,14 +123,15 @@ struct Space<'a> {
 impl<'a> Space<'a> {
     fn carve<E: CpuFloat>(plan: &'a Plan, scratch: &'a mut [u32], q: &[E]) -> Self {
         let (mut carver, heads) = (Carver(scratch), plan.shape.heads);
-        let strip = carver.floats((ROOM + heads) * KEYS);
+        let (scores, weights) = (carver.floats(heads * KEYS), carver.words(heads * KEYS));
+        let sums = carver.floats(heads * LANES);
         let of_codes = carver.words(plan.coded);
         let coded =
             (plan.coded > 0).then(|| Coded::new(plan.packer.simd, &plan.shape, of_codes, q, plan.integers));
         let of_tiles = carver.words(plan.tiles);
         let tiles =
             (plan.tiles > 0).then(|| Tiles::new(plan.packer, &plan.shape, of_tiles, bytemuck::cast_slice(q)));
-        Space { strip, coded, tiles, end: 0 }
+        Space { scores, weights, sums, coded, tiles, end: 0 }
     }
 }
 
@@ -214,13 +217,15 @@ impl<E: CpuFloat> Job<'_, E> {
             }
             self.score(row, q, (j0, n), space);
             if cover == Cover::Part || n < KEYS {
-                for scores in space.strip[ROOM * KEYS..].chunks_exact_mut(KEYS) {
+                for scores in space.scores.chunks_exact_mut(KEYS) {
                     mask.apply(&mut scores[..n], index, seen.clone(), j0..j0 + n);
                     scores[n..].fill(f32::NEG_INFINITY);
                 }
             }
-            let strip = &mut *space.strip;
-            Update { states, strip, acc, ld: KEYS, n: KEYS, scale: s.scale }.run(packer.simd, packer.kernel);
+            let (weights, sums) = (&mut *space.weights, &mut *space.sums);
+            let scores = Scores { rows: space.scores, ld: KEYS, keys: 0..KEYS, last: true };
+            let mut update = Update { states, acc, weights, ld: KEYS, sums, scale: s.scale };
+            update.take(packer.simd, packer.kernel, &scores);
             let keys = (j0, n);
             if packer.kernel.paired {
                 self.add_values::<bf16>(row, keys, space, acc);
@@ -234,25 +239,24 @@ impl<E: CpuFloat> Job<'_, E> {
         Products { simd: self.plan.packer.simd, shape: &self.plan.shape }
     }
 
-    /// Scores [head][..n] = q·k for the n keys from j0 on.
+    /// scores[head][..n] = q·k for the n keys from j0 on.
     fn score(&self, row: usize, q: &[E], (j0, n): (usize, usize), space: &mut Space<'_>) {
-        let scores = &mut space.strip[ROOM * KEYS..];
         let k = match (self.k, &mut space.coded) {
             (Source::Plain(k), _) => k,
             (Source::Int8(codes), coded) => {
                 let block = self.block(codes, row, (j0, n));
-                return coded.as_mut().expect(OF_CODES).dots(scores, q, block);
+                return coded.as_mut().expect(OF_CODES).dots(space.scores, q, block);
             }
         };
         let mut begin = 0;
         if let Some(tiles) = &space.tiles {
             begin = tiles::whole_tiles(n);
             for (at, n) in steps(0..begin, tiles::step(&self.plan.shape)) {
-                tiles.dots(&mut scores[at..], self.stretch(k, row, (j0 + at, n), space.end));
+                tiles.dots(&mut space.scores[at..], self.stretch(k, row, (j0 + at, n), space.end));
             }
         }
         for (at, n) in steps(begin..n, STEP) {
-            self.products().dots(&mut scores[at..], q, self.lines(k, row, (j0 + at, n)));
+            self.products().dots(&mut space.scores[at..], q, self.lines(k, row, (j0 + at, n)));
         }
     }
 
@@ -260,7 +264,7 @@ impl<E: CpuFloat> Job<'_, E> {
     fn add_values<W: CpuFloat>(
         &self, row: usize, (j0, n): (usize, usize), space: &mut Space<'_>, acc: &mut [f32],
     ) {
-        let weights: &mut [W] = bytemuck::cast_slice_mut(space.strip);
+        let weights: &mut [W] = bytemuck::cast_slice_mut(space.weights);
         let v = match (self.v, &mut space.coded) {
             (Source::Plain(v), _) => v,
             (Source::Int8(codes), coded) => {

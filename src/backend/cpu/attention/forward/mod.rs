@@ -1,7 +1,7 @@
 //! Forward: for a block of queries of all heads that share a key/value head, over blocks of keys,
 //!
 //! ```text
-//!   S = Q·Kᵀ          panels of K, transposed as they are packed; S of a strip of queries stays in L1
+//!   S = Q·Kᵀ          panels of K, transposed as they are packed; S of a strip of queries and some keys stays in L1
 //!   P = exp(S - max)  online softmax; P is stored in the precision of the products
 //!   O = O·factor + P·V
 //! ```
@@ -9,25 +9,21 @@
 //! K and V are packed by every task that needs them, some hundreds of queries share that work. Few queries with many keys
 //! (decoding) are also cut along the keys, always in the same places; the parts are merged in order.
 
+mod plan;
+mod strip;
+
 use super::super::isa::Simd;
 use super::super::math::CpuFloat;
-use super::super::matmul::kernel::Rows;
-use super::super::matmul::pack::Packer;
 use super::super::pool::{Disjoint, Workers};
-use super::super::scratch::{Carver, grain};
 use super::super::vectors::{Vectors, per_width, scaled};
 use super::mask::Cover;
-use super::softmax::{PADDED, ROOM, State, Update, merge, weights};
-use super::source::{Source, room_words};
-use super::{KEYS, Shape, panel_words};
-use crate::backend::AttentionShape;
+use super::softmax::{State, merge};
+use super::source::Source;
+use super::{KEYS, Shape};
 use crate::index::DocumentId;
-
-/// Rows (a query of one head each) that a task aims at, and the least.
-const ROWS: usize = 1024;
-const ROWS_LEAST: usize = 64;
-/// Keys of one part when few queries meet many keys.
-const PART: usize = 2048;
+pub(in crate::backend::cpu) use plan::Plan;
+use plan::{PART, Space};
+use strip::Strip;
 
 /// The operands.
 pub(in crate::backend::cpu) struct Forward<'a, E> {
@@ -37,108 +33,6 @@ pub(in crate::backend::cpu) struct Forward<'a, E> {
     pub k: Source<'a, E>,
     pub v: Source<'a, E>,
     pub documents: Option<&'a [DocumentId]>,
-}
-
-/// How the work is cut.
-#[derive(Clone, Copy)]
-pub(in crate::backend::cpu) struct Plan {
-    shape: Shape,
-    packer: Packer,
-    threads: usize,
-    /// Queries a task, and parts that the keys are cut into (1 unless there are few queries).
-    queries: usize,
-    parts: usize,
-    /// Words of a block of keys that is multiplied out before it is packed.
-    room: usize,
-}
-
-impl Plan {
-    pub(in crate::backend::cpu) fn new(packer: Packer, threads: usize, s: AttentionShape) -> Self {
-        let shape = Shape::new(s, packer.kernel);
-        let rows = shape.queries * shape.group;
-        let parts = if rows <= ROWS_LEAST && shape.keys > 2 * PART { shape.keys.div_ceil(PART) } else { 1 };
-        let units = shape.rows * shape.kv_heads;
-        // Parts of the keys are merged for all queries of a unit at once.
-        let mut queries = if parts > 1 { shape.queries } else { ROWS.div_ceil(shape.group) };
-        while parts == 1
-            && units * shape.queries.div_ceil(queries) < 6 * threads
-            && queries * shape.group > ROWS_LEAST
-        {
-            queries = queries.div_ceil(2);
-        }
-        if packer.kernel.a_in_rows && parts == 1 {
-            // As many as the last strip has room for.
-            queries = (queries * shape.group).next_multiple_of(packer.kernel.mr) / shape.group;
-        }
-        Plan { shape, packer, threads, queries: queries.min(shape.queries.max(1)), parts, room: 0 }
-    }
-
-    /// With the room that codes take which become elements of E.
-    pub(in crate::backend::cpu) fn with_room<E>(self) -> Self {
-        Plan { room: room_words::<E>(KEYS, self.shape.head_dim), ..self }
-    }
-
-    fn task_rows(&self) -> usize {
-        self.queries * self.shape.group
-    }
-
-    fn worker_words(&self) -> usize {
-        let (s, kernel) = (&self.shape, self.packer.kernel);
-        let rows = self.task_rows();
-        grain(KEYS * s.words)
-            + grain(panel_words(self.packer, KEYS, s.columns))
-            + grain(rows * s.words)
-            + grain(rows * s.columns)
-            + grain(2 * rows)
-            + grain((ROOM + kernel.mr) * KEYS)
-            + grain(self.room)
-    }
-
-    /// Words of one part's result: the weighted sum and the state of every row.
-    fn part_words(&self) -> usize {
-        grain(self.task_rows() * (self.shape.columns + 2))
-    }
-
-    fn parts_words(&self) -> usize {
-        let units = self.shape.rows * self.shape.kv_heads;
-        if self.parts > 1 { units * self.parts * self.part_words() } else { 0 }
-    }
-
-    pub(in crate::backend::cpu) fn scratch_words(&self) -> usize {
-        self.threads * self.worker_words() + self.parts_words()
-    }
-}
-
-/// One worker's memory.
-struct Space<'a> {
-    /// [KEYS/nr][words of a head][nr] and [columns/nr][words of KEYS][nr].
-    k_panels: &'a mut [u32],
-    v_panels: &'a mut [u32],
-    /// [rows][words of a head].
-    q: &'a mut [u32],
-    /// [rows][columns].
-    acc: &'a mut [f32],
-    states: &'a mut [State],
-    /// [ROOM + mr][KEYS]: scores of some rows, and then their weights.
-    strip: &'a mut [f32],
-    /// A block of keys or values that is multiplied out.
-    room: &'a mut [u32],
-}
-
-impl<'a> Space<'a> {
-    fn carve(plan: &Plan, scratch: &'a mut [u32]) -> Self {
-        let (s, kernel, rows) = (&plan.shape, plan.packer.kernel, plan.task_rows());
-        let mut carver = Carver(scratch);
-        Space {
-            k_panels: carver.words(KEYS * s.words),
-            v_panels: carver.words(panel_words(plan.packer, KEYS, s.columns)),
-            q: carver.words(rows * s.words),
-            acc: carver.floats(rows * s.columns),
-            states: bytemuck::cast_slice_mut(carver.words(2 * rows)),
-            strip: carver.floats((ROOM + kernel.mr) * KEYS),
-            room: carver.words(plan.room),
-        }
-    }
 }
 
 /// The queries i0..i1 of all heads of the group of `kv`, and the part of the keys.
@@ -251,50 +145,12 @@ impl<E: CpuFloat> Job<'_, E> {
 
     /// All strips of the task's rows against the n packed keys from j0 on.
     fn attend(&self, t: Task, j0: usize, n: usize, space: &mut Space<'_>) {
-        let rows = (t.i1 - t.i0) * self.plan.shape.group;
-        for strip in self.plan.packer.kernel.strips(rows) {
-            self.attend_strip(t, (strip.start, strip.end), j0, n, space);
-        }
-    }
-
-    fn attend_strip(&self, t: Task, (r0, r1): (usize, usize), j0: usize, n: usize, space: &mut Space<'_>) {
-        let (s, kernel) = (&self.plan.shape, self.plan.packer.kernel);
-        let mask = s.mask(self.documents, t.row);
-        let index = |r: usize| s.past() + t.i0 + r / s.group;
-        let queries = index(r0)..index(r1 - 1) + 1;
-        let block_words = kernel.words(n);
-        let n = n.min(queries.end.saturating_sub(j0));
-        if n == 0 {
-            return;
-        }
-        let cover = mask.cover(queries, j0..j0 + n);
-        if cover == Cover::Nothing {
-            return;
-        }
-        let rows = r1 - r0;
-        let scores = &mut space.strip[ROOM * KEYS..];
-        let q = Rows::of_words(&space.q[r0 * s.words..], s.words);
-        for (p, panel) in
-            space.k_panels.chunks_exact(kernel.nr * s.words).take(n.div_ceil(kernel.nr)).enumerate()
-        {
-            kernel.tile(rows, s.words, q, panel, &mut scores[p * kernel.nr..], KEYS, false);
-        }
-        let padded = n.next_multiple_of(PADDED);
-        if cover == Cover::Part || padded != n {
-            for (r, scores) in (r0..r1).zip(scores.chunks_exact_mut(KEYS)) {
-                mask.apply(&mut scores[..n], index(r), mask.keys_of(index(r)), j0..j0 + n);
-                scores[n..padded].fill(f32::NEG_INFINITY);
-            }
-        }
-        let acc = &mut space.acc[r0 * s.columns..r1 * s.columns];
-        let states = &mut space.states[r0..r1];
-        Update { states, strip: space.strip, acc, ld: KEYS, n: padded, scale: s.scale }
-            .run(self.simd, kernel);
-        let weights = weights(kernel, space.strip, KEYS);
-        for (p, panel) in
-            space.v_panels.chunks_exact(kernel.nr * block_words).take(s.columns / kernel.nr).enumerate()
-        {
-            kernel.tile(rows, kernel.words(n), weights, panel, &mut acc[p * kernel.nr..], s.columns, true);
+        let (s, packer) = (&self.plan.shape, self.plan.packer);
+        let first = s.past() + t.i0;
+        for rows in packer.kernel.strips((t.i1 - t.i0) * s.group) {
+            let mask = s.mask(self.documents, t.row);
+            Strip { shape: s, simd: self.simd, kernel: packer.kernel, mask, first, rows, j0, n }
+                .attend(space);
         }
     }
 }
