@@ -9,8 +9,10 @@ use super::super::{KEYS, Shape, panel_words};
 use super::strip::unit;
 use crate::backend::AttentionShape;
 
-/// Rows (a query of one head each) that a task aims at, and the least.
+/// Rows (a query of one head each) that a task aims at, and the least. The more there are, the more share the packing of K and V; their
+/// queries and sums are read again for each block of keys, 384 KB of 1024 rows of 64. Processors with tiles have an L2 of 2 MB.
 const ROWS: usize = 1024;
+const ROWS_OF_TILES: usize = 2048;
 const ROWS_LEAST: usize = 64;
 /// Keys of one part when few queries meet many keys.
 pub(super) const PART: usize = 2048;
@@ -34,8 +36,9 @@ impl Plan {
         let rows = shape.queries * shape.group;
         let parts = if rows <= ROWS_LEAST && shape.keys > 2 * PART { shape.keys.div_ceil(PART) } else { 1 };
         let units = shape.rows * shape.kv_heads;
+        let aim = if packer.kernel.a_in_rows { ROWS_OF_TILES } else { ROWS };
         // Parts of the keys are merged for all queries of a unit at once.
-        let mut queries = if parts > 1 { shape.queries } else { ROWS.div_ceil(shape.group) };
+        let mut queries = if parts > 1 { shape.queries } else { aim.div_ceil(shape.group) };
         while parts == 1
             && units * shape.queries.div_ceil(queries) < 6 * threads
             && queries * shape.group > ROWS_LEAST
