@@ -235,10 +235,15 @@ impl<S: Copy, W: CpuFloat> Row<S, W> {
     #[inline(always)]
     unsafe fn top<V: Vectors<Vector = S>>(&self, v: V) -> f32 {
         let mut tops = [v.splat(f32::NEG_INFINITY); ACROSS];
-        for at in (0..self.n).step_by(V::LANES) {
-            // SAFETY: a vector from `at` on.
-            unsafe { tops[0] = v.larger(v.multiply(v.load(self.scores.add(at)), self.slope), tops[0]) };
+        for at in (0..self.n).step_by(2 * V::LANES) {
+            // SAFETY: two vectors from `at` on.
+            unsafe {
+                let from = self.scores.add(at);
+                tops[0] = v.larger(v.multiply(v.load(from), self.slope), tops[0]);
+                tops[1] = v.larger(v.multiply(v.load(from.add(V::LANES)), self.slope), tops[1]);
+            }
         }
+        tops[0] = v.larger(tops[0], tops[1]);
         v.largest(tops)[0]
     }
 }
