@@ -131,18 +131,17 @@ per_width! {
 
 #[inline(always)]
 fn take_body<V: Vectors, W: CpuFloat>(v: V, x: &mut Update<'_>, scores: &Scores<'_>, _: PhantomData<W>) {
-    let (rows, n, ld) = (x.states.len(), scores.keys.len(), x.ld);
+    let (rows, n, ld, at) = (x.states.len(), scores.keys.len(), x.ld, scores.keys.start);
     let weights: &mut [W] = bytemuck::cast_slice_mut(x.weights);
     assert!(n.is_multiple_of(2 * V::LANES) && n <= scores.ld && scores.keys.end <= ld && rows > 0);
-    assert!(
-        (rows - 1) * scores.ld + n <= scores.rows.len() && (rows - 1) * ld + scores.keys.end <= weights.len()
-    );
+    assert!((rows - 1) * scores.ld + n <= scores.rows.len());
+    assert!((rows - 1) * ld + scores.keys.end <= weights.len());
     assert!(rows * LANES <= x.sums.len() && V::LANES <= LANES);
-    let (from, to) = (scores.rows.as_ptr(), weights[scores.keys.start..].as_mut_ptr());
-    let mut row =
-        Row { scores: from, weights: to, sums: x.sums.as_mut_ptr(), n, slope: v.splat(x.scale * LOG2_E) };
+    let (slope, width) = (v.splat(x.scale * LOG2_E), x.acc.len() / rows);
+    let (weights, sums) = (weights[at..].as_mut_ptr(), x.sums.as_mut_ptr());
+    let mut row = Row { scores: scores.rows.as_ptr(), weights, sums, n, slope };
     for (r, state) in x.states.iter_mut().enumerate() {
-        // SAFETY: a row has n scores and n weights, n whole pairs of vectors; no vector is wider than a row of sums (asserted).
+        // SAFETY: a row has n scores and at + n weights, n whole pairs of vectors; no vector is wider than a row of sums (asserted).
         unsafe {
             let mut sum = v.splat(f32::INFINITY);
             if state.base != f32::NEG_INFINITY {
@@ -150,14 +149,14 @@ fn take_body<V: Vectors, W: CpuFloat>(v: V, x: &mut Update<'_>, scores: &Scores<
             }
             if v.exceeds(sum, MOST) {
                 let factor = state.rise(row.top(v));
-                rescale(x.acc, r, rows, factor);
-                if scores.keys.start > 0 {
+                rescale(&mut x.acc[r * width..][..width], factor);
+                if at > 0 {
                     v.store(row.sums, v.multiply(v.load(row.sums), v.splat(factor)));
-                    rescale(&mut weights[r * ld..][..scores.keys.start], 0, 1, factor);
+                    rescale(std::slice::from_raw_parts_mut(row.weights.sub(at), at), factor);
                 }
                 sum = row.weigh(v, state.base);
             }
-            if scores.keys.start > 0 {
+            if at > 0 {
                 sum = v.add(sum, v.load(row.sums));
             }
             v.store(row.sums, sum);
@@ -171,12 +170,11 @@ fn take_body<V: Vectors, W: CpuFloat>(v: V, x: &mut Update<'_>, scores: &Scores<
     }
 }
 
-/// Row r of `rows`, times the factor.
+/// What a row has so far, where its base rises: seldom.
 #[cold]
 #[inline(never)]
-fn rescale<W: CpuFloat>(x: &mut [W], r: usize, rows: usize, factor: f32) {
-    let width = x.len() / rows;
-    x[r * width..][..width].iter_mut().for_each(|x| *x = W::narrow(x.widen() * factor));
+fn rescale<W: CpuFloat>(row: &mut [W], factor: f32) {
+    row.iter_mut().for_each(|x| *x = W::narrow(x.widen() * factor));
 }
 
 /// What the lanes of each row's sum are together, to the row's state.

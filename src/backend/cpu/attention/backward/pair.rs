@@ -155,7 +155,8 @@ fn weights_and_slopes<'a>(
 fn strip_body<V: Vectors, W: CpuFloat>(v: V, s: &mut Strip<'_>, rows: usize, ds: &mut [W]) {
     let (start, n) = (s.columns.start, s.columns.len());
     let (offsets, delta) = (&s.offsets[start..][..n], &s.delta[start..][..n]);
-    assert!(n.is_multiple_of(2 * V::LANES) && size_of::<W>() <= 4 && rows * QUERIES <= s.scores.len());
+    assert!(n.is_multiple_of(2 * V::LANES) && size_of::<W>() <= 4);
+    assert!(start + n <= QUERIES && rows * QUERIES <= s.scores.len());
     let all = s.scores.as_mut_ptr();
     for r in 0..rows {
         let at = r * QUERIES + start;
