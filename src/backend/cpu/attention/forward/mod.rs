@@ -146,9 +146,8 @@ impl<E: CpuFloat> Job<'_, E> {
     /// All strips of the task's rows against the n packed keys from j0 on.
     fn attend(&self, t: Task, j0: usize, n: usize, space: &mut Space<'_>) {
         let (s, packer) = (&self.plan.shape, self.plan.packer);
-        let first = s.past() + t.i0;
+        let (mask, first) = (s.mask(self.documents, t.row), s.past() + t.i0);
         for rows in packer.kernel.strips((t.i1 - t.i0) * s.group) {
-            let mask = s.mask(self.documents, t.row);
             Strip { shape: s, simd: self.simd, kernel: packer.kernel, mask, first, rows, j0, n }
                 .attend(space);
         }

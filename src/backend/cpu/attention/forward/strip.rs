@@ -51,11 +51,8 @@ impl Strip<'_> {
             let states = &mut space.states[rows.clone()];
             let (weights, sums) = (&mut *space.weights, &mut *space.sums);
             let scores = Scores { rows: space.scores, ld: unit, keys: at..end, last: end == padded };
-            Update { states, acc, weights, ld: KEYS, sums, scale: s.scale }.take(
-                self.simd,
-                self.kernel,
-                &scores,
-            );
+            let mut update = Update { states, acc, weights, ld: KEYS, sums, scale: s.scale };
+            update.take(self.simd, self.kernel, &scores);
         }
         self.add_values(n, space);
     }
@@ -80,13 +77,8 @@ impl Strip<'_> {
     fn hide(&self, keys: Range<usize>, end: usize, scores: &mut [f32]) {
         for (r, scores) in self.rows.clone().zip(scores.chunks_exact_mut(unit(self.kernel))) {
             let (scores, behind) = scores[..end - keys.start].split_at_mut(keys.len());
-            let index = self.index(r);
-            self.mask.apply(
-                scores,
-                index,
-                self.mask.keys_of(index),
-                self.j0 + keys.start..self.j0 + keys.end,
-            );
+            let (index, keys) = (self.index(r), self.j0 + keys.start..self.j0 + keys.end);
+            self.mask.apply(scores, index, self.mask.keys_of(index), keys);
             behind.fill(f32::NEG_INFINITY);
         }
     }
